@@ -1,0 +1,31 @@
+"""Find the images that do not belong, with a hierarchical VAE that knows what it doesn't know.
+
+    images  ->  model  ->  bounds  ->  scores  ->  calibration  ->  report / tui
+    what        p and q    L, L^{>k}   an HDF5     is it OOD,       for people
+    comes in               LLR^{>k}    file        how sure?
+
+`images/` turns folders, lists, IDX files, arrays and data sets into pixels; `model/` holds the
+ladder of latents; `bounds.py` is the method (Havtorn et al., 2021); `scoring.py` and `engines/`
+run it over many images; `store/` keeps the result; `cli/` is the shell's side of it.
+
+The Python API is `Detector`, in scikit-learn's manners. It is imported lazily, so that
+`import hvaeood_cli` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hvaeood_cli.detector import Detector
+
+__version__ = "0.1.0"
+__all__ = ["Detector", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Detector":
+        from hvaeood_cli.detector import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

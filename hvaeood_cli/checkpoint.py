@@ -1,0 +1,106 @@
+"""Checkpoints of a training run: whole files, written beside the last one, never over it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hvaeood_cli.errors import TrainingError
+from hvaeood_cli.files import replacing
+
+_KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete checkpoint, read."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Put weights and optimiser moments back. Returns the run's state."""
+        model.load_state_dict(
+            {key[6:]: value for key, value in self.tensors.items() if key.startswith("model.")}
+        )
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in self.tensors.items():
+            if key.startswith("optimizer."):
+                index, name = int(key.split(".")[1]), key.split(".")[2]
+                if value.shape == parameters[index].shape:  # in the parameter's memory format
+                    value = torch.empty_like(parameters[index]).detach().copy_(value)
+                moments.setdefault(index, {})[name] = value
+        skeleton = optimizer.state_dict()
+        skeleton["state"] = moments
+        optimizer.load_state_dict(skeleton)
+        return self.state
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run in a folder; `fingerprint` is what must not change between them."""
+
+    folder: Path
+    fingerprint: dict[str, Any]
+
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], step: int
+    ) -> None:
+        """Write step-N.safetensors whole, then drop all but the newest two."""
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / f"step-{step:09d}.safetensors") as temporary:
+            metadata = {"state": json.dumps(state), "fingerprint": json.dumps(self.fingerprint)}
+            save_file(tensors, temporary, metadata=metadata)
+        for old in self._files()[:-_KEEP]:
+            old.unlink(missing_ok=True)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read; None at the start of a run.
+
+        Raises TrainingError when it belongs to a run with other settings, and says which differ.
+        """
+        for path in reversed(self._files()):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    metadata = file.metadata()
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            except (SafetensorError, OSError):
+                continue  # a torn file; the one before it is whole
+            self._check(json.loads(metadata["fingerprint"]))
+            return Checkpoint(tensors, json.loads(metadata["state"]))
+        return None
+
+    def clear(self) -> None:
+        """Remove them all, once the bundle is written."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir():
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def _check(self, found: dict[str, Any]) -> None:
+        current = json.loads(json.dumps(self.fingerprint))
+        keys = sorted(found.keys() | current.keys())
+        differing = [key for key in keys if found.get(key) != current.get(key)]
+        if differing:
+            key = differing[0]
+            raise TrainingError(
+                f"{self.folder.parent} holds a run with other settings: "
+                + ", ".join(differing)
+                + f" ({key}: {found.get(key)} there, {current.get(key)} here)",
+                "give the same settings to continue it, another --out, or --force to start over",
+            )

@@ -1,0 +1,303 @@
+"""The Python API: a detector in scikit-learn's manners; the CLI's commands are its verbs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli import __version__
+from hvaeood_cli.errors import ImageError, ModelError, StoreError, UsageError
+from hvaeood_cli.images.decode import STATUS_CODES, Conversion
+from hvaeood_cli.images.preprocess import RULES, fit
+from hvaeood_cli.images.sources import Manifest, Rows, open_sources
+from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
+from hvaeood_cli.reference import Reference, load_reference
+from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.store.schema import RunHeader, differences
+
+if TYPE_CHECKING:
+    from hvaeood_cli.scoring import BatchScores, Reconstructions, Scorer
+    from hvaeood_cli.store.journal import Batch, Journal
+
+Images = NDArray[np.uint8] | str | os.PathLike[str] | Sequence[str]
+
+
+class Detector:
+    """Scores images by LLR^{>k}: how much worse the model explains one from its upper latents.
+
+    model: a name or a folder (`hvaeood models`). n_importance_samples: S, of the ELBO;
+    n_importance_samples_k: S', of each L^{>k}. proposal: "mean" or "sample" of the conditional
+    prior. seed: of the noise, which is keyed by it and each image's pixels. device: "auto",
+    "cpu", "cuda", "cuda:N", "mps". batch_size: images a pass, None for what is fastest;
+    workers: threads that read ahead. false_positive_rate: of `predict`, on the model's
+    validation images.
+
+    >>> detector = Detector()
+    >>> detector.score_samples("photos/")            # (N,), higher is more normal
+    >>> detector.predict("photos/")                  # (N,), 1 inlier, -1 outlier
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        n_importance_samples: int = 16,
+        n_importance_samples_k: int = 1,
+        proposal: str = "mean",
+        seed: int = 0,
+        device: str = "auto",
+        batch_size: int | None = None,
+        workers: int = 1,
+        false_positive_rate: float = 0.01,
+    ) -> None:
+        self.model = model
+        self.n_importance_samples = n_importance_samples
+        self.n_importance_samples_k = n_importance_samples_k
+        self.proposal = proposal
+        self.seed = seed
+        self.device = device
+        self.batch_size = batch_size
+        self.workers = workers
+        self.false_positive_rate = false_positive_rate
+
+    # -- scikit-learn's manners ---------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {name: getattr(self, name) for name in names}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change constructor arguments; what was derived from them is dropped."""
+        unknown = params.keys() - self.get_params().keys()
+        if unknown:
+            raise ValueError(f"no parameter {sorted(unknown)[0]!r}")
+        kept = {"bundle": self.bundle} if "model" not in params and "bundle" in vars(self) else {}
+        for derived in ("bundle", "settings", "scorer", "reference"):
+            vars(self).pop(derived, None)
+        vars(self).update(params)
+        vars(self).update(kept)
+        return self
+
+    def fit(self, X: Images, y: object = None, *, preset: str = "compact-gray", **train: Any) -> Self:  # noqa: N803
+        """Train a new model on X; y is ignored. `train` are fields of `TrainSettings`.
+
+        out=FOLDER keeps the bundle (and resumes a run that was cut); else it lies in a
+        temporary folder, `self.bundle.folder`.
+        """
+        from hvaeood_cli.fitting import fit_bundle, read_pixels
+        from hvaeood_cli.model.presets import get_preset
+        from hvaeood_cli.runtime import choose_device
+
+        chosen = get_preset(preset)
+        out = Path(train.pop("out", None) or mkdtemp(prefix="hvaeood-"))
+        settings = chosen.train.model_validate(chosen.train.model_dump() | train)
+        pixels, _ = read_pixels(self.manifest(X), chosen.model)
+        bundle = fit_bundle(
+            pixels, out, out.name, chosen.model, settings, choose_device(self.device)
+        )
+        self.set_params(model=str(out))
+        self.bundle = bundle
+        return self
+
+    def score_samples(self, X: Images) -> NDArray[np.float64]:  # noqa: N803
+        """Minus the suspicion of each image, (N,): higher is more normal; NaN if unreadable."""
+        return -self._judge().suspicion(self.score(X).llr)
+
+    @property
+    def offset_(self) -> float:
+        """The score_samples value that `false_positive_rate` of the validation images fall below."""
+        judge = self._judge()
+        return -float(np.quantile(judge.suspicion(judge.llr), 1.0 - self.false_positive_rate))
+
+    def decision_function(self, X: Images) -> NDArray[np.float64]:  # noqa: N803
+        """score_samples - offset_, (N,): negative is an outlier."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Images) -> NDArray[np.int64]:  # noqa: N803
+        """1 for an inlier, -1 for an outlier or an image that cannot be read, (N,)."""
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    # -- the method's own verbs ---------------------------------------------------------------
+
+    def score(self, X: Images) -> BatchScores:  # noqa: N803
+        """L^{>k}, LLR^{>k} and their terms for every image, nats; NaN rows if unreadable."""
+        from hvaeood_cli.scoring import BatchScores
+
+        batches = [batch.rows for batch in self.stream(self.manifest(X))]
+        rows = np.concatenate(batches)
+        return BatchScores(*(np.ascontiguousarray(rows[name]) for name in BatchScores._fields))
+
+    def reconstruct(self, X: Images) -> Reconstructions:  # noqa: N803
+        """Every image as seen from k = 0 ... L - 1 (the paper's Figure 1). Raises ImageError."""
+        manifest, config = self.manifest(X), self.bundle.config
+        pixels = [
+            fit(manifest.read(i)[0], config.image_channels, config.image_size).pixels
+            for i in range(len(manifest))
+        ]
+        return self.scorer.reconstruct(np.stack(pixels))
+
+    def stream(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
+        """Score a manifest from row `start` on, a batch at a time."""
+        from hvaeood_cli.engines.local import score_manifest
+
+        size = self.batch_size or self.scorer.default_batch_size
+        return score_manifest(manifest, self.scorer, start, size, self.workers)
+
+    def score_to_file(
+        self,
+        manifest: Manifest,
+        out: Path,
+        *,
+        label: int | None = None,
+        force: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> bool:
+        """Score a manifest into a score file; resume a run that was cut.
+
+        Returns False when the file was there already, made from the same images, model and
+        settings. Raises StoreError when it, or the journal, was made from others: which, is said.
+        progress: called with rows done and the total.
+        """
+        from hvaeood_cli.store.journal import Journal, journal_path
+
+        header = self.header(manifest, label)
+        if out.exists() and not force:
+            _check_done(out, header)
+            return False
+        try:
+            with Journal.open(journal_path(out), header, force) as journal:
+                self._fill(journal, manifest, out, progress)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {out}: {error.strerror or error}",
+                "make room or choose another -o, then run the same command again: what was "
+                "scored is kept",
+            ) from None
+        journal_path(out).unlink(missing_ok=True)
+        return True
+
+    def header(self, manifest: Manifest, label: int | None = None) -> RunHeader:
+        """What identifies a run over these images."""
+        settings = self.settings
+        return RunHeader(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            tool_version=__version__,
+            model_name=self.bundle.name,
+            model_sha256=self.bundle.sha256,
+            n_layers=self.bundle.config.n_layers,
+            seed=settings.seed,
+            n_importance_samples=settings.n_importance_samples,
+            proposal=settings.proposal,
+            settings={
+                "n_importance_samples_k": settings.n_importance_samples_k,
+                "preprocessing": RULES,
+                "image_channels": self.bundle.config.image_channels,
+                "image_size": self.bundle.config.image_size,
+            },
+            n_images=len(manifest),
+            listing_sha256=manifest.listing_sha256(),
+            label=label,
+        )
+
+    # -- what is derived from the parameters --------------------------------------------------
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The model's description."""
+        return find_bundle(os.fspath(self.model))
+
+    @cached_property
+    def settings(self) -> ScoreSettings:
+        """The settings, validated. Raises UsageError."""
+        try:
+            return ScoreSettings.model_validate(
+                {name: getattr(self, name) for name in ScoreSettings.model_fields}
+            )
+        except ValueError as error:
+            raise UsageError(f"not a setting to score with: {_reason(error)}") from None
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model itself, on its device."""
+        from hvaeood_cli.runtime import choose_device
+        from hvaeood_cli.scoring import Scorer
+
+        return Scorer.on(self.bundle.load_ladder(), self.settings, choose_device(self.device))
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """The model's validation scores under these settings, if it has them."""
+        return load_reference(self.bundle.reference, self.settings.model_dump(mode="json"))
+
+    def manifest(self, X: Images) -> Manifest:  # noqa: N803
+        """Images as a manifest: an array (N, H, W[, 3]) of uint8, a folder, or paths."""
+        if isinstance(X, np.ndarray):
+            from hvaeood_cli.images.arrays import as_images
+
+            images = as_images("X", X)
+            return Manifest([Rows(b"X", images, 0, len(images), "memory")])
+        if isinstance(X, str | os.PathLike):
+            return open_sources([os.fspath(X)])
+        return open_sources([os.fspath(path) for path in X])
+
+    def _judge(self) -> Reference:
+        if self.reference is None:
+            raise ModelError(
+                f"model {self.bundle.name} has no reference scores for these settings",
+                "use the default n_importance_samples, n_importance_samples_k and proposal",
+            )
+        return self.reference
+
+    def _fill(
+        self,
+        journal: Journal,
+        manifest: Manifest,
+        out: Path,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        from hvaeood_cli.store.writer import write_scores
+
+        total = len(manifest)
+        progress(journal.n_done, total)
+        if journal.n_done < total:
+            for batch in self.stream(manifest, journal.n_done):
+                journal.append(batch)
+                progress(journal.n_done, total)
+        journal.sync()
+        codes = {flag.name.lower(): flag.value for flag in Conversion if flag.name}
+        write_scores(
+            out, journal.header, manifest.names(), journal.batches(), STATUS_CODES, codes
+        )
+
+
+def _check_done(out: Path, header: RunHeader) -> None:
+    """Raise StoreError unless the score file holds just the run that `header` asks for."""
+    from hvaeood_cli.store.reader import read_scores
+
+    found = read_scores(out)
+    kept = {key: found.attributes[key] for key in RunHeader.model_fields if key in found.attributes}
+    label = None if found.label is None else int(found.label[0])
+    there = RunHeader(**kept | {"settings": found.settings, "n_images": len(found), "label": label})
+    differing = differences(there, header)
+    if differing:
+        raise StoreError(
+            f"{out} is there already, made from other inputs: " + "; ".join(differing),
+            "choose another -o, or --force to replace it",
+        )
+
+
+def _reason(error: ValueError) -> str:
+    return str(error).replace("\n", " ")
+
+
+__all__ = ["Detector", "ImageError"]

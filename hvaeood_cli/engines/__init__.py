@@ -1,0 +1,1 @@
+"""Who runs the rows: one machine, or many."""

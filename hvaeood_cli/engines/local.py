@@ -1,0 +1,92 @@
+"""One machine: threads read, decode and draw noise ahead; one network scores; one journal keeps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.errors import ImageError
+from hvaeood_cli.images.decode import STATUS_CODES
+from hvaeood_cli.images.preprocess import fit
+from hvaeood_cli.images.sources import Manifest
+from hvaeood_cli.noise import ImageNoise
+from hvaeood_cli.scoring import Scorer
+from hvaeood_cli.store.journal import Batch
+from hvaeood_cli.store.schema import Rows, blank_rows
+
+T = TypeVar("T")
+
+
+class _Prepared(NamedTuple):
+    """A batch that is read, before it is scored."""
+
+    first: int
+    rows: Rows  # status, hashes and conversions filled in
+    errors: dict[int, str]
+    pixels: list[NDArray[np.uint8]]  # of the readable ones, (C, H, W)
+    noises: list[ImageNoise]
+
+
+def score_manifest(
+    manifest: Manifest, scorer: Scorer, start: int = 0, batch_size: int = 32, workers: int = 1
+) -> Iterator[Batch]:
+    """Score images start ... N - 1, a batch at a time, in order.
+
+    A batch that cannot be read is a batch of rows with a status; nothing raises for an image.
+    batch_size and workers change the speed, and the scores by no more than float32 rounding.
+    """
+
+    def prepare(first: int) -> _Prepared:
+        last = min(first + batch_size, len(manifest))
+        return _prepare(manifest, scorer, first, last)
+
+    for batch in _ahead(prepare, range(start, len(manifest), batch_size), workers):
+        readable = batch.rows["status"] == 0
+        if batch.pixels:
+            scores = scorer.score(np.stack(batch.pixels), batch.noises)
+            for field, values in scores._asdict().items():
+                batch.rows[field][readable] = values
+        yield Batch(batch.first, batch.rows, batch.errors)
+
+
+def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prepared:
+    config = scorer.ladder.config
+    rows = blank_rows(last - first, config.n_layers)
+    batch = _Prepared(first, rows, {}, [], [])
+    for row, i in zip(rows, range(first, last), strict=True):
+        try:
+            image, sha256 = manifest.read(i)
+            pixels, conversions = fit(image, config.image_channels, config.image_size)
+        except ImageError as error:
+            row["status"] = STATUS_CODES[error.code]
+            row["sha256"] = np.frombuffer(error.sha256 or bytes(32), np.uint8)
+            batch.errors[i] = str(error)
+            continue
+        row["sha256"] = np.frombuffer(sha256, np.uint8)
+        row["conversions"] = int(conversions)
+        batch.pixels.append(pixels)
+        batch.noises.append(scorer.noise(pixels))
+    return batch
+
+
+def _ahead(function: Callable[[int], T], items: range, workers: int) -> Iterator[T]:
+    """Results in order, up to `workers` + 1 computed ahead in threads; none with workers = 0."""
+    if workers == 0:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="hvaeood-read")
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,65 @@
+"""Errors that a person reads: what happened, what to do, and the exit code it ends with."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command; scripts may rely on them."""
+
+    DONE = 0
+    FLAGGED = 1  # only with --fail-on-flagged
+    USAGE = 2
+    BAD_INPUT = 3  # a bad model, score file or source
+    SOME_UNREADABLE = 4  # done, but some images could not be read
+    INTERRUPTED = 130
+
+
+class HvaeoodError(Exception):
+    """Base of every error this package raises on purpose.
+
+    message: what was found and what was expected. hint: what to type or change next.
+    """
+
+    exit_code = ExitCode.BAD_INPUT
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(HvaeoodError):
+    """The command line asks for something impossible."""
+
+    exit_code = ExitCode.USAGE
+
+
+class SourceError(HvaeoodError):
+    """A source of images that does not exist, holds no images or cannot be opened."""
+
+
+class ImageError(HvaeoodError):
+    """One image that cannot be read; becomes a row with a status, never the end of a run.
+
+    code: a name from `hvaeood_cli.images.decode.STATUS_CODES`. sha256: of the bytes that could
+    not be decoded, where there were any.
+    """
+
+    def __init__(self, code: str, message: str, sha256: bytes | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.sha256 = sha256
+
+
+class ModelError(HvaeoodError):
+    """A model bundle that is missing, broken or does not fit what is asked of it."""
+
+
+class StoreError(HvaeoodError):
+    """A score file or journal that cannot be read, written or resumed."""
+
+
+class TrainingError(HvaeoodError):
+    """Training that cannot start or must stop."""

@@ -1,0 +1,141 @@
+"""From images to a bundle: read, set some aside, train, score those, write it all down."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hvaeood_cli import __version__
+from hvaeood_cli.checkpoint import Checkpoints
+from hvaeood_cli.errors import ImageError, TrainingError
+from hvaeood_cli.images.preprocess import fit
+from hvaeood_cli.images.sources import Manifest
+from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, short_hash, write_bundle
+from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.noise import content_key
+from hvaeood_cli.reference import describe
+from hvaeood_cli.scoring import Scorer
+from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.training import Progress, train
+
+Pixels = NDArray[np.uint8]
+
+# Reading may meet a few bad files; a folder of them is a mistake that training must not hide.
+_MAX_UNREADABLE = 0.1
+
+
+def read_pixels(manifest: Manifest, config: ModelConfig) -> tuple[Pixels, list[str]]:
+    """Every readable image as the model takes it, (N, C, H, W), and the names of the others.
+
+    Raises TrainingError when more than a tenth cannot be read.
+    """
+    images, unreadable = [], []
+    for i in range(len(manifest)):
+        try:
+            image, _ = manifest.read(i)
+            images.append(fit(image, config.image_channels, config.image_size).pixels)
+        except ImageError as error:
+            unreadable.append(f"{manifest.name(i).decode('utf-8', 'backslashreplace')}: {error}")
+    if len(unreadable) > _MAX_UNREADABLE * len(manifest):
+        raise TrainingError(
+            f"{len(unreadable)} of {len(manifest)} images cannot be read, the first: {unreadable[0]}",
+            "hvaeood score lists them all; remove or mend them first",
+        )
+    return np.stack(images), unreadable
+
+
+def fit_bundle(
+    pixels: Pixels,
+    out: Path,
+    name: str,
+    config: ModelConfig,
+    settings: TrainSettings,
+    device: torch.device,
+    command: Sequence[str] = (),
+    precision: str = "32-true",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Bundle:
+    """Train on (N, C, H, W) 8-bit images and write the bundle to `out`.
+
+    An interrupted run is continued from its last checkpoint; a finished one is returned as it is.
+    Raises TrainingError: too few images, other settings than the run in `out` had, a loss that
+    is not finite.
+    """
+    fingerprint = {
+        "model": config.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
+        "images_sha256": hashlib.sha256(pixels.data).hexdigest(),
+    }
+    if (out / CONFIG).is_file():
+        return _finished(out, fingerprint)
+    n_validation = settings.validation
+    if len(pixels) - n_validation < settings.batch_size:
+        raise TrainingError(
+            f"{len(pixels)} images are too few: {n_validation} are set aside for validation and "
+            f"a batch takes {settings.batch_size}",
+            "give more images, or lower --validation and --batch-size",
+        )
+    # Which images are set aside is a function of the seed, so a resumed run sets aside the same.
+    order = np.random.Generator(np.random.Philox(key=settings.seed)).permutation(len(pixels))
+    aside, used = np.sort(order[:n_validation]), np.sort(order[n_validation:])
+    checkpoints = Checkpoints(out / "checkpoints", fingerprint)
+    trained = train(
+        pixels[used], pixels[aside], config, settings, checkpoints, device, precision, report
+    )
+    hashes = np.array([short_hash(content_key(image)) for image in pixels[used]], np.uint64)
+    provenance = {
+        "command": list(command),
+        "fingerprint": fingerprint,
+        "n_images": len(pixels),
+        "n_trained_on": len(used),
+        "n_validation": len(aside),
+        "n_parameters": trained.n_parameters,
+        "minutes": round(trained.state.seconds / 60.0, 2),
+        "steps": trained.state.step,
+        "device": str(device),
+        "precision": precision,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "hvaeood": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "platform": f"{sys.platform} {platform.machine()}",
+        },
+        "curve": trained.state.curve,
+    }
+    reference = _reference(trained.ladder, pixels[aside])
+    bundle = write_bundle(out, name, config, trained.ladder, provenance, reference, hashes)
+    checkpoints.clear()
+    return bundle
+
+
+def _finished(out: Path, fingerprint: dict[str, Any]) -> Bundle:
+    bundle = read_bundle(out)
+    made_by = bundle.training.get("fingerprint")
+    if made_by != fingerprint:
+        raise TrainingError(
+            f"{out} already holds a model, made from other images or settings",
+            "choose another --out, or --force to replace it",
+        )
+    return bundle
+
+
+def _reference(ladder: Any, aside: Pixels) -> dict[str, Any]:
+    """LLR^{>k} of the images set aside, with the settings that `score` uses by default."""
+    if not len(aside):
+        return {}
+    settings = ScoreSettings()
+    scorer = Scorer.on(ladder, settings, torch.device("cpu"))
+    step = scorer.default_batch_size
+    llr = [scorer.score(aside[i : i + step]).llr for i in range(0, len(aside), step)]
+    return describe(np.concatenate(llr), settings.model_dump(mode="json"))

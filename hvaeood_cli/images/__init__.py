@@ -1,0 +1,1 @@
+"""What comes in: sources of images, their bytes, and the pixels that a model takes."""

@@ -1,0 +1,119 @@
+"""Bytes of one image file -> 8-bit pixels. Whatever the bytes are, the worst is an ImageError."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from enum import IntFlag
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hvaeood_cli.errors import ImageError
+
+Pixels = NDArray[np.uint8]
+
+# What /images/status says; the numbers are part of the score file and never change their meaning.
+STATUS_CODES = {
+    "scored": 0,
+    "missing": 1,  # not there, or not there any more
+    "unreadable": 2,  # the system refused to read it
+    "empty": 3,  # zero bytes
+    "not_an_image": 4,  # no format that we read
+    "damaged": 5,  # begins as an image and ends in nonsense, or too early
+    "too_large": 6,  # more pixels than we decode
+}
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+EXTENSIONS = frozenset(
+    b".png .jpg .jpeg .jpe .bmp .gif .tif .tiff .webp .pgm .ppm .pbm .pnm".split()
+)
+MAX_PIXELS = 100_000_000  # a 10,000 x 10,000 image; a decompression bomb is larger
+MAX_BYTES = 1 << 30
+
+
+class Conversion(IntFlag):
+    """What was done to make an image what the model takes; a bit each in /images/conversions."""
+
+    RESIZED = 1
+    CROPPED = 2
+    GREYED = 4
+    COLOURED = 8
+    ROTATED = 16  # by its EXIF orientation
+    ALPHA = 32  # composited over white
+    PALETTE = 64
+    DEPTH = 128  # 16 bit, or floating point, to 8
+    FIRST_FRAME = 256  # of several
+
+
+class Decoded(NamedTuple):
+    """An image as it is in its file, upright: (H, W) grey or (H, W, 3) RGB."""
+
+    pixels: Pixels
+    conversions: Conversion
+
+
+def decode(data: bytes) -> Decoded:
+    """Decode PNG, JPEG, BMP, GIF, TIFF, WebP or PNM bytes.
+
+    Raises ImageError with code empty, not_an_image, damaged or too_large.
+    """
+    if not data:
+        raise ImageError("empty", "the file has no bytes")
+    if len(data) > MAX_BYTES:
+        raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are read")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are not for users
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise ImageError("too_large", f"{width} x {height} pixels")
+                image.load()
+                return _upright(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image", "no image format that is read here") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", str(error)) from None
+    except MemoryError:
+        raise ImageError("too_large", "not enough memory to decode it") from None
+    except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them raise
+        raise ImageError("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def _upright(image: Image.Image) -> Decoded:
+    done = Conversion(0)
+    if getattr(image, "n_frames", 1) > 1:
+        done |= Conversion.FIRST_FRAME
+    if image.getexif().get(0x0112, 1) not in (0, 1):
+        done |= Conversion.ROTATED
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "P" or image.mode == "PA":
+        done |= Conversion.PALETTE
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode.startswith(("I", "F")):
+        done |= Conversion.DEPTH
+        return Decoded(_to_8_bit(np.asarray(image)), done)
+    if image.mode in ("LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        done |= Conversion.ALPHA
+        rgba = image.convert("RGBA")
+        paper = Image.new("RGBA", rgba.size, "white")
+        flat = Image.alpha_composite(paper, rgba)
+        image = flat.convert("L" if image.mode in ("L", "LA", "La", "1") else "RGB")
+    if image.mode in ("1", "L"):
+        return Decoded(np.asarray(image.convert("L")), done)
+    return Decoded(np.asarray(image.convert("RGB")), done)
+
+
+def _to_8_bit(deep: NDArray[np.generic]) -> Pixels:
+    """16-bit integers are divided by 257; floats are taken as 0 to 1, or as 0 to 255 if larger."""
+    values = np.nan_to_num(deep.astype(np.float64))
+    if np.issubdtype(deep.dtype, np.floating):
+        values = values * (255.0 if values.max(initial=0.0) <= 1.0 else 1.0)
+    else:
+        values = values / 257.0
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,0 +1,220 @@
+"""A model on disk: a folder that says what it is, what made it and that it is whole.
+
+    model.safetensors     weights, weight normalisation folded in
+    config.json           format, name, architecture, SHA-256 of the weights
+    training.json         provenance (command, seed, versions, data hash) and the training curve
+    reference.json        LLR^{>k} of validation images: what "usual" is, until calibrated
+    training_images.npy   sorted 64-bit content hashes of the images trained on
+
+Reading the description needs no torch; only `load_ladder` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from hvaeood_cli import __version__
+from hvaeood_cli.errors import ModelError
+from hvaeood_cli.files import replacing
+from hvaeood_cli.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from hvaeood_cli.model.ladder import Ladder
+
+FORMAT = "hvaeood-model"
+FORMAT_VERSION = 1
+DEFAULT_MODEL = "fashionmnist"
+
+WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
+REFERENCE, IMAGES = "reference.json", "training_images.npy"
+
+_PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The description of a model in `folder`; weights are read when asked for."""
+
+    folder: Path
+    name: str
+    config: ModelConfig
+    weights_sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the architecture and the weights: the model's identity in a score file."""
+        canonical = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(f"{canonical}\0{self.weights_sha256}".encode()).hexdigest()
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """Provenance and curve; empty if the file is not there."""
+        return _read_json(self.folder / TRAINING, missing_ok=True)
+
+    @cached_property
+    def reference(self) -> dict[str, Any]:
+        """Validation scores and the settings that made them; empty if the file is not there."""
+        return _read_json(self.folder / REFERENCE, missing_ok=True)
+
+    def training_hashes(self) -> NDArray[np.uint64]:
+        """Sorted content hashes (`short_hash`) of the training images; empty if not kept."""
+        path = self.folder / IMAGES
+        if not path.is_file():
+            return np.zeros(0, np.uint64)
+        try:
+            hashes = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ModelError(f"{path} is damaged: {error}", "copy the model again") from None
+        return np.asarray(hashes, np.uint64)
+
+    def load_ladder(self) -> Ladder:
+        """The model itself, on the CPU, in evaluation mode. Raises ModelError."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        from hvaeood_cli.model.hvae import HVAE
+
+        path = self.folder / WEIGHTS
+        data = _read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != self.weights_sha256:
+            raise ModelError(
+                f"{path} is not the file that {CONFIG} describes (its SHA-256 differs)",
+                "copy the whole model folder again, or train it anew",
+            )
+        try:
+            ladder = HVAE(self.config.model_copy(update={"weight_norm": False}))
+            ladder.load_state_dict(load(data))
+        except (RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ModelError(
+                f"the weights in {self.folder} do not fit its {CONFIG}: {reason}",
+                "the folder mixes two models; copy or train it again",
+            ) from None
+        return ladder.eval()
+
+
+def short_hash(content_key: bytes) -> int:
+    """The 64 bits of a content key that a bundle keeps for each training image."""
+    return int.from_bytes(content_key[:8], "little")
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The description of the model in a folder. Raises ModelError, with what is wrong."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model: it has no {CONFIG}", "hvaeood models lists some")
+    found = _read_json(path)
+    if found.get("format") != FORMAT:
+        raise ModelError(f"{path} does not describe a model of this program")
+    version = found.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{folder} has format version {version}; this program reads {FORMAT_VERSION}",
+            "upgrade: pip install --upgrade hvaeood",
+        )
+    try:
+        config = ModelConfig.model_validate(found["model"])
+        bundle = Bundle(folder, str(found["name"]), config, str(found["weights_sha256"]))
+    except (KeyError, ValidationError) as error:
+        reason = str(error).replace("\n", " ")[:300]
+        raise ModelError(f"{path} is not valid: {reason}", "copy the model again") from None
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS}", "copy the whole model folder")
+    return bundle
+
+
+def write_bundle(
+    folder: Path,
+    name: str,
+    config: ModelConfig,
+    ladder: Ladder,
+    training: dict[str, Any],
+    reference: dict[str, Any],
+    training_hashes: NDArray[np.uint64],
+) -> Bundle:
+    """Write a model into a folder; `config.json` last, so that a folder with one is whole."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    weights = save({k: v.detach().cpu().contiguous() for k, v in ladder.state_dict().items()})
+    with replacing(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(weights)
+    with replacing(folder / IMAGES) as temporary, temporary.open("wb") as file:
+        np.save(file, np.sort(training_hashes), allow_pickle=False)
+    _write_json(folder / TRAINING, training)
+    _write_json(folder / REFERENCE, reference)
+    _write_json(
+        folder / CONFIG,
+        {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "name": name,
+            "tool_version": __version__,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "model": config.model_dump(mode="json"),
+        },
+    )
+    return read_bundle(folder)
+
+
+def model_folders() -> list[Path]:
+    """Where a model's name is looked up: what ships, then $HVAEOOD_MODELS or the user's own."""
+    own = os.environ.get("HVAEOOD_MODELS") or Path(platformdirs.user_data_dir("hvaeood")) / "models"
+    return [_PRETRAINED, Path(own)]
+
+
+def find_bundle(name_or_folder: str) -> Bundle:
+    """A model by name or folder. Raises ModelError with the names there are."""
+    if os.path.isdir(name_or_folder):
+        return read_bundle(Path(name_or_folder))
+    for parent in model_folders():
+        if name_or_folder and os.sep not in name_or_folder and (parent / name_or_folder).is_dir():
+            return read_bundle(parent / name_or_folder)
+    names = ", ".join(bundle.name for bundle in list_bundles()) or "none"
+    raise ModelError(f"no model {name_or_folder!r}", f"models: {names}; or give a model's folder")
+
+
+def list_bundles() -> list[Bundle]:
+    """Every readable model in `model_folders`, what ships first."""
+    bundles = []
+    for parent in model_folders():
+        for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
+            if (folder / CONFIG).is_file():
+                bundles.append(read_bundle(folder))
+    return bundles
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
+    if missing_ok and not path.is_file():
+        return {}
+    try:
+        found = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}", "copy the model again") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is not a JSON object", "copy the model again")
+    return found
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

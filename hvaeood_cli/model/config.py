@@ -1,0 +1,74 @@
+"""What a model is made of: the validated, serialisable description that a bundle carries."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1, le=65536)]
+
+
+class LayerConfig(BaseModel):
+    """One stochastic layer z_i and the deterministic stage in front of it, on either side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latent: Positive  # channels of a spatial z_i, or units of a dense one
+    spatial: bool  # z_i keeps the stage's height and width; a dense z_i is a vector
+    channels: Positive  # of the deterministic features h_i and d_i
+    n_blocks: Annotated[int, Field(ge=1, le=64)] = 3
+    kernel: Annotated[int, Field(ge=1, le=15)] = 3
+    head_kernel: Annotated[int, Field(ge=1, le=15)] = 3  # into and out of a spatial z_i
+    stride: Annotated[int, Field(ge=1, le=8)] = 1  # taken in the stage's last block
+
+
+class ModelConfig(BaseModel):
+    """A hierarchical VAE. `layers[0]` is z_1, the lowest and largest; `layers[-1]` is z_L."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["hvae"] = "hvae"
+    image_channels: Positive = 1
+    image_size: Annotated[int, Field(ge=4, le=4096)] = 28  # height and width, pixels
+    likelihood: Literal["bernoulli"] = "bernoulli"
+    stem_kernel: Annotated[int, Field(ge=1, le=15)] = 5
+    stem_stride: Annotated[int, Field(ge=1, le=8)] = 1  # 2: no features at full resolution
+    weight_norm: bool = False  # Salimans & Kingma (2016); folded away once trained
+    layers: Annotated[tuple[LayerConfig, ...], Field(min_length=2, max_length=64)]
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def n_dims(self) -> int:
+        """D: pixels times channels, what bits/dim divides by."""
+        return self.image_channels * self.image_size**2
+
+    def feature_size(self, i: int) -> int:
+        """Height and width of h_i and d_i (i from 1; 0 is the stem's output)."""
+        size = self.image_size // self.stem_stride
+        for layer in self.layers[:i]:
+            size //= layer.stride
+        return size
+
+    def latent_shape(self, i: int) -> tuple[int, ...]:
+        """Shape of z_i (i from 1): (C, H, W) if spatial, (C,) if dense."""
+        layer = self.layers[i - 1]
+        size = self.feature_size(i)
+        return (layer.latent, size, size) if layer.spatial else (layer.latent,)
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        stride = self.stem_stride
+        for layer in self.layers:
+            stride *= layer.stride
+        if self.image_size % stride:
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by the overall stride {stride}"
+            )
+        spatial = [layer.spatial for layer in self.layers]
+        if spatial != sorted(spatial, reverse=True):
+            raise ValueError("a spatial latent cannot stand above a dense one")
+        return self

@@ -1,0 +1,64 @@
+"""The diagonal Gaussian that every stochastic layer is."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# sigma = softplus(raw; beta = ln 2): raw = 0 gives sigma = 1 (paper, Appendix B.1). Below
+# raw = -15 (sigma = 4e-5) the softplus is close to underflow, and log sigma with it.
+_BETA = math.log(2.0)
+_MIN_RAW = -15.0
+
+
+class Gaussian(NamedTuple):
+    """N(mean, diag(scale^2)); both of shape (N, ...), N a batch or samples x batch."""
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def from_raw(cls, raw: Tensor) -> Gaussian:
+        """From a network's output (N, 2C, ...): first half the means, second half raw scales."""
+        mean, raw_scale = raw.chunk(2, dim=1)
+        return cls(mean, F.softplus(raw_scale.clamp(min=_MIN_RAW), beta=_BETA))
+
+    @classmethod
+    def standard_like(cls, z: Tensor) -> Gaussian:
+        """N(0, I), the prior of the top layer, in the shape of z."""
+        return cls(torch.zeros_like(z), torch.ones_like(z))
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """mean + scale * eps for eps (S, B, ...), B = this Gaussian's batch. Returns (S * B, ...).
+
+        When this Gaussian already has S * B rows, each row takes its own eps.
+        """
+        rows = self.mean.shape[0]
+        eps = eps.reshape(-1, rows, *self.mean.shape[1:])  # (S or 1, rows, ...)
+        return (self.mean + self.scale * eps).flatten(0, 1)
+
+
+def log_ratio(q: Gaussian, p: Gaussian, z: Tensor) -> Tensor:
+    """log q(z) - log p(z), summed over all but the first dimension. Nats.
+
+    z: (S * B, ...); q and p: (S * B, ...) or (B, ...), repeated over the samples. Returns (S * B,).
+    Its expectation under q is KL(q || p); one sample of it is one term of eq. 4.
+    """
+    elementwise = _log_prob(q, z) - _log_prob(p, z)  # the constants -log(2 pi)/2 cancel
+    return elementwise.flatten(1).sum(1)
+
+
+def log_ratio_elementwise(q: Gaussian, p: Gaussian, z: Tensor) -> Tensor:
+    """As `log_ratio`, unsummed, in the shape of z: what free nats per element clamp."""
+    return _log_prob(q, z) - _log_prob(p, z)
+
+
+def _log_prob(g: Gaussian, z: Tensor) -> Tensor:
+    """log N(z; g) + log(2 pi)/2 elementwise, in the shape of z."""
+    by_sample = z.unflatten(0, (-1, g.mean.shape[0]))  # (S, B, ...)
+    standard = (by_sample - g.mean) / g.scale
+    return (-0.5 * standard.square() - g.scale.log()).flatten(0, 1)

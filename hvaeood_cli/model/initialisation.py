@@ -1,0 +1,48 @@
+"""Data-dependent initialisation of weight-normalised layers (Salimans & Kingma, 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hvaeood_cli.model.layers import WEIGHTED
+
+_MIN_STD = 1e-3  # a channel that is constant over the batch is left as it is
+
+
+@torch.no_grad()
+def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
+    """Scale and shift each weight-normalised layer so that its outputs start with mean 0, std 1.
+
+    forward: runs the module once on a batch. Each layer is rescaled by a hook as its turn
+    comes, so deeper layers already see the normalised outputs of those below. A layer that is
+    called more than once (from several passes) keeps its first call's scale.
+    """
+    done: set[nn.Module] = set()
+
+    def rescale(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        if layer in done:
+            return output
+        done.add(layer)
+        channels = output.transpose(0, 1).flatten(1)  # (C, everything else)
+        std = channels.std(dim=1).clamp(min=_MIN_STD)  # (C,)
+        mean = channels.mean(dim=1)
+        gain = layer.parametrizations.weight.original0  # type: ignore[union-attr, index]
+        gain /= std.view_as(gain)  # type: ignore[arg-type, operator]
+        layer.bias.copy_((layer.bias - mean) / std)  # type: ignore[union-attr, operator, arg-type]
+        shape = [1, -1] + [1] * (output.dim() - 2)
+        return (output - mean.view(shape)) / std.view(shape)
+
+    hooks = [
+        layer.register_forward_hook(rescale)
+        for layer in module.modules()
+        if isinstance(layer, WEIGHTED) and nn.utils.parametrize.is_parametrized(layer)
+    ]
+    try:
+        forward()
+    finally:
+        for hook in hooks:
+            hook.remove()

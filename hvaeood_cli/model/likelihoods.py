@@ -1,0 +1,59 @@
+"""p(x | z): what the last features of the generative model say about pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hvaeood_cli.model.config import ModelConfig
+
+
+class Likelihood(ABC):
+    """The observation model. Knows how many numbers a pixel needs and what they mean."""
+
+    n_parameters: int  # output channels of the decoder for one image channel
+
+    @abstractmethod
+    def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        """The x that is scored, from 8-bit pixels.
+
+        pixels: (B, C, H, W) uint8. uniform: the same shape in [0, 1), the noise that a
+        likelihood may need (binarisation, dequantisation). Returns float32 (B, C, H, W).
+        """
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """log p(x | z) in nats, summed over pixels.
+
+        parameters: (S * B, C * n_parameters, H, W); x: (B, C, H, W). Returns (S * B,).
+        """
+
+    @abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x | z] on the scale 0 (black) to 1 (white): (N, C, H, W), for showing."""
+
+
+class Bernoulli(Likelihood):
+    """Binarised grey images: x ~ Bernoulli(pixel / 255), p(x|z) = Bernoulli(sigmoid(logits))."""
+
+    n_parameters = 1
+
+    def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        return (uniform * 255.0 < pixels).to(torch.float32)
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        logits = parameters.unflatten(0, (-1, x.shape[0]))  # (S, B, C, H, W)
+        # log p = x * logit - log(1 + e^logit), stable at both ends
+        log_p = x * logits - F.softplus(logits)
+        return log_p.flatten(2).sum(2).flatten(0, 1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return parameters.sigmoid()
+
+
+def build_likelihood(config: ModelConfig) -> Likelihood:
+    """The likelihood that a configuration names."""
+    return {"bernoulli": Bernoulli}[config.likelihood]()

@@ -1,0 +1,48 @@
+"""What a user may set, validated: how to train, and how to score."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Proposal = Literal["mean", "sample"]
+
+
+class TrainSettings(BaseModel):
+    """How a ladder is trained. Schedules are fractions of the whole run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Annotated[int, Field(ge=1)] = 20
+    minutes: Annotated[float, Field(gt=0)] | None = None  # stop by then, schedules included
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    validation: Annotated[int, Field(ge=0)] = 1000  # images set aside, for the curve alone
+
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    gradient_clip: Annotated[float, Field(gt=0)] = 200.0  # norm above which a step is scaled
+
+    kl_warmup: Fraction = 0.2  # beta rises 0 -> 1 over this fraction
+    free_nats: tuple[float, ...] = ()  # lambda of z_1 ... z_L; empty: none
+    free_nats_per: Literal["layer", "element"] = "layer"
+    free_nats_constant: Fraction = 1.0  # lambda stays for this fraction of the run ...
+    free_nats_anneal: Fraction = 0.0  # ... and falls to 0 over this one
+
+    semantic_weight: Annotated[float, Field(ge=0)] = 0.0  # alpha; see training.objective
+    semantic_proposal: Proposal = "mean"
+
+
+class ScoreSettings(BaseModel):
+    """Everything besides model and images that can change a score."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_importance_samples: Annotated[int, Field(ge=1, le=100_000)] = 16  # S, of the ELBO
+    n_importance_samples_k: Annotated[int, Field(ge=1, le=100_000)] = 1  # S', of L^{>k}
+    proposal: Proposal = "mean"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

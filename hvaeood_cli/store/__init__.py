@@ -1,0 +1,1 @@
+"""The score file (HDF5) and the journal that makes writing it crash-safe; never imports torch."""

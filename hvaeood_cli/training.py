@@ -1,0 +1,264 @@
+"""Training a ladder: one loop, resumable at every checkpoint, deterministic for a seed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hvaeood_cli.bounds import score
+from hvaeood_cli.checkpoint import Checkpoints
+from hvaeood_cli.errors import TrainingError
+from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.model.hvae import HVAE
+from hvaeood_cli.model.initialisation import initialise_from_data
+from hvaeood_cli.model.ladder import Ladder, Noise
+from hvaeood_cli.model.layers import fold_weight_norm
+from hvaeood_cli.objective import Objective, Terms, pressure_at
+from hvaeood_cli.runtime import seeded_generator
+from hvaeood_cli.settings import TrainSettings
+
+Pixels = NDArray[np.uint8]
+
+CHECKPOINT_SECONDS = 60.0
+REPORT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress line shows; means over the steps since the epoch began, nats."""
+
+    epoch: int
+    fraction: float  # of the run, 0 to 1
+    elbo: float
+    log_px: float
+    kl: list[float]
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass
+class State:
+    """Where a run stands. Everything here is in the checkpoint, and nothing else is needed."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent training, over all sittings
+    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run."""
+
+    ladder: Ladder
+    state: State
+    n_parameters: int
+
+
+def train(
+    pixels: Pixels,
+    validation: Pixels,
+    config: ModelConfig,
+    settings: TrainSettings,
+    checkpoints: Checkpoints,
+    device: torch.device,
+    precision: str = "32-true",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Trained:
+    """Train on `pixels` (N, C, H, W) uint8, or continue where the last checkpoint stands.
+
+    validation: images for the curve alone; no choice is made by them. The same arguments give
+    the same weights, however often the run was cut and resumed, except under
+    `settings.minutes`, where the clock has a say.
+    Raises TrainingError when the loss stops being finite: the last checkpoint stays.
+    """
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)  # type: ignore[arg-type]
+    torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
+    ladder = HVAE(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    data = torch.from_numpy(np.ascontiguousarray(pixels))
+    steps_an_epoch = math.ceil(len(data) / settings.batch_size)
+    n_steps = settings.epochs * steps_an_epoch
+
+    objective = Objective(ladder, settings)
+    optimizer = _optimizer(ladder, settings)
+    state = State()
+    saved = checkpoints.latest()
+    if saved is not None:
+        state = State(**saved.restore(ladder, optimizer))
+    elif config.weight_norm:
+        first = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
+        x, noise, _ = _draw(ladder, first, settings, step=-1)
+        initialise_from_data(
+            ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0))
+        )
+    wrapped, optimizer = fabric.setup(objective, optimizer)
+    wrapped.train()
+
+    started, resumed_seconds = time.monotonic(), state.seconds
+    last_saved = last_reported = started
+    means = _Means()
+
+    def elapsed() -> float:
+        return resumed_seconds + time.monotonic() - started
+
+    def fraction() -> float:
+        by_steps = state.step / n_steps
+        if settings.minutes is None:
+            return by_steps
+        return max(by_steps, elapsed() / (60.0 * settings.minutes))
+
+    while state.step < n_steps and fraction() < 1.0:
+        epoch, position = divmod(state.step, steps_an_epoch)
+        begin = position * settings.batch_size
+        rows = _order(settings.seed, epoch, len(data))[begin : begin + settings.batch_size]
+        x, noise, k = _draw(ladder, data[rows], settings, state.step)
+        pressure = pressure_at(settings, fraction())
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * pressure.learning_rate
+
+        loss, terms = wrapped(
+            fabric.to_device(x), [fabric.to_device(eps) for eps in noise], k, pressure
+        )
+        _check_finite(loss, terms, state.step)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=settings.gradient_clip)
+        optimizer.step()
+        state.step += 1
+        state.seconds = elapsed()
+        means.add(terms, len(rows))
+
+        now = time.monotonic()
+        done = state.step == n_steps or fraction() >= 1.0
+        if now - last_reported > REPORT_SECONDS or done:
+            last_reported = now
+            report(means.progress(epoch + 1, fraction(), state.seconds))
+        if position + 1 == steps_an_epoch or done:
+            state.curve.append(
+                {"epoch": epoch + 1, "step": state.step, "seconds": round(state.seconds, 1)}
+                | means.entry()
+                | evaluate(ladder, validation, settings, device)
+            )
+            means = _Means()
+        if now - last_saved > CHECKPOINT_SECONDS:
+            last_saved = now
+            checkpoints.save(ladder, optimizer, asdict(state), state.step)
+
+    n_parameters = sum(p.numel() for p in ladder.parameters())
+    fold_weight_norm(ladder)
+    return Trained(ladder.cpu().eval(), state, n_parameters)
+
+
+@torch.no_grad()
+def evaluate(
+    ladder: Ladder, pixels: Pixels, settings: TrainSettings, device: torch.device
+) -> dict[str, Any]:
+    """The bounds of held-out images with one sample, means in nats, for the curve."""
+    if len(pixels) == 0:
+        return {}
+    ladder.eval()
+    sums = np.zeros(ladder.n_layers)
+    for begin in range(0, len(pixels), settings.batch_size):
+        batch = torch.from_numpy(pixels[begin : begin + settings.batch_size])
+        x, noise, _ = _draw(ladder, batch, settings, step=-2 - begin)
+        scores = score(ladder, x.to(device), [eps.to(device) for eps in noise])
+        sums += scores.lower_bound.double().sum(0).cpu().numpy()
+    ladder.train()
+    lower = sums / len(pixels)
+    bits = -lower / (ladder.config.n_dims * math.log(2.0))
+    return {
+        "validation_lower_bound": [round(float(v), 3) for v in lower],
+        "validation_bits_per_dim": [round(float(v), 4) for v in bits],
+    }
+
+
+def _order(seed: int, epoch: int, n: int) -> Tensor:
+    """The shuffle of one epoch, a function of the seed and the epoch alone."""
+    return torch.randperm(n, generator=seeded_generator(seed, "order", epoch))
+
+
+def _draw(
+    ladder: Ladder, pixels: Tensor, settings: TrainSettings, step: int
+) -> tuple[Tensor, Noise, int | None]:
+    """A batch observed anew, its latents' noise, and k of the semantic term; keyed by the step."""
+    generator = seeded_generator(settings.seed, "step", step)
+    uniform = torch.rand(pixels.shape, generator=generator)
+    x = ladder.likelihood.observe(pixels, uniform).contiguous(memory_format=torch.channels_last)
+    n = len(pixels)
+    layers = range(1, ladder.n_layers + 1)
+    noise = [torch.randn(1, n, *ladder.latent_shape(i), generator=generator) for i in layers]
+    if settings.semantic_weight == 0.0:
+        return x, noise, None
+    return x, noise, int(torch.randint(1, ladder.n_layers, (), generator=generator))
+
+
+def _optimizer(ladder: Ladder, settings: TrainSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(ladder.parameters(), lr=settings.learning_rate)
+    return torch.optim.AdamW(
+        ladder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+
+
+def _check_finite(loss: Tensor, terms: Terms, step: int) -> None:
+    if torch.isfinite(loss):
+        return
+    named = {"log p(x|z)": terms.log_px}
+    named |= {f"KL of z_{i}": kl for i, kl in enumerate(terms.kl, start=1)}
+    bad = [name for name, value in named.items() if not torch.isfinite(value)]
+    raise TrainingError(
+        f"the loss is not finite at step {step}; first to go: {bad[0] if bad else 'L^{>k}'}",
+        "the last checkpoint is kept; try a lower --learning-rate",
+    )
+
+
+class _Means:
+    """Running means of the terms since the epoch began."""
+
+    def __init__(self) -> None:
+        self.sums: Terms | None = None
+        self.n = self.images = 0
+        self.started = time.monotonic()
+
+    def add(self, terms: Terms, n_images: int) -> None:
+        if self.sums is None:
+            self.sums = terms
+        else:
+            self.sums = Terms(*(a + b for a, b in zip(self.sums, terms, strict=True)))
+        self.n += 1
+        self.images += n_images
+
+    def entry(self) -> dict[str, Any]:
+        """For the curve."""
+        if self.sums is None:
+            return {}
+        elbo, log_px, kl, semantic = (term.cpu() / self.n for term in self.sums)
+        entry = {
+            "elbo": round(float(elbo), 3),
+            "log_px": round(float(log_px), 3),
+            "kl": [round(float(v), 3) for v in kl],
+        }
+        if torch.isfinite(semantic):
+            entry["semantic"] = round(float(semantic), 3)
+        return entry
+
+    def progress(self, epoch: int, fraction: float, seconds: float) -> Progress:
+        entry = self.entry()
+        return Progress(
+            epoch=epoch,
+            fraction=min(fraction, 1.0),
+            elbo=entry["elbo"],
+            log_px=entry["log_px"],
+            kl=entry["kl"],
+            images_per_second=self.images / max(time.monotonic() - self.started, 1e-9),
+            seconds_left=seconds / max(fraction, 1e-9) * max(0.0, 1.0 - fraction),
+        )
