@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli import __version__
-from hvaeood_cli.errors import ImageError, ModelError, StoreError, UsageError
+from hvaeood_cli.errors import ModelError, StoreError, UsageError
 from hvaeood_cli.images.decode import STATUS_CODES, Conversion
 from hvaeood_cli.images.preprocess import RULES, fit
 from hvaeood_cli.images.sources import Manifest, Rows, open_sources
@@ -139,12 +139,7 @@ class Detector:
 
     def reconstruct(self, X: Images) -> Reconstructions:  # noqa: N803
         """Every image as seen from k = 0 ... L - 1 (the paper's Figure 1). Raises ImageError."""
-        manifest, config = self.manifest(X), self.bundle.config
-        pixels = [
-            fit(manifest.read(i)[0], config.image_channels, config.image_size).pixels
-            for i in range(len(manifest))
-        ]
-        return self.scorer.reconstruct(np.stack(pixels))
+        return self.scorer.reconstruct(self.pixels(self.manifest(X)))
 
     def stream(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         """Score a manifest from row `start` on, a batch at a time."""
@@ -250,6 +245,12 @@ class Detector:
             return open_sources([os.fspath(X)])
         return open_sources([os.fspath(path) for path in X])
 
+    def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
+        """Every image as the model takes it, (N, C, H, W). Raises ImageError at the first bad one."""
+        config = self.bundle.config
+        images = (manifest.read(i)[0] for i in range(len(manifest)))
+        return np.stack([fit(im, config.image_channels, config.image_size).pixels for im in images])
+
     def _judge(self) -> Reference:
         if self.reference is None:
             raise ModelError(
@@ -299,5 +300,3 @@ def _check_done(out: Path, header: RunHeader) -> None:
 def _reason(error: ValueError) -> str:
     return str(error).replace("\n", " ")
 
-
-__all__ = ["Detector", "ImageError"]

@@ -24,7 +24,7 @@ from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.objective import Objective, Terms, pressure_at
-from hvaeood_cli.runtime import seeded_generator
+from hvaeood_cli.runtime import keep_memory, seeded_generator
 from hvaeood_cli.settings import TrainSettings
 
 Pixels = NDArray[np.uint8]
@@ -81,6 +81,7 @@ def train(
     `settings.minutes`, where the clock has a say.
     Raises TrainingError when the loss stops being finite: the last checkpoint stays.
     """
+    keep_memory()
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)  # type: ignore[arg-type]
     torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
     ladder = HVAE(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

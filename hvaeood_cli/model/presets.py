@@ -47,7 +47,7 @@ COMPACT_GRAY = Preset(
         stem_kernel=5,
         stem_stride=2,
         layers=(
-            LayerConfig(latent=8, spatial=True, channels=16, n_blocks=2, head_kernel=3),
+            LayerConfig(latent=8, spatial=True, channels=16, n_blocks=2, head_kernel=1),
             LayerConfig(latent=8, spatial=False, channels=32, n_blocks=2, stride=2),
             LayerConfig(latent=8, spatial=False, channels=32, n_blocks=1),
         ),

@@ -1,0 +1,87 @@
+"""`hvaeood`: the commands, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from hvaeood_cli import __version__
+from hvaeood_cli.cli import console
+from hvaeood_cli.cli.config import load_defaults
+from hvaeood_cli.cli.models import models
+from hvaeood_cli.cli.reconstruct import reconstruct
+from hvaeood_cli.cli.score import score
+from hvaeood_cli.cli.train import train
+from hvaeood_cli.errors import ExitCode, HvaeoodError
+
+app = typer.Typer(
+    name="hvaeood",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: [bold]hvaeood score FOLDER[/bold]",
+)
+app.command()(score)
+app.command()(train)
+app.command()(models)
+app.command()(reconstruct)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.emit([f"hvaeood {__version__}\n"])
+        raise typer.Exit
+
+
+@app.callback()
+def hvaeood(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Find the images that do not belong.
+
+    A hierarchical VAE asks of each image whether it is in-distribution at every level of its
+    features, by the likelihood ratios LLR>k of Havtorn et al. (2021). No labels, no examples of
+    what is odd.
+    """
+    group = context.command
+    commands = {
+        name: {parameter.name for parameter in command.params if parameter.name}
+        for name, command in getattr(group, "commands", {}).items()
+    }
+    context.default_map = load_defaults(commands)
+
+
+def main() -> NoReturn:
+    """Entry point. Exit codes: `hvaeood_cli.errors.ExitCode`."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except HvaeoodError as error:
+        if debug:
+            raise
+        console.fail(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.say("interrupted", style="yellow")
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.DONE)
+    except Exception as error:
+        if debug:
+            raise
+        console.fail(
+            HvaeoodError(f"{type(error).__name__}: {error}", "run with --debug for the details")
+        )
+        sys.exit(ExitCode.BAD_INPUT)
+    sys.exit(ExitCode.DONE)

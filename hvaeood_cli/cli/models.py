@@ -1,0 +1,97 @@
+"""`hvaeood models`: what there is, and what one is made of."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hvaeood_cli.cli import console, options
+
+if TYPE_CHECKING:
+    from hvaeood_cli.model.bundle import Bundle
+
+
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|DIR]", help="Show this one.", show_default=False)
+    ] = None,
+    json_: options.Json = False,
+) -> None:
+    """List the models there are, or show one.
+
+    Example: [bold]hvaeood models fashionmnist[/bold]
+
+    Models that ship come first, then those in $HVAEOOD_MODELS or the user's data folder.
+    Next: [bold]hvaeood score FOLDER --model NAME[/bold]
+    """
+    from hvaeood_cli.model.bundle import find_bundle, list_bundles, model_folders
+
+    if name is not None:
+        bundle = find_bundle(name)
+        if json_:
+            console.emit([json.dumps(_facts(bundle) | {"training": bundle.training}) + "\n"])
+        else:
+            _show(bundle)
+        return
+    bundles = list_bundles()
+    if json_:
+        console.emit([json.dumps([_facts(bundle) for bundle in bundles]) + "\n"])
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("model", "images", "L", "parameters", "where"):
+        table.add_column(column)
+    for bundle in bundles:
+        facts = _facts(bundle)
+        cells = [facts["name"], facts["images"], facts["n_layers"], facts["n_parameters"]]
+        where = "ships" if bundle.folder.parent == model_folders()[0] else str(bundle.folder)
+        table.add_row(*(Text(console.printable(str(cell))) for cell in [*cells, where]))
+    console.show(table)
+    console.say("hvaeood models NAME shows one; hvaeood train makes another")
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
+    config = bundle.config
+    kind = "grey" if config.image_channels == 1 else "colour"
+    return {
+        "name": bundle.name,
+        "folder": str(bundle.folder),
+        "sha256": bundle.sha256,
+        "kind": config.kind,
+        "images": f"{config.image_size}x{config.image_size} {kind}",
+        "n_layers": config.n_layers,
+        "n_parameters": bundle.training.get("n_parameters"),
+    }
+
+
+def _show(bundle: Bundle) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    training = bundle.training
+    facts: dict[str, Any] = _facts(bundle)
+    for i in range(1, bundle.config.n_layers + 1):
+        facts[f"z_{i}"] = "x".join(map(str, bundle.config.latent_shape(i)))
+    if training:
+        facts["trained on"] = (
+            f"{training['n_trained_on']:,} images, {training['n_validation']:,} more for the curve"
+        )
+        facts["trained in"] = f"{training['minutes']} minutes, {training['steps']:,} steps"
+        facts["finished"] = training["finished"]
+        facts["command"] = " ".join(training["command"])
+        if training["curve"] and "validation_bits_per_dim" in training["curve"][-1]:
+            bits = training["curve"][-1]["validation_bits_per_dim"]
+            facts["validation"] = ", ".join(
+                f"L{f'>{k}' if k else ''} {value:.3f}" for k, value in enumerate(bits)
+            )
+            facts["validation"] += " bits/dim (S = 1)"
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        table.add_row(key, Text(console.printable(str(value))))
+    console.show(table)

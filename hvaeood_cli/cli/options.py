@@ -1,0 +1,51 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders (searched recursively), image files, IDX/.npy/.npz files (FILE#A:B takes "
+        "rows A to B-1), a torchvision data set (fashionmnist:test), or - for a list on stdin.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="NAME|DIR", envvar="HVAEOOD_MODEL", help="The model."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda[:N]|mps", envvar="HVAEOOD_DEVICE", help="Where the model runs."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of all randomness.")]
+Null = Annotated[bool, typer.Option("-0", "--null", help="With -: paths end in NUL, not newline.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", envvar="HVAEOOD_DATA_ROOT", help="Where torchvision keeps its data sets."
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Let torchvision fetch a data set that is not there.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and data alone.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def stdin_paths(sources: list[str], null: bool) -> Iterator[bytes]:
+    """The paths on standard input, if `-` asks for them: a line each, or NUL-terminated."""
+    if "-" in sources:
+        data = sys.stdin.buffer.read()
+        yield from (path for path in data.split(b"\0" if null else b"\n") if path)

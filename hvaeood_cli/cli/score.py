@@ -1,0 +1,213 @@
+"""`hvaeood score`: the main job."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvaeood_cli.cli import console, options
+from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
+
+if TYPE_CHECKING:
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.images.sources import Manifest
+    from hvaeood_cli.store.reader import ScoreFile
+
+EPILOG = "Next: [bold]hvaeood reconstruct IMAGE -o grid.png[/bold] shows what the model made of one."
+
+
+def score(
+    sources: options.Sources,
+    model: options.Model = "fashionmnist",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The score file (HDF5).",
+            show_default="SOURCE.scores.h5",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", "-S", min=1, help="Importance samples S of the ELBO.")
+    ] = 16,
+    samples_k: Annotated[int, typer.Option(min=1, help="Importance samples of each L>k.")] = 1,
+    proposal: Annotated[
+        str,
+        typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior."),
+    ] = "mean",
+    seed: options.Seed = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a pass.", show_default="by samples")
+    ] = None,
+    device: options.Device = "auto",
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Threads that read ahead.")] = 1,
+    label: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many suspicious images to list.")] = 10,
+    null: options.Null = False,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    json_: options.Json = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON object an image.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="A CSV row an image.")] = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score images: which of them does the model not know?
+
+    Example: [bold]hvaeood score photos/[/bold]
+
+    Scores go to an HDF5 file, the most suspicious images to the terminal. Run again after an
+    interruption, it goes on where it was.
+    """
+    if json_ + jsonl + csv > 1:
+        raise UsageError("--json, --jsonl and --csv exclude one another", "choose one")
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.images.sources import open_sources
+    from hvaeood_cli.store.reader import read_scores
+
+    detector = Detector(
+        model,
+        n_importance_samples=samples,
+        n_importance_samples_k=samples_k,
+        proposal=proposal,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    _ = detector.settings, detector.bundle  # what is wrong with them is said before any work
+    manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+    out = output or default_output(sources)
+    if not out.parent.is_dir():
+        raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
+    talk = not quiet
+    if talk and manifest.skipped:
+        console.say(f"{manifest.skipped} files without an image's ending were left out")
+    started = time.monotonic()
+    fresh = _run(detector, manifest, out, label, force, talk)
+    scores = read_scores(out)
+    seconds = time.monotonic() - started
+    if talk:
+        for line in remarks(detector, scores):
+            console.warn(line)
+    _print(detector, scores, top, seconds if fresh else None, json_, jsonl, csv, quiet)
+    if not scores.scored.all():
+        raise typer.Exit(ExitCode.SOME_UNREADABLE)
+
+
+def default_output(sources: list[str]) -> Path:
+    """SOURCE.scores.h5 in the current folder, named after the first source."""
+    first = sources[0].rstrip("/").replace(":", "-").replace("#", "-")
+    name = Path(first).resolve().name if first in (".", "..") else Path(first).name
+    return Path(f"{name if name and name != '-' else 'images'}.scores.h5")
+
+
+def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
+    """What an analyst must know before believing the scores."""
+    config = detector.bundle.config
+    n = int(scores.scored.sum())
+    done = {
+        name: int(((scores.conversions & bit) != 0).sum())
+        for name, bit in scores.conversion_codes.items()
+    }
+    words = {
+        "resized": f"resized to {config.image_size}x{config.image_size}",
+        "cropped": "cropped to the centre square",
+        "greyed": "made grey",
+        "coloured": "repeated into three channels",
+        "rotated": "turned by their EXIF orientation",
+        "alpha": "put on white where transparent",
+        "palette": "looked up in their palette",
+        "depth": "scaled to 8 bits",
+        "first_frame": "reduced to their first frame",
+    }
+    said = [f"{count} {words.get(name, name)}" for name, count in done.items() if count]
+    if said:
+        yield f"of {n} images, " + ", ".join(said)
+    foreign = max((done.get(name, 0) for name in ("resized", "greyed", "coloured")), default=0)
+    if n and foreign > n / 2:
+        kind = "grey" if config.image_channels == 1 else "colour"
+        yield (
+            f"the model {detector.bundle.name} was trained on {config.image_size}x"
+            f"{config.image_size} {kind} images; most of these are something else, so expect "
+            "all of them to look odd to it. hvaeood train makes a model of your own images"
+        )
+    if detector.reference is None:
+        yield (
+            f"{detector.bundle.name} has no reference scores for these settings: images are "
+            "ranked against this batch alone"
+        )
+
+
+def _run(
+    detector: Detector,
+    manifest: Manifest,
+    out: Path,
+    label: int | None,
+    force: bool,
+    talk: bool,
+) -> bool:
+    with _progress(talk) as progress:
+        try:
+            return detector.score_to_file(
+                manifest, out, label=label, force=force, progress=progress
+            )
+        except KeyboardInterrupt:
+            error = HvaeoodError(
+                "interrupted", "run the same command again: it goes on where it was"
+            )
+            error.exit_code = ExitCode.INTERRUPTED
+            raise error from None
+
+
+@contextlib.contextmanager
+def _progress(talk: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, on a terminal alone."""
+    if not talk or not console.err().is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console.err(), transient=True) as bar:
+        task = bar.add_task("scoring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print(
+    detector: Detector,
+    scores: ScoreFile,
+    top: int,
+    seconds: float | None,
+    json_: bool,
+    jsonl: bool,
+    csv: bool,
+    quiet: bool,
+) -> None:
+    from hvaeood_cli.cli import rows, summary
+
+    judged = rows.Judged.by(scores, detector.reference)
+    if json_:
+        console.emit(rows.as_json(scores, judged))
+    elif jsonl:
+        console.emit(rows.as_jsonl(scores, judged))
+    elif csv:
+        console.emit(rows.as_csv(scores, judged))
+    elif not quiet:
+        console.show(*summary.draw(scores, judged, top, seconds, console.out().width))

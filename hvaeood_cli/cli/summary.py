@@ -1,0 +1,129 @@
+"""What `score` shows a person: what was scored, the odd ones on top, a histogram for each k."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hvaeood_cli.cli.console import printable, shorten
+from hvaeood_cli.cli.rows import Judged
+from hvaeood_cli.store.reader import ScoreFile
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_MAX_ERRORS = 5
+
+
+def draw(
+    scores: ScoreFile, judged: Judged, top: int, seconds: float | None, width: int
+) -> Iterator[RenderableType]:
+    """The whole summary for a terminal of this width, from top to bottom."""
+    yield _headline(scores, seconds)
+    order = judged.order()
+    if top and len(order):
+        yield ""
+        yield _table(scores, judged, order[:top], width)
+        yield _explanation(judged)
+    if len(order):
+        yield ""
+        yield from _histograms(scores, judged, width)
+    bad = np.flatnonzero(~scores.scored)
+    if len(bad):
+        yield ""
+        yield from _unreadable(scores, bad, width)
+    yield ""
+    yield _tail(scores, order)
+
+
+def _headline(scores: ScoreFile, seconds: float | None) -> Text:
+    n, n_scored = len(scores), int(scores.scored.sum())
+    run = scores.attributes
+    text = Text.assemble((f"{n_scored:,}", "bold"), f" of {n:,} images scored")
+    if seconds is None:
+        text.append(" before; nothing has changed since")
+    else:
+        text.append(f" in {seconds:.1f} s")
+    text.append(
+        f"\nmodel {printable(run['model_name'])} ({run['model_sha256'][:12]}), "
+        f"S = {run['n_importance_samples']}, proposal {run['proposal']}, seed {run['seed']}"
+    )
+    return text
+
+
+def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("suspicion", justify="right")
+    for k in range(1, scores.n_layers):
+        table.add_column(f"LLR>{k}", justify="right")
+    table.add_column("k", justify="right")
+    table.add_column("image", no_wrap=True)
+    room = max(20, width - 11 - 10 * scores.n_layers - 3)
+    for i in rows:
+        cells: list[Text | str] = [Text(f"{judged.suspicion[i]:.1f}", style="bold")]
+        for k in range(1, scores.n_layers):
+            style = "yellow" if k == judged.k[i] else ""
+            cells.append(Text(f"{scores.llr[i, k - 1]:.1f}", style=style))
+        name = shorten(printable(bytes(scores.names[i])), room)
+        table.add_row(*cells, str(judged.k[i]), Text(name))
+    return table
+
+
+def _explanation(judged: Judged) -> Text:
+    whose = "the model's held-out images" if judged.reference.from_model else "this batch's median"
+    return Text(
+        f"suspicion: spreads above {whose}, at the k that stands out; LLR>k in nats", style="dim"
+    )
+
+
+def _histograms(scores: ScoreFile, judged: Judged, width: int) -> Iterator[RenderableType]:
+    """Two lines a k on one axis: the held-out images, then these."""
+    n_bins = max(20, min(60, width - 30))
+    for k in range(1, scores.n_layers):
+        here = scores.llr[scores.scored, k - 1].astype(np.float64)
+        usual = judged.reference.llr[:, k - 1]
+        both = np.concatenate([here, usual])
+        low, high = np.quantile(both, [0.001, 0.999])
+        edges = np.linspace(low, max(high, low + 1e-6), n_bins + 1)
+        if judged.reference.from_model:
+            yield Text.assemble((f"LLR>{k}  ", "bold"), ("usual  ", "dim"), _bars(usual, edges))
+            yield Text.assemble("       here   ", (_bars(here, edges), "yellow"))
+        else:
+            yield Text.assemble((f"LLR>{k}  ", "bold"), "here   ", (_bars(here, edges), "yellow"))
+        left, right = f"{low:.0f}", f"{high:.0f} nats"
+        gap = " " * max(1, n_bins - len(left) - len(right))
+        yield Text(f"              {left}{gap}{right}", style="dim")
+
+
+def _bars(values: NDArray[np.float64], edges: NDArray[np.float64]) -> str:
+    """Counts as a line of blocks, by their square root, so that a few odd ones are seen."""
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    heights = np.sqrt(counts / max(counts.max(), 1))
+    return "".join(_BLOCKS[int(np.ceil(height * (len(_BLOCKS) - 1)))] for height in heights)
+
+
+def _unreadable(
+    scores: ScoreFile, bad: NDArray[np.int64], width: int
+) -> Iterator[RenderableType]:
+    names = {code: name for name, code in scores.status_codes.items()}
+    yield Text(f"{len(bad):,} could not be read", style="bold red")
+    for i in bad[:_MAX_ERRORS]:
+        kind = names.get(int(scores.status[i]), "?").replace("_", " ")
+        path = shorten(printable(bytes(scores.names[i])), max(20, width - 20))
+        yield Text(f"  {kind:13} {path}")
+    if len(bad) > _MAX_ERRORS:
+        yield Text(f"  and {len(bad) - _MAX_ERRORS:,} more; --jsonl lists them all", style="dim")
+
+
+def _tail(scores: ScoreFile, order: NDArray[np.int64]) -> Text:
+    text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
+    if len(order):
+        name = bytes(scores.names[order[0]]).decode("utf-8", "surrogateescape")
+        if name.isprintable():
+            text.append("\nnext    ")
+            text.append(f"hvaeood reconstruct {shlex.quote(name)} -o grid.png", style="bold")
+    return text

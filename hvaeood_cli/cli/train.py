@@ -1,0 +1,216 @@
+"""`hvaeood train`: a model of your own images."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hvaeood_cli.cli import console, options
+from hvaeood_cli.errors import ExitCode, HvaeoodError, TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from hvaeood_cli.model.bundle import Bundle
+    from hvaeood_cli.settings import TrainSettings
+    from hvaeood_cli.training import Progress
+
+_LOG_SECONDS = 30.0  # between lines where there is no terminal to draw on
+
+
+def train(
+    sources: options.Sources,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="The model's folder.")
+    ],
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="compact-gray or paper-gray.")
+    ] = "compact-gray",
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called.", show_default="DIR's name")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the images.", show_default="the preset's")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Stop by then; schedules shrink to fit.", show_default="none"),
+    ] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images set aside for the curve.", show_default="1000"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a step.", show_default="the preset's")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="At its highest.", show_default="the preset's")
+    ] = None,
+    semantic_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Weight of L>k in the loss; 0 is the paper.", show_default="the preset's"
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting, as JSON."),
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
+    null: options.Null = False,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model on images that belong.
+
+    Example: [bold]hvaeood train photos/ --out my-model --minutes 30[/bold]
+
+    DIR becomes a model for score --model DIR. Cut short, the same command goes on from the last
+    checkpoint. Next: [bold]hvaeood score FOLDER --model DIR[/bold]
+    """
+    from hvaeood_cli.images.sources import open_sources
+    from hvaeood_cli.model.presets import get_preset
+
+    chosen = get_preset(preset)
+    given = {
+        "epochs": epochs,
+        "minutes": minutes,
+        "validation": validation,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "semantic_weight": semantic_weight,
+        "seed": seed,
+    }
+    settings = _settings(chosen.train, given, setting or [])
+    manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+
+    from hvaeood_cli.fitting import fit_bundle, read_pixels
+    from hvaeood_cli.runtime import choose_device
+
+    where = choose_device(device)
+    if force and out.exists():
+        _remove_model(out)
+    talk = not quiet
+    pixels, unreadable = read_pixels(manifest, chosen.model)
+    if talk:
+        if unreadable:
+            console.warn(f"{len(unreadable)} images cannot be read, the first: {unreadable[0]}")
+        console.say(f"{len(pixels):,} images, preset {preset}, on {where}, into {out}")
+    with _progress(settings, talk) as report:
+        try:
+            bundle = fit_bundle(
+                pixels,
+                out,
+                name or out.resolve().name,
+                chosen.model,
+                settings,
+                where,
+                command=["hvaeood", *sys.argv[1:]],
+                precision=precision,
+                report=report,
+            )
+        except KeyboardInterrupt:
+            error = HvaeoodError(
+                "interrupted", "run the same command again: it goes on from the last checkpoint"
+            )
+            error.exit_code = ExitCode.INTERRUPTED
+            raise error from None
+    if talk:
+        _tell(bundle, out)
+
+
+def _settings(preset: TrainSettings, given: dict[str, Any], pairs: list[str]) -> TrainSettings:
+    import json
+
+    from pydantic import ValidationError
+
+    changed = {key: value for key, value in given.items() if value is not None}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key not in type(preset).model_fields:
+            known = ", ".join(type(preset).model_fields)
+            raise UsageError(f"--set {pair}: no such setting", f"settings: {known}")
+        try:
+            changed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            changed[key] = value
+    try:
+        return preset.model_validate(preset.model_dump() | changed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{first['loc'][0]}: {first['msg']}") from None
+
+
+def _remove_model(out: Path) -> None:
+    """Remove a model's folder for --force; refuses a folder that holds anything else."""
+    from hvaeood_cli.model import bundle
+
+    ours = {bundle.CONFIG, bundle.WEIGHTS, bundle.TRAINING, bundle.REFERENCE, bundle.IMAGES}
+    foreign = [entry.name for entry in out.iterdir() if entry.name not in ours | {"checkpoints"}]
+    if foreign:
+        raise TrainingError(
+            f"{out} holds more than a model ({foreign[0]}); --force will not remove it",
+            "choose another --out",
+        )
+    shutil.rmtree(out)
+
+
+@contextlib.contextmanager
+def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progress], None]]:
+    if not talk:
+        yield lambda progress: None
+    elif console.err().is_terminal:
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn())
+        with Bar(*columns, console=console.err()) as bar:
+            task = bar.add_task("starting", total=1.0)
+
+            def draw(progress: Progress) -> None:
+                bar.update(
+                    task, completed=progress.fraction, description=_line(progress, settings)
+                )
+
+            yield draw
+    else:
+        last = -_LOG_SECONDS
+
+        def log(progress: Progress) -> None:
+            nonlocal last
+            if time.monotonic() - last > _LOG_SECONDS or progress.fraction >= 1.0:
+                last = time.monotonic()
+                console.say(f"{progress.fraction:6.1%}  {_line(progress, settings)}")
+
+        yield log
+
+
+def _line(progress: Progress, settings: TrainSettings) -> str:
+    minutes, seconds = divmod(int(progress.seconds_left), 60)
+    kls = " ".join(f"{kl:.1f}" for kl in progress.kl)
+    return (
+        f"epoch {progress.epoch}/{settings.epochs}  ELBO {progress.elbo:.1f}  KL {kls}  "
+        f"{progress.images_per_second:.0f} img/s  {minutes}:{seconds:02d} left"
+    )
+
+
+def _tell(bundle: Bundle, out: Path) -> None:
+    curve = bundle.training.get("curve", [])
+    if curve and "validation_bits_per_dim" in curve[-1]:
+        bits = curve[-1]["validation_bits_per_dim"]
+        names = ["L"] + [f"L>{k}" for k in range(1, len(bits))]
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, bits, strict=True))
+        console.say(f"validation, bits/dim (S = 1): {parts}")
+    minutes = bundle.training.get("minutes", 0.0)
+    console.say(f"model {bundle.name} in {out}, trained in {minutes:.1f} minutes")
+    console.say(f"next: hvaeood score FOLDER --model {shlex.quote(str(out))}")
