@@ -22,9 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: [bold]hvaeood score FOLDER[/bold]",
+    epilog="Start with: **hvaeood score FOLDER**",
 )
 app.command()(score)
 app.command()(train)

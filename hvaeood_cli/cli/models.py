@@ -21,10 +21,11 @@ def models(
 ) -> None:
     """List the models there are, or show one.
 
-    Example: [bold]hvaeood models fashionmnist[/bold]
+    Example: **hvaeood models fashionmnist**
 
     Models that ship come first, then those in $HVAEOOD_MODELS or the user's data folder.
-    Next: [bold]hvaeood score FOLDER --model NAME[/bold]
+
+    Next: **hvaeood score FOLDER --model NAME**
     """
     from hvaeood_cli.model.bundle import find_bundle, list_bundles, model_folders
 

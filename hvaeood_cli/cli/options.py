@@ -12,7 +12,7 @@ import typer
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Folders (searched recursively), image files, IDX/.npy/.npz files (FILE#A:B takes "
         "rows A to B-1), a torchvision data set (fashionmnist:test), or - for a list on stdin.",
         show_default=False,
@@ -28,7 +28,7 @@ Device = Annotated[
         metavar="auto|cpu|cuda[:N]|mps", envvar="HVAEOOD_DEVICE", help="Where the model runs."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of all randomness.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of all randomness.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="With -: paths end in NUL, not newline.")]
 DataRoot = Annotated[
     Path | None,

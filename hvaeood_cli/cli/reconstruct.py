@@ -15,7 +15,7 @@ _MAX_IMAGES = 64
 
 def reconstruct(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)
+        list[str], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")
@@ -32,12 +32,13 @@ def reconstruct(
 ) -> None:
     """Show an image as the model sees it from each k.
 
-    Example: [bold]hvaeood reconstruct odd.png -o grid.png[/bold]
+    Example: **hvaeood reconstruct odd.png -o grid.png**
 
     From left to right: the image, what was scored, its reconstruction, and its latent
     reconstructions, where the k lowest latents come from the prior. An image from the training
     distribution keeps its looks; another drifts towards what the model knows.
-    Next: [bold]hvaeood score FOLDER[/bold]
+
+    Next: **hvaeood score FOLDER**
     """
     if output.suffix.lower() != ".png":
         raise UsageError(f"{output} does not end in .png", "the picture is written as PNG")

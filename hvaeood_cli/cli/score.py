@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.store.reader import ScoreFile
 
-EPILOG = "Next: [bold]hvaeood reconstruct IMAGE -o grid.png[/bold] shows what the model made of one."
-
-
 def score(
     sources: options.Sources,
     model: options.Model = "fashionmnist",
@@ -35,24 +32,24 @@ def score(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "-S", min=1, help="Importance samples S of the ELBO.")
+        int, typer.Option("--samples", "-S", metavar="N", min=1, help="Importance samples S of the ELBO.")
     ] = 16,
-    samples_k: Annotated[int, typer.Option(min=1, help="Importance samples of each L>k.")] = 1,
+    samples_k: Annotated[int, typer.Option(metavar="N", min=1, help="Importance samples of each L>k.")] = 1,
     proposal: Annotated[
         str,
         typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior."),
     ] = "mean",
     seed: options.Seed = 0,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a pass.", show_default="by samples")
+        int | None, typer.Option(metavar="N", min=1, help="Images a pass.", show_default="by samples")
     ] = None,
     device: options.Device = "auto",
-    workers: Annotated[int, typer.Option(min=0, max=256, help="Threads that read ahead.")] = 1,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")] = 1,
     label: Annotated[
         int | None,
-        typer.Option(min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."),
+        typer.Option(metavar="N", min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."),
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="How many suspicious images to list.")] = 10,
+    top: Annotated[int, typer.Option(metavar="N", min=0, help="How many suspicious images to list.")] = 10,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -64,10 +61,12 @@ def score(
 ) -> None:
     """Score images: which of them does the model not know?
 
-    Example: [bold]hvaeood score photos/[/bold]
+    Example: **hvaeood score photos/**
 
     Scores go to an HDF5 file, the most suspicious images to the terminal. Run again after an
     interruption, it goes on where it was.
+
+    Next: **hvaeood reconstruct IMAGE -o grid.png** shows what the model made of one.
     """
     if json_ + jsonl + csv > 1:
         raise UsageError("--json, --jsonl and --csv exclude one another", "choose one")
@@ -92,7 +91,8 @@ def score(
         raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
     talk = not quiet
     if talk and manifest.skipped:
-        console.say(f"{manifest.skipped} files without an image's ending were left out")
+        files = "file" if manifest.skipped == 1 else "files"
+        console.say(f"left out: {manifest.skipped} {files} without an image's ending")
     started = time.monotonic()
     fresh = _run(detector, manifest, out, label, force, talk)
     scores = read_scores(out)

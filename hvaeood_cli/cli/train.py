@@ -36,18 +36,18 @@ def train(
         str | None, typer.Option(help="What the model is called.", show_default="DIR's name")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the images.", show_default="the preset's")
+        int | None, typer.Option(metavar="N", min=1, help="Passes over the images.", show_default="the preset's")
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Stop by then; schedules shrink to fit.", show_default="none"),
+        typer.Option(metavar="N", min=0.01, help="Stop by then; schedules shrink to fit.", show_default="none"),
     ] = None,
     validation: Annotated[
         int | None,
-        typer.Option(min=0, help="Images set aside for the curve.", show_default="1000"),
+        typer.Option(metavar="N", min=0, help="Images set aside for the curve.", show_default="1000"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a step.", show_default="the preset's")
+        int | None, typer.Option(metavar="N", min=1, help="Images a step.", show_default="the preset's")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="At its highest.", show_default="the preset's")
@@ -55,7 +55,7 @@ def train(
     semantic_weight: Annotated[
         float | None,
         typer.Option(
-            min=0.0, help="Weight of L>k in the loss; 0 is the paper.", show_default="the preset's"
+            metavar="N", min=0.0, help="Weight of L>k in the loss; 0 is the paper.", show_default="the preset's"
         ),
     ] = None,
     setting: Annotated[
@@ -73,10 +73,10 @@ def train(
 ) -> None:
     """Train a model on images that belong.
 
-    Example: [bold]hvaeood train photos/ --out my-model --minutes 30[/bold]
+    Example: **hvaeood train photos/ --out my-model --minutes 30**
 
     DIR becomes a model for score --model DIR. Cut short, the same command goes on from the last
-    checkpoint. Next: [bold]hvaeood score FOLDER --model DIR[/bold]
+    checkpoint. Next: **hvaeood score FOLDER --model DIR**
     """
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.model.presets import get_preset

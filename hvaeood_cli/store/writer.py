@@ -98,11 +98,8 @@ def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str
     total = sum(map(len, values))
     # gzip takes padding and repeats down to about a tenth; a variable string costs 16 bytes more
     if longest * len(values) * 0.1 <= total + 16 * len(values):
-        kind = h5py.string_dtype(charset, longest)
-        data = np.array(values, dtype=f"S{longest}")
-        file.create_dataset(
-            name, data=data, dtype=kind, chunks=True, compression="gzip", fletcher32=True
-        )
+        data = np.array(values, dtype=h5py.string_dtype(charset, longest))
+        file.create_dataset(name, data=data, chunks=True, compression="gzip", fletcher32=True)
     else:
         kind = h5py.string_dtype(charset)
         file.create_dataset(name, data=np.array(values, object), dtype=kind, chunks=True)

@@ -1,0 +1,80 @@
+"""What the tests share: small ladders, a small model on disk, and images that they make."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hvaeood_cli.model.bundle import Bundle, write_bundle
+from hvaeood_cli.model.config import LayerConfig, ModelConfig
+from hvaeood_cli.model.hvae import HVAE
+from hvaeood_cli.model.ladder import Ladder
+from hvaeood_cli.reference import describe
+from hvaeood_cli.settings import ScoreSettings
+
+torch.set_num_threads(1)  # pytest-xdist has a process a core
+os.environ["OMP_NUM_THREADS"] = "1"  # and so have the commands that tests start
+
+SMALL = ModelConfig(
+    image_size=8,
+    stem_kernel=3,
+    stem_stride=2,
+    layers=(
+        LayerConfig(latent=2, spatial=True, channels=4, n_blocks=1),
+        LayerConfig(latent=3, spatial=False, channels=6, n_blocks=1, stride=2),
+        LayerConfig(latent=2, spatial=False, channels=6, n_blocks=1),
+    ),
+)
+
+
+def make_ladder(config: ModelConfig = SMALL, seed: int = 0, gain: float = 2.0) -> Ladder:
+    """An untrained HVAE whose latents matter: weights larger than the default's."""
+    torch.manual_seed(seed)
+    ladder = HVAE(config)
+    with torch.no_grad():
+        for parameter in ladder.parameters():
+            parameter.mul_(gain)
+    return ladder.eval()
+
+
+def make_noise(ladder: Ladder, n_samples: int, n_images: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(n_samples, n_images, *ladder.latent_shape(i), generator=generator)
+        for i in range(1, ladder.n_layers + 1)
+    ]
+
+
+def make_images(n: int, size: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, channels, size, size), np.uint8)
+
+
+@pytest.fixture
+def ladder() -> Ladder:
+    return make_ladder()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small untrained model on disk, with a reference."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    llr = np.random.default_rng(0).normal(size=(50, 2))
+    reference = describe(llr, ScoreSettings().model_dump(mode="json"))
+    hashes = np.arange(5, dtype=np.uint64)
+    return write_bundle(folder, "small", SMALL, make_ladder(), {}, reference, hashes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve 8x8 grey PNGs, two of them in a subfolder."""
+    images = tmp_path / "images"
+    (images / "deeper").mkdir(parents=True)
+    for i, image in enumerate(make_images(12)):
+        place = images / "deeper" if i >= 10 else images
+        Image.fromarray(image[0]).save(place / f"{i:02d}.png")
+    return images
