@@ -37,7 +37,7 @@ class Detector:
     model: a name or a folder (`hvaeood models`). n_importance_samples: S, of the ELBO;
     n_importance_samples_k: S', of each L^{>k}. proposal: "mean" or "sample" of the conditional
     prior. seed: of the noise, which is keyed by it and each image's pixels. device: "auto",
-    "cpu", "cuda", "cuda:N", "mps". batch_size: images a pass, None for what is fastest;
+    "cpu", "cuda", "cuda:N", "mps". batch_size: images read and scored together, None for one pass;
     workers: threads that read ahead. false_positive_rate: of `predict`, on the model's
     validation images.
 
@@ -145,8 +145,7 @@ class Detector:
         """Score a manifest from row `start` on, a batch at a time."""
         from hvaeood_cli.engines.local import score_manifest
 
-        size = self.batch_size or self.scorer.default_batch_size
-        return score_manifest(manifest, self.scorer, start, size, self.workers)
+        return score_manifest(manifest, self.scorer, start, self.batch_size, self.workers)
 
     def score_to_file(
         self,

@@ -136,6 +136,4 @@ def _reference(ladder: Any, aside: Pixels) -> dict[str, Any]:
         return {}
     settings = ScoreSettings()
     scorer = Scorer.on(ladder, settings, torch.device("cpu"))
-    step = scorer.default_batch_size
-    llr = [scorer.score(aside[i : i + step]).llr for i in range(0, len(aside), step)]
-    return describe(np.concatenate(llr), settings.model_dump(mode="json"))
+    return describe(scorer.score(aside).llr, settings.model_dump(mode="json"))

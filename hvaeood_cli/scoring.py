@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.bounds import score
+from hvaeood_cli.bounds import Scores, score
 from hvaeood_cli.model.ladder import Descent, Ladder
 from hvaeood_cli.noise import ImageNoise, image_noise
 from hvaeood_cli.runtime import keep_memory
@@ -20,9 +21,9 @@ from hvaeood_cli.settings import ScoreSettings
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
-# Rows (importance samples x images) in one pass through the network. Fewer leave the processor
-# idle between layers; many more fall out of its cache: `python -m benchmarks.scoring` shows it.
-ROWS_PER_PASS = 256
+# Images in one pass through the network, and rows (importance samples x images). Fewer leave the
+# processor idle between layers; many more fall out of its cache.
+IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
 
 
 class BatchScores(NamedTuple):
@@ -58,9 +59,13 @@ class Scorer:
         return cls(ladder.eval(), settings, device)
 
     @property
-    def default_batch_size(self) -> int:
-        """Images in a pass, so that samples x images is about ROWS_PER_PASS."""
-        return max(1, ROWS_PER_PASS // self.settings.n_importance_samples)
+    def images_per_pass(self) -> int:
+        """The shape of every pass. It depends on S alone: kernels sum in another order for
+        another shape, but not for another place in the same one, so an image's score is the same
+        to the last bit in whatever batch it comes.
+        """
+        rows = ROWS_PER_PASS // self.settings.n_importance_samples
+        return min(IMAGES_PER_PASS, max(1, rows))
 
     def noise(self, pixels: Pixels) -> ImageNoise:
         """All the randomness that one image's score needs. pixels: (C, H, W)."""
@@ -70,50 +75,58 @@ class Scorer:
         return image_noise(pixels, settings.seed, n_samples, n_latents)
 
     def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> BatchScores:
-        """Scores of (N, C, H, W) 8-bit images; N >= 1. noises: of each, if already drawn."""
-        _, scores = self._run(pixels, noises)
-        lower = scores[0]
+        """Scores of (N, C, H, W) 8-bit images. noises: of each, if already drawn."""
+        bounds = [scores for _, scores, _ in self._passes(pixels, noises)]
+        lower, kl, log_px = (
+            torch.cat(parts).float().cpu().numpy()
+            for parts in zip(*((b.lower_bound, b.kl, b.log_px) for b in bounds), strict=True)
+        )
         bits = -lower[:, 0] / np.float32(self.ladder.config.n_dims * math.log(2.0))
-        return BatchScores(lower, lower[:, :1] - lower[:, 1:], scores[1], scores[2], bits)
+        return BatchScores(lower, lower[:, :1] - lower[:, 1:], kl, log_px, bits)
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """Each image as seen from k = 0 ... L - 1: the paper's Figure 1, from the scored passes."""
-        means: list[Tensor] = []
-        x, _ = self._run(pixels, means=means)
-        return Reconstructions(x.numpy(), torch.stack(means).cpu().numpy())
+        observed, means = zip(*((x, means) for x, _, means in self._passes(pixels)), strict=True)
+        return Reconstructions(
+            torch.cat(observed).cpu().numpy(), torch.cat(means, dim=1).cpu().numpy()
+        )
+
+    def _passes(
+        self, pixels: Pixels, noises: list[ImageNoise] | None = None
+    ) -> Iterator[tuple[Tensor, Scores, Tensor]]:
+        """The images a pass at a time: x (B, C, H, W), its scores, E[x|z] by k (L, B, C, H, W)."""
+        noises = noises or [self.noise(image) for image in pixels]
+        size = self.images_per_pass
+        for first in range(0, len(pixels), size):
+            n = len(pixels[first : first + size])
+            rows = [first + i if i < n else first for i in range(size)]  # the last pass is padded
+            x, scores, means = self._pass(pixels[rows], [noises[row] for row in rows])
+            yield x[:n], Scores(*(part[:n] for part in scores)), means[:, :n]
 
     @torch.inference_mode()
-    def _run(
-        self,
-        pixels: Pixels,
-        noises: list[ImageNoise] | None = None,
-        means: list[Tensor] | None = None,
-    ) -> tuple[Tensor, tuple[Float, Float, Float]]:
-        noises = noises or [self.noise(image) for image in pixels]
+    def _pass(
+        self, pixels: Pixels, noises: list[ImageNoise]
+    ) -> tuple[Tensor, Scores, Tensor]:
         uniform = torch.from_numpy(np.stack([noise.uniform for noise in noises]))
         normal = torch.from_numpy(np.stack([noise.normal for noise in noises], axis=1))  # (S, B, .)
         x = self.ladder.likelihood.observe(torch.from_numpy(pixels), uniform)  # (B, C, H, W)
-        on_device = x.to(self.device).contiguous(memory_format=torch.channels_last)
+        x = x.to(self.device).contiguous(memory_format=torch.channels_last)
+        means: list[Tensor] = []
 
         def keep(k: int, descent: Descent) -> None:
-            if means is not None:
-                first_sample = descent.parameters[: len(x)]
-                means.append(self.ladder.likelihood.mean(first_sample))
+            first_sample = descent.parameters[: len(x)]
+            means.append(self.ladder.likelihood.mean(first_sample))
 
-        n_elbo, n_k = self.settings.n_importance_samples, self.settings.n_importance_samples_k
         scores = score(
             self.ladder,
-            on_device,
+            x,
             self._by_layer(normal),
-            n_elbo,
-            n_k,
+            self.settings.n_importance_samples,
+            self.settings.n_importance_samples_k,
             self.settings.proposal,
             visit=keep,
         )
-        lower, kl, log_px = (
-            part.float().cpu().numpy() for part in (scores.lower_bound, scores.kl, scores.log_px)
-        )
-        return x, (lower, kl, log_px)
+        return x, scores, torch.stack(means)
 
     def _by_layer(self, normal: Tensor) -> list[Tensor]:
         """(S, B, all latents) -> (S, B, *latent_shape(i)) for each layer, on the device.

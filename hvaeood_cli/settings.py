@@ -42,7 +42,7 @@ class ScoreSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n_importance_samples: Annotated[int, Field(ge=1, le=100_000)] = 16  # S, of the ELBO
-    n_importance_samples_k: Annotated[int, Field(ge=1, le=100_000)] = 1  # S', of L^{>k}
+    n_importance_samples: Annotated[int, Field(ge=1, le=10_000)] = 16  # S, of the ELBO
+    n_importance_samples_k: Annotated[int, Field(ge=1, le=10_000)] = 1  # S', of L^{>k}
     proposal: Proposal = "mean"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -41,7 +41,7 @@ def score(
     ] = "mean",
     seed: options.Seed = 0,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images a pass.", show_default="by samples")
+        int | None, typer.Option(metavar="N", min=1, help="Images read and scored together.", show_default="one pass")
     ] = None,
     device: options.Device = "auto",
     workers: Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")] = 1,

@@ -33,13 +33,19 @@ class _Prepared(NamedTuple):
 
 
 def score_manifest(
-    manifest: Manifest, scorer: Scorer, start: int = 0, batch_size: int = 32, workers: int = 1
+    manifest: Manifest,
+    scorer: Scorer,
+    start: int = 0,
+    batch_size: int | None = None,
+    workers: int = 1,
 ) -> Iterator[Batch]:
     """Score images start ... N - 1, a batch at a time, in order.
 
-    A batch that cannot be read is a batch of rows with a status; nothing raises for an image.
-    batch_size and workers change the speed, and the scores by no more than float32 rounding.
+    An image that cannot be read is a row with a status; nothing raises for one. batch_size,
+    rounded up to whole passes of the network, and workers change the speed and no score.
     """
+    size = scorer.images_per_pass
+    batch_size = -(-(batch_size or size) // size) * size
 
     def prepare(first: int) -> _Prepared:
         last = min(first + batch_size, len(manifest))

@@ -1,0 +1,284 @@
+"""Decoding, fitting and finding images, hostile ones included."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hvaeood_cli.errors import ImageError, SourceError, UsageError
+from hvaeood_cli.images.arrays import load_array
+from hvaeood_cli.images.decode import Conversion, Decoded, decode
+from hvaeood_cli.images.preprocess import fit
+from hvaeood_cli.images.sources import open_sources
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+GREY = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3)
+PNG = encode(GREY)
+JPEG = encode(Image.effect_noise((64, 64), 90).convert("RGB"), "JPEG")
+
+
+def test_a_grey_png_comes_through_untouched():
+    pixels, done = fit(decode(PNG), 1, 8)
+    assert np.array_equal(pixels[0], np.asarray(GREY)) and done == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "empty"),
+        (b"I am a text file, whatever my name says.\n" * 10, "not_an_image"),
+        (PNG[: len(PNG) - 30], "damaged"),
+        (PNG[:20], "damaged"),
+        (JPEG[: len(JPEG) // 2], "damaged"),
+        (b"\x89PNG\r\n\x1a\n", "not_an_image"),
+        (b"\0" * 1000, "not_an_image"),
+    ],
+    ids=["empty", "text", "short png", "shorter png", "short jpeg", "png magic", "zeros"],
+)
+def test_bad_bytes_have_a_reason(data, code):
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    assert caught.value.code == code
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that promises width x height pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = zlib.compress(b"\0" * 1000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (2_000_000_000, 2_000_000_000)])
+def test_a_decompression_bomb_is_not_decoded(size):
+    with pytest.raises(ImageError) as caught:
+        decode(bomb(*size))
+    assert caught.value.code == "too_large"
+
+
+@settings(max_examples=200, deadline=None)
+@given(position=st.integers(0, len(PNG) - 1), value=st.integers(0, 255), which=st.booleans())
+def test_a_flipped_byte_never_raises_anything_else(position, value, which):
+    data = bytearray(PNG if which else JPEG)
+    data[position] = value
+    with contextlib.suppress(ImageError):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("image", "conversion", "value"),
+    [
+        (Image.new("RGB", (8, 8), (255, 0, 0)), Conversion.GREYED, 76),  # ITU-R 601
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), Conversion.ALPHA, 255),  # white shows through
+        (Image.new("LA", (8, 8), (100, 255)), Conversion.ALPHA, 100),
+        (Image.new("P", (8, 8), 0), Conversion.PALETTE, None),
+        (Image.fromarray(np.full((8, 8), 257 * 80, np.uint16)), Conversion.DEPTH, 80),
+        (Image.new("1", (8, 8), 1), Conversion(0), 255),
+        (Image.new("L", (12, 8), 9), Conversion.CROPPED, 9),
+        (Image.new("L", (32, 32), 9), Conversion.RESIZED, 9),
+    ],
+    ids=["colour", "transparent", "grey alpha", "palette", "16 bit", "1 bit", "wide", "large"],
+)
+def test_conversions_are_done_and_recorded(image, conversion, value):
+    pixels, done = fit(decode(encode(image)), 1, 8)
+    assert pixels.shape == (1, 8, 8) and pixels.dtype == np.uint8
+    assert conversion in done
+    assert value is None or (pixels == value).all()
+
+
+def test_other_formats():
+    for kind in ("BMP", "GIF", "TIFF", "WEBP", "PPM"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        pixels, _ = fit(decode(encode(GREY, kind, **options)), 1, 8)
+        assert np.array_equal(pixels[0], np.asarray(GREY)), kind
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    decoded = decode(encode(GREY, "PNG", exif=exif))
+    assert Conversion.ROTATED in decoded.conversions
+    assert np.array_equal(decoded.pixels, np.rot90(np.asarray(GREY), -1))
+
+
+def test_float_and_animated_images():
+    data = encode(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF")
+    assert (decode(data).pixels == 128).all()
+    frames = [Image.new("L", (8, 8), v) for v in (10, 200)]
+    animated = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    decoded = decode(animated)
+    assert Conversion.FIRST_FRAME in decoded.conversions
+
+
+def test_grey_becomes_colour_when_the_model_wants_it():
+    pixels, done = fit(Decoded(np.asarray(GREY), Conversion(0)), 3, 8)
+    assert pixels.shape == (3, 8, 8) and Conversion.COLOURED in done
+    assert (pixels == np.asarray(GREY)).all()
+
+
+# -- sources ------------------------------------------------------------------------------------
+
+
+def names(manifest) -> list[str]:
+    return [os.fsdecode(name) for name in manifest.names()]
+
+
+def test_a_folder_is_searched_recursively_in_byte_order(folder):
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "B.PNG").write_bytes(PNG)
+    manifest = open_sources([str(folder)])
+    found = names(manifest)
+    assert found == sorted(found, key=os.fsencode) and len(found) == 13
+    assert str(folder / "deeper" / "10.png") in found and manifest.skipped == 1
+
+
+def test_loops_of_links_end(folder):
+    (folder / "deeper" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "self.png").symlink_to(folder / "self.png")
+    manifest = open_sources([str(folder)])
+    assert len(manifest) == 13
+    row = names(manifest).index(str(folder / "self.png"))
+    with pytest.raises(ImageError) as caught:
+        manifest.read(row)
+    assert caught.value.code == "unreadable"
+
+
+def test_any_name_a_file_can_have(tmp_path):
+    raw = [b"new\nline.png", b"\x1b[31mred.png", b"caf\xe9.png", "漢字.png".encode(), b"'$(x).png"]
+    for name in raw:
+        (tmp_path / os.fsdecode(name)).write_bytes(PNG)
+    manifest = open_sources([str(tmp_path)])
+    assert sorted(raw) == [os.path.basename(name) for name in manifest.names()]
+    assert all(manifest.read(i)[0].pixels.shape == (8, 8) for i in range(5))
+
+
+def test_a_list_on_standard_input(folder):
+    paths = [os.fsencode(folder / "03.png"), b"gone.png"]
+    manifest = open_sources(["-"], iter(paths))
+    assert list(manifest.names()) == paths
+    with pytest.raises(ImageError) as caught:
+        manifest.read(1)
+    assert caught.value.code == "missing"
+
+
+def write_idx(path: Path, images: np.ndarray) -> Path:
+    header = b"\0\0\x08\x03" + struct.pack(">III", *images.shape)
+    data = header + images.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+ARRAY = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["x-idx3-ubyte", "x-idx3-ubyte.gz", "x.npy", "x.npz"])
+def test_array_files(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("npy"):
+        np.save(path, ARRAY[..., None])
+    elif name.endswith("npz"):
+        np.savez(path, labels=np.zeros(5), images=ARRAY)
+    else:
+        write_idx(path, ARRAY)
+    manifest = open_sources([f"{path}#1:4"])
+    assert names(manifest) == [f"{path}#{i}" for i in (1, 2, 3)]
+    assert np.array_equal(manifest.read(2)[0].pixels, ARRAY[3])
+
+
+def test_channels_first_and_last(tmp_path):
+    colour = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "last.npy", colour)
+    np.save(tmp_path / "first.npy", colour.transpose(0, 3, 1, 2))
+    for name in ("last.npy", "first.npy"):
+        assert np.array_equal(load_array(tmp_path / name), colour)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\x08", b"\0\0\x0d\x03" + b"\0" * 12, b"junk" * 9])
+def test_a_broken_idx_file_is_an_error_with_a_hint(tmp_path, data):
+    path = tmp_path / "bad-idx3-ubyte"
+    path.write_bytes(data)
+    with pytest.raises(SourceError) as caught:
+        open_sources([str(path)])
+    assert caught.value.hint
+
+
+def test_an_idx_file_that_promises_too_much(tmp_path):
+    path = tmp_path / "bad-idx3-ubyte"
+    path.write_bytes(b"\0\0\x08\x03" + struct.pack(">III", 2**31, 2**31, 2**31))
+    with pytest.raises(SourceError, match="promises"):
+        open_sources([str(path)])
+    path.write_bytes(b"\0\0\x08\x03" + struct.pack(">III", 5, 8, 8) + b"short")
+    with pytest.raises(SourceError, match="truncated: 5 of 320"):
+        open_sources([str(path)])
+
+
+def test_pickles_are_never_opened(tmp_path):
+    np.save(tmp_path / "evil.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(SourceError):
+        open_sources([str(tmp_path / "evil.npy")])
+
+
+def test_nothing_to_score_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match="no images in"):
+        open_sources([str(tmp_path)])
+    with pytest.raises(SourceError, match="no such file"):
+        open_sources([str(tmp_path / "nowhere")])
+    with pytest.raises(SourceError, match="standard input"):
+        open_sources(["-"], iter(()))
+    with pytest.raises(UsageError):
+        open_sources([])
+
+
+def test_a_torchvision_data_set_by_name(tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        write_idx(raw / f"{split}-images-idx3-ubyte", ARRAY)
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x05" + bytes(5))
+    manifest = open_sources(["fashionmnist:test"], data_root=tmp_path)
+    assert names(manifest)[0] == "fashionmnist:test#0"
+    assert np.array_equal(manifest.read(4)[0].pixels, ARRAY[4])
+    with pytest.raises(SourceError) as caught:
+        open_sources(["mnist:test"], data_root=tmp_path)
+    assert "--download" in caught.value.hint
+    with pytest.raises(UsageError, match="no split"):
+        open_sources(["mnist:nope"], data_root=tmp_path)
+
+
+def test_svhn_is_read_from_its_mat_file(tmp_path, monkeypatch):
+    from scipy.io import savemat
+    from torchvision.datasets import SVHN
+
+    # torchvision insists on the published file's checksum; ours is a small file of the same form
+    monkeypatch.setattr(SVHN, "_check_integrity", lambda self: True)
+    colour = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": colour.transpose(1, 2, 3, 0), "y": np.ones((3, 1))})
+    manifest = open_sources(["svhn:test"], data_root=tmp_path)
+    assert np.array_equal(manifest.read(1)[0].pixels, colour[1])
+
+
+def test_the_listing_notices_a_change(folder):
+    before = open_sources([str(folder)]).listing_sha256()
+    assert open_sources([str(folder)]).listing_sha256() == before
+    (folder / "03.png").write_bytes(PNG + b"x")
+    assert open_sources([str(folder)]).listing_sha256() != before

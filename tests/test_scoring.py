@@ -1,0 +1,114 @@
+"""Scores belong to an image: not to its batch, its place, the workers or the run's luck."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hvaeood_cli.detector import Detector
+from hvaeood_cli.errors import ModelError, UsageError
+from hvaeood_cli.scoring import Scorer
+from hvaeood_cli.settings import ScoreSettings
+from tests.conftest import make_images, make_ladder
+
+def scorer(**settings) -> Scorer:
+    return Scorer.on(make_ladder(), ScoreSettings(**settings), torch.device("cpu"))
+
+
+def test_neither_batch_nor_order_nor_neighbours_matter():
+    images = make_images(300)
+    score = scorer(n_importance_samples=4).score
+    whole = score(images)
+    order = np.random.default_rng(0).permutation(300)
+    shuffled = score(images[order])
+    one_by_one = [score(image[None]) for image in images[:40]]
+    for field in whole._fields:
+        values = getattr(whole, field)
+        assert np.array_equal(getattr(shuffled, field), values[order]), field
+        alone = np.concatenate([getattr(score, field) for score in one_by_one])
+        assert np.array_equal(alone, values[:40]), field
+
+
+def test_another_seed_gives_other_scores_and_settings_matter():
+    images = make_images(5)
+    first = scorer(n_importance_samples=2).score(images).lower_bound
+    assert not np.allclose(first, scorer(n_importance_samples=2, seed=1).score(images).lower_bound)
+    sampled = scorer(n_importance_samples=2, proposal="sample").score(images).lower_bound
+    assert np.array_equal(first[:, 0], sampled[:, 0])
+    assert not np.allclose(first[:, 1:], sampled[:, 1:])
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 5}, {"workers": 0}, {"workers": 4}])
+def test_neither_batch_size_nor_workers_matter(bundle, folder, settings):
+    usual = Detector(bundle.folder).score(str(folder))
+    other = Detector(bundle.folder, **settings).score(str(folder))
+    assert np.array_equal(other.llr, usual.llr)
+
+
+def test_the_same_pixels_score_the_same_in_any_container(bundle, folder, tmp_path):
+    images = make_images(12)
+    np.save(tmp_path / "images.npy", images[:, 0])
+    for i, image in enumerate(images):
+        Image.fromarray(image[0]).convert("RGB").save(folder / f"{i:02d}.bmp")
+    detector = Detector(bundle.folder, batch_size=6)
+    array = detector.score(str(tmp_path / "images.npy"))
+    memory = detector.score(images[:, 0])
+    files = detector.score([str(folder / f"{i:02d}.bmp") for i in range(12)])
+    assert np.array_equal(array.llr, memory.llr)
+    assert np.array_equal(files.llr, array.llr)
+
+
+def test_reconstructions_have_a_view_for_each_k(bundle, folder):
+    detector = Detector(bundle.folder)
+    views = detector.reconstruct(str(folder))
+    assert views.from_k.shape == (3, 12, 1, 8, 8) and views.observed.shape == (12, 1, 8, 8)
+    assert set(np.unique(views.observed)) <= {0.0, 1.0}
+    assert views.from_k.min() >= 0.0 and views.from_k.max() <= 1.0
+    assert not np.allclose(views.from_k[0], views.from_k[2])
+
+
+# -- the detector in scikit-learn's manners -------------------------------------------------------
+
+
+def test_the_detector_has_scikit_learns_manners(bundle, folder):
+    from sklearn.base import clone
+
+    detector = Detector(bundle.folder, seed=3)
+    assert clone(detector).get_params() == detector.get_params()
+    normality = detector.score_samples(str(folder))
+    assert normality.shape == (12,)
+    np.testing.assert_allclose(
+        detector.decision_function(str(folder)), normality - detector.offset_
+    )
+    predicted = detector.predict(str(folder))
+    assert set(predicted) <= {1, -1}
+    assert np.array_equal(predicted == 1, normality >= detector.offset_)
+    assert detector.set_params(seed=4).settings.seed == 4
+    with pytest.raises(ValueError, match="no parameter"):
+        detector.set_params(colour=1)
+
+
+def test_fit_trains_a_model(tmp_path):
+    images = np.repeat(make_images(1, size=28)[0] // 128 * 255, 40, axis=0)
+    detector = Detector(n_importance_samples=16)
+    train = {"epochs": 1, "batch_size": 16, "validation": 8, "out": str(tmp_path / "m")}
+    assert detector.fit(images, **train) is detector
+    assert detector.score_samples(images).shape == (40,)
+    assert Detector(tmp_path / "m").bundle.sha256 == detector.bundle.sha256
+
+
+def test_an_unreadable_image_is_an_outlier_without_a_score(bundle, folder):
+    (folder / "05.png").write_bytes(b"no image")
+    detector = Detector(bundle.folder)
+    row = 5
+    assert np.isnan(detector.score_samples(str(folder))[row])
+    assert detector.predict(str(folder))[row] == -1
+
+
+def test_settings_without_a_reference_cannot_decide(bundle, folder):
+    with pytest.raises(ModelError, match="no reference"):
+        Detector(bundle.folder, n_importance_samples=3).predict(str(folder))
+    with pytest.raises(UsageError):
+        _ = Detector(bundle.folder, proposal="median").settings

@@ -1,0 +1,291 @@
+"""The score file through h5py alone, and the journal through kills at every byte."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hvaeood_cli.errors import StoreError
+from hvaeood_cli.store.journal import Batch, Journal, journal_path
+from hvaeood_cli.store.reader import read_scores
+from hvaeood_cli.store.schema import RunHeader, blank_rows
+from hvaeood_cli.store.writer import write_scores
+
+CODES = {"scored": 0, "damaged": 5}
+L = 3
+
+
+def header(n: int = 5, **changes) -> RunHeader:
+    fields = {
+        "created": "2026-01-01T00:00:00+00:00",
+        "tool_version": "0",
+        "model_name": "m",
+        "model_sha256": "ab" * 32,
+        "n_layers": L,
+        "seed": 0,
+        "n_importance_samples": 4,
+        "proposal": "mean",
+        "settings": {"preprocessing": "none", "n_importance_samples_k": 1},
+        "n_images": n,
+        "listing_sha256": "cd" * 32,
+    }
+    return RunHeader(**fields | changes)
+
+
+def batches(n: int = 5, size: int = 2) -> list[Batch]:
+    random = np.random.default_rng(0)
+    made = []
+    for first in range(0, n, size):
+        rows = blank_rows(min(size, n - first), L)
+        for row, i in zip(rows, range(first, n), strict=False):
+            row["sha256"] = i
+            if i == 3:
+                row["status"] = 5
+                continue
+            row["lower_bound"] = random.normal(size=L)
+            row["llr"] = row["lower_bound"][0] - row["lower_bound"][1:]
+            row["kl"], row["log_px"], row["bits_per_dim"] = 1.0, 2.0, 0.5
+        errors = {3: "it is damaged"} if first <= 3 < first + len(rows) else {}
+        made.append(Batch(first, rows, errors))
+    return made
+
+
+NAMES = [b"a.png", b"new\nline", b"\xff\xfe.png", "漢字".encode(), b"x" * 255]
+
+
+def write(path: Path, names=tuple(NAMES), **changes) -> Path:
+    write_scores(path, header(len(names), **changes), names, batches(len(names)), CODES, {"r": 1})
+    return path
+
+
+def test_the_file_is_as_the_contract_says(tmp_path):
+    """h5py and nothing else of ours: shapes, types, attributes, order."""
+    with h5py.File(write(tmp_path / "s.h5", label=1)) as file:
+        attributes = dict(file.attrs)
+        assert attributes["format"] == "hvaeood-scores" and attributes["format_version"] == 1
+        for name in ("created", "tool_version", "model_name", "model_sha256", "manifest_sha256"):
+            assert isinstance(attributes[name], str), name
+        assert attributes["n_layers"] == 3 and attributes["n_importance_samples"] == 4
+        assert attributes["seed"] == 0 and attributes["proposal"] == "mean"
+        assert json.loads(attributes["settings"])["n_importance_samples_k"] == 1
+        types = {
+            "/images/sha256": ((5, 32), np.uint8),
+            "/images/status": ((5,), np.int8),
+            "/images/label": ((5,), np.int8),
+            "/scores/lower_bound": ((5, 3), np.float32),
+            "/scores/llr": ((5, 2), np.float32),
+            "/scores/kl": ((5, 3), np.float32),
+            "/scores/log_px": ((5, 3), np.float32),
+            "/scores/bits_per_dim": ((5,), np.float32),
+        }
+        for name, (shape, kind) in types.items():
+            assert (file[name].shape, file[name].dtype) == (shape, kind), name
+            assert file[name].fletcher32, name
+        assert list(file["/images/path"]) == NAMES
+        assert list(file["/images/error"].asstr()) == ["", "", "", "it is damaged", ""]
+        status = file["/images/status"][()]
+        assert json.loads(file["/images/status"].attrs["codes"])["damaged"] == status[3] == 5
+        for name in ("lower_bound", "llr", "kl", "log_px", "bits_per_dim"):
+            assert np.isnan(file[f"/scores/{name}"][3]).all()
+            assert np.isfinite(np.delete(file[f"/scores/{name}"][()], 3, axis=0)).all()
+        lower = file["/scores/lower_bound"][()]
+        np.testing.assert_array_equal(file["/scores/llr"], lower[:, :1] - lower[:, 1:])
+
+
+def test_our_reader_reads_it_back(tmp_path):
+    scores = read_scores(write(tmp_path / "s.h5"))
+    assert [bytes(name) for name in scores.names] == NAMES
+    assert scores.errors[3] == "it is damaged" and scores.scored.sum() == 4
+    assert scores.label is None and scores.settings["preprocessing"] == "none"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(st.binary(min_size=1).map(lambda b: b.replace(b"\0", b"?")), min_size=1))
+def test_any_file_name_round_trips(tmp_path, names):
+    path = write(tmp_path / "s.h5", names)
+    assert [bytes(name) for name in read_scores(path).names] == names
+    with h5py.File(path) as file:
+        assert list(file["/images/path"]) == names
+
+
+def test_equal_runs_give_equal_bytes(tmp_path):
+    first, second = write(tmp_path / "a.h5"), write(tmp_path / "b.h5")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "s.h5"
+    target.write_bytes(b"precious")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hvaeood_cli.store.writer._write_strings", full)
+    with pytest.raises(OSError, match="No space"):
+        write(target)
+    assert target.read_bytes() == b"precious" and os.listdir(tmp_path) == ["s.h5"]
+
+
+# -- hostile and broken files ---------------------------------------------------------------------
+
+
+def replace(file: h5py.File, name: str, **options) -> None:
+    data = file[name][()]
+    del file[name]
+    file.create_dataset(name, data=data, **options)
+
+
+def external(file: h5py.File) -> None:
+    del file["/scores/llr"]
+    file.create_dataset("/scores/llr", (5, 2), "f4", external=[("/etc/passwd", 0, 40)])
+
+
+def soft(file: h5py.File) -> None:
+    file.move("/scores/llr", "/other")
+    file["/scores/llr"] = h5py.SoftLink("/other")
+
+
+def outside(file: h5py.File) -> None:
+    del file["/scores"]
+    file["/scores"] = h5py.ExternalLink("other.h5", "/scores")
+
+
+def virtual(file: h5py.File) -> None:
+    del file["/scores/llr"]
+    layout = h5py.VirtualLayout((5, 2), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "/llr", (5, 2))
+    file.create_virtual_dataset("/scores/llr", layout)
+
+
+def huge(file: h5py.File) -> None:
+    for name in ("/images/status", "/scores/bits_per_dim"):
+        kind = file[name].dtype
+        attributes = dict(file[name].attrs)
+        del file[name]
+        made = file.create_dataset(name, (10**12,), kind, chunks=(1000,))
+        made.attrs.update(attributes)
+
+
+def newer(file: h5py.File) -> None:
+    file.attrs["format_version"] = 2
+
+
+def no_format(file: h5py.File) -> None:
+    del file.attrs["format"]
+
+
+def missing(file: h5py.File) -> None:
+    del file["/scores/kl"]
+
+
+def misshapen(file: h5py.File) -> None:
+    del file["/scores/kl"]
+    file["/scores/kl"] = np.zeros((4, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    "damage", [external, soft, outside, virtual, huge, newer, no_format, missing, misshapen]
+)
+def test_what_is_not_version_1_is_refused(tmp_path, damage):
+    path = write(tmp_path / "s.h5")
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    with pytest.raises(StoreError):
+        read_scores(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    whole = write(tmp_path / "s.h5").read_bytes()
+    for data in (b"", b"text", whole[: len(whole) // 2], whole[:100]):
+        (tmp_path / "bad.h5").write_bytes(data)
+        with pytest.raises(StoreError):
+            read_scores(tmp_path / "bad.h5")
+    with pytest.raises(StoreError, match="no such score file"):
+        read_scores(tmp_path / "nowhere.h5")
+
+
+# -- the journal ----------------------------------------------------------------------------------
+
+
+def fill(path: Path, made: list[Batch]) -> Journal:
+    journal = Journal.open(path, header())
+    for batch in made:
+        journal.append(batch)
+    journal.close()
+    return journal
+
+
+def test_a_journal_keeps_what_was_appended(tmp_path):
+    path = journal_path(tmp_path / "s.h5")
+    fill(path, batches())
+    with Journal.open(path, header()) as journal:
+        assert journal.n_done == 5
+        for found, made in zip(journal.batches(), batches(), strict=True):
+            assert found.first == made.first and found.errors == made.errors
+            assert found.rows.tobytes() == made.rows.tobytes()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path, data):
+    path = tmp_path / "j"
+    path.unlink(missing_ok=True)
+    sizes = []
+    journal = Journal.open(path, header())
+    start = path.stat().st_size
+    for batch in batches():
+        journal.append(batch)
+        sizes.append(path.stat().st_size)
+    journal.close()
+    cut = data.draw(st.integers(start, sizes[-1]))
+    junk = data.draw(st.binary(max_size=20))
+    path.write_bytes(path.read_bytes()[:cut] + junk)
+    done = sum(size <= cut for size in sizes)
+    with Journal.open(path, header()) as again:
+        assert again.n_done == min(2 * done, 5)
+        for batch in batches()[done:]:
+            again.append(batch)
+        found = np.concatenate([batch.rows for batch in again.batches()])
+    assert found.tobytes() == np.concatenate([batch.rows for batch in batches()]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_sha256": "ef" * 32}, "the model"),
+        ({"seed": 1}, "the seed: 0 there, 1 here"),
+        ({"n_importance_samples": 8}, "the importance samples"),
+        ({"proposal": "sample"}, "the proposal: mean there, sample here"),
+        ({"settings": {"preprocessing": "none", "n_importance_samples_k": 2}}, "samples_k: 1 there"),
+        ({"n_images": 6}, "the number of images: 5 there, 6 here"),
+        ({"listing_sha256": "00" * 32}, "the images"),
+    ],
+)
+def test_another_run_does_not_resume_and_says_why(tmp_path, change, words):
+    path = tmp_path / "j"
+    fill(path, batches())
+    with pytest.raises(StoreError, match=words):
+        Journal.open(path, header(**change))
+    Journal.open(path, header(**change), force=True).close()
+
+
+def test_two_writers_do_not_share_a_journal(tmp_path):
+    with (
+        Journal.open(tmp_path / "j", header()),
+        pytest.raises(StoreError, match="another process"),
+    ):
+        Journal.open(tmp_path / "j", header())
+
+
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path):
+    (tmp_path / "j").write_bytes(b"my thesis")
+    with pytest.raises(StoreError):
+        Journal.open(tmp_path / "j", header())
+    assert (tmp_path / "j").read_bytes() == b"my thesis"

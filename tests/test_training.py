@@ -1,0 +1,173 @@
+"""Training: deterministic, resumable, honest about what goes wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hvaeood_cli.checkpoint import Checkpoints
+from hvaeood_cli.errors import TrainingError
+from hvaeood_cli.fitting import fit_bundle
+from hvaeood_cli.model.bundle import short_hash
+from hvaeood_cli.model.hvae import HVAE
+from hvaeood_cli.model.initialisation import initialise_from_data
+from hvaeood_cli.model.layers import fold_weight_norm
+from hvaeood_cli.noise import content_key
+from hvaeood_cli.settings import TrainSettings
+from hvaeood_cli.training import train
+from tests.conftest import SMALL, make_images
+
+SETTINGS = TrainSettings(
+    epochs=3, batch_size=16, validation=8, free_nats=(2.0, 1.0, 1.0), semantic_weight=0.5
+)
+CPU = torch.device("cpu")
+
+
+class Killed(Exception):
+    """Stands for kill -9 at a moment of the run."""
+
+
+def run(folder, images, settings=SETTINGS, config=SMALL, kill_after=None, monkeypatch=None):
+    checkpoints = Checkpoints(folder, {"images": len(images)})
+    if kill_after is not None:
+        monkeypatch.setattr("hvaeood_cli.training.CHECKPOINT_SECONDS", -1.0)  # every step
+        saved = Checkpoints.save
+
+        def save_then_die(self, model, optimizer, state, step):
+            saved(self, model, optimizer, state, step)
+            if step == kill_after:
+                raise Killed
+
+        monkeypatch.setattr(Checkpoints, "save", save_then_die)
+    try:
+        return train(images[8:], images[:8], config, settings, checkpoints, CPU)
+    finally:
+        monkeypatch and monkeypatch.undo()
+
+
+@pytest.mark.parametrize("kill_after", [1, 4, 7])
+def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, kill_after):
+    images = make_images(60)
+    whole = run(tmp_path / "whole", images)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", images, kill_after=kill_after, monkeypatch=monkeypatch)
+    resumed = run(tmp_path / "cut", images)
+    for name, value in whole.ladder.state_dict().items():
+        assert torch.equal(value, resumed.ladder.state_dict()[name]), name
+    assert whole.state.step == resumed.state.step == 12
+    assert [e["validation_lower_bound"] for e in whole.state.curve] == [
+        e["validation_lower_bound"] for e in resumed.state.curve
+    ]
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
+    images = make_images(60)
+    with pytest.raises(Killed):
+        run(tmp_path, images, kill_after=5, monkeypatch=monkeypatch)
+    newest = sorted(tmp_path.glob("step-*"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert run(tmp_path, images).state.step == 12
+
+
+def test_training_learns(tmp_path):
+    """A set of one repeated image is soon cheap."""
+    images = np.repeat(make_images(1, seed=5) // 128 * 255, 64, axis=0)
+    settings = SETTINGS.model_copy(update={"epochs": 40, "free_nats": (), "learning_rate": 3e-3})
+    curve = run(tmp_path, images, settings).state.curve
+    assert curve[-1]["validation_bits_per_dim"][0] < 0.5 * curve[0]["validation_bits_per_dim"][0]
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "hvaeood_cli.model.likelihoods.Bernoulli.log_prob",
+        lambda self, parameters, x: parameters.flatten(1).sum(1) * float("nan"),
+    )
+    with pytest.raises(TrainingError, match=r"log p\(x\|z\)"):
+        train(make_images(20), make_images(2), SMALL, SETTINGS, Checkpoints(tmp_path, {}), CPU)
+
+
+def test_a_bundle_records_what_made_it(tmp_path):
+    images = make_images(60)
+    bundle = fit_bundle(images, tmp_path / "m", "m", SMALL, SETTINGS, CPU, ["hvaeood", "train"])
+    training = json.loads((tmp_path / "m" / "training.json").read_text())
+    assert training["n_trained_on"] == 52 and training["n_validation"] == 8
+    assert training["command"] == ["hvaeood", "train"]
+    assert len(training["curve"]) == 3
+    assert not (tmp_path / "m" / "checkpoints").exists()
+    kept = set(bundle.training_hashes().tolist())
+    hashes = {short_hash(content_key(image)) for image in images}
+    assert len(kept) == 52 and kept < hashes
+    assert len(bundle.reference["llr"]) == 8
+
+
+def test_a_finished_run_is_not_run_again_and_not_replaced(tmp_path):
+    images = make_images(60)
+    first = fit_bundle(images, tmp_path, "m", SMALL, SETTINGS, CPU)
+    stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    assert fit_bundle(images, tmp_path, "m", SMALL, SETTINGS, CPU).sha256 == first.sha256
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(TrainingError, match="already holds"):
+        other = SETTINGS.model_copy(update={"seed": 1})
+        fit_bundle(images, tmp_path, "m", SMALL, other, CPU)
+
+
+def test_other_settings_do_not_continue_a_run(tmp_path, monkeypatch):
+    images = make_images(60)
+    with pytest.raises(Killed):
+        run(tmp_path, images, kill_after=2, monkeypatch=monkeypatch)
+    with pytest.raises(TrainingError, match="images: 60 there, 61 here"):
+        Checkpoints(tmp_path, {"images": 61}).latest()
+
+
+def test_too_few_images(tmp_path):
+    with pytest.raises(TrainingError, match="too few"):
+        fit_bundle(make_images(20), tmp_path, "m", SMALL, SETTINGS, CPU)
+
+
+def test_data_dependent_initialisation_and_folding():
+    """Each weight-normalised layer starts with outputs of mean 0 and deviation 1."""
+    torch.manual_seed(0)
+    ladder = HVAE(SMALL.model_copy(update={"weight_norm": True}))
+    x = (torch.rand(64, 1, 8, 8) > 0.5).float()
+    outputs = {}
+    initialise_from_data(ladder, lambda: ladder.first_rung(x))
+    hooks = [
+        layer.register_forward_hook(lambda m, i, o, name=name: outputs.setdefault(name, o))
+        for name, layer in ladder.named_modules()
+        if name in ("stem", "up.1.0.first", "up.1.0.second", "posterior.1.project")
+    ]
+    rung = ladder.first_rung(x)
+    assert len(outputs) == 4
+    # in place, y.add_(x) has since changed the second convolution's output
+    for name in ("stem", "posterior.1.project"):
+        channels = outputs[name].transpose(0, 1).flatten(1)
+        torch.testing.assert_close(channels.mean(1), torch.zeros(len(channels)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(channels.std(1), torch.ones(len(channels)), atol=1e-3, rtol=0)
+    for hook in hooks:
+        hook.remove()
+    fold_weight_norm(ladder)
+    assert set(ladder.state_dict()) == set(HVAE(SMALL).state_dict())
+    torch.testing.assert_close(ladder.first_rung(x).posterior.mean, rung.posterior.mean)
+
+
+def test_the_paper_preset_trains_with_weight_norm(tmp_path):
+    config = SMALL.model_copy(update={"weight_norm": True})
+    settings = SETTINGS.model_copy(
+        update={"optimizer": "adam", "semantic_weight": 0.0, "free_nats_per": "element"}
+    )
+    trained = run(tmp_path, make_images(60), settings, config)
+    assert set(trained.ladder.state_dict()) == set(HVAE(SMALL).state_dict())
+
+
+def test_a_weight_normed_run_resumes(tmp_path, monkeypatch):
+    config = SMALL.model_copy(update={"weight_norm": True})
+    images = make_images(60)
+    whole = run(tmp_path / "whole", images, config=config)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", images, config=config, kill_after=5, monkeypatch=monkeypatch)
+    resumed = run(tmp_path / "cut", images, config=config)
+    for name, value in whole.ladder.state_dict().items():
+        assert torch.equal(value, resumed.ladder.state_dict()[name]), name
