@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -71,12 +70,6 @@ def main() -> NoReturn:
             raise
         console.fail(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.say("interrupted", style="yellow")
-        sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.DONE)
     except Exception as error:
         if debug:
             raise

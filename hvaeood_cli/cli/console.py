@@ -5,12 +5,13 @@ File names are hostile input. They reach a terminal through `printable` alone, a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from hvaeood_cli.errors import HvaeoodError
+from hvaeood_cli.errors import ExitCode, HvaeoodError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -55,11 +56,18 @@ def fail(error: HvaeoodError) -> None:
 
 
 def emit(lines: Iterable[str]) -> None:
-    """Data to standard output, byte for byte: no wrapping, no styling, names as they are."""
+    """Data to standard output, byte for byte: no wrapping, no styling, names as they are.
+
+    A reader that goes away, as `head` does, ends the program in peace.
+    """
     stream = sys.stdout.buffer
-    for line in lines:
-        stream.write(line.encode("utf-8", "surrogateescape"))
-    stream.flush()
+    try:
+        for line in lines:
+            stream.write(line.encode("utf-8", "surrogateescape"))
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(ExitCode.DONE) from None
 
 
 def printable(text: str | bytes) -> str:

@@ -1,0 +1,415 @@
+"""The commands through their real entry point."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvaeood_cli.cli import console
+from hvaeood_cli.cli.app import main
+from hvaeood_cli.store.journal import journal_path
+from tests.conftest import make_images
+
+COMMAND = [sys.executable, "-m", "hvaeood_cli"]
+
+
+@pytest.fixture
+def run(bundle, tmp_path, monkeypatch, capfdbinary):
+    """Run a command in tmp_path: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HVAEOOD_MODEL", str(bundle.folder))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+
+    def call(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hvaeood", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        console.out.cache_clear()
+        console.err.cache_clear()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capfdbinary.readouterr()
+        code = caught.value.code or 0
+        return int(code), out.decode("utf-8", "surrogateescape"), err.decode()
+
+    return call
+
+
+# -- score ----------------------------------------------------------------------------------------
+
+
+def test_scoring_a_folder(run, folder, tmp_path):
+    code, out, err = run("score", "images")
+    assert (code, err) == (0, "")
+    assert "12 of 12 images scored" in out and "images.scores.h5" in out
+    assert "hvaeood reconstruct images/" in out
+    assert max(map(len, out.splitlines())) <= 80
+    with h5py.File(tmp_path / "images.scores.h5") as file:
+        assert file["/images/path"][0] == b"images/00.png"
+        assert np.isfinite(file["/scores/llr"][()]).all()
+    assert not journal_path(tmp_path / "images.scores.h5").exists()
+
+
+def test_again_is_done_already_and_other_settings_are_refused(run, folder, tmp_path):
+    run("score", "images", "-o", "s.h5")
+    before = (tmp_path / "s.h5").read_bytes()
+    code, out, _ = run("score", "images", "-o", "s.h5")
+    assert code == 0 and "nothing has changed" in out
+    for arguments, word in ((["--seed", "1"], "seed"), (["-S", "2"], "importance samples")):
+        code, _, err = run("score", "images", "-o", "s.h5", *arguments)
+        assert code == 3 and word in err and "hint:" in err
+    (folder / "00.png").write_bytes((folder / "01.png").read_bytes())
+    code, _, err = run("score", "images", "-o", "s.h5")
+    assert code == 3 and "the images" in err
+    assert (tmp_path / "s.h5").read_bytes() == before
+    code, out, _ = run("score", "images", "-o", "s.h5", "--force")
+    assert code == 0 and (tmp_path / "s.h5").read_bytes() != before
+
+
+def test_machine_readable_outputs_agree(run, folder):
+    _, jsonl, _ = run("score", "images", "--jsonl")
+    lines = [json.loads(line) for line in jsonl.splitlines()]
+    _, whole, _ = run("score", "images", "--json")
+    whole = json.loads(whole)
+    _, table, _ = run("score", "images", "--csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert whole["version"] == 1 and whole["images"] == lines and whole["n_scored"] == 12
+    assert [row["path"] for row in rows] == [line["path"] for line in lines]
+    assert [float(row["llr_2"]) for row in rows] == [line["llr"][1] for line in lines]
+    code, _, err = run("score", "images", "--csv", "--json")
+    assert code == 2 and "exclude" in err
+
+
+def test_one_bad_file_is_one_row(run, folder):
+    (folder / "bad.png").write_bytes(b"text")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "short.png").write_bytes((folder / "00.png").read_bytes()[:-20])
+    code, out, _ = run("score", "images")
+    assert code == 4 and "12 of 15 images scored" in out and "3 could not be read" in out
+    code, out, _ = run("score", "images", "--jsonl")
+    assert code == 4
+    bad = {
+        line["path"]: line["status"]
+        for line in map(json.loads, out.splitlines())
+        if line["status"] != "scored"
+    }
+    assert bad == {
+        "images/bad.png": "not_an_image",
+        "images/empty.jpg": "empty",
+        "images/short.png": "damaged",
+    }
+
+
+def test_a_folder_of_bad_files(run, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"text")
+    code, out, _ = run("score", "bad")
+    assert code == 4 and "0 of 1 images scored" in out
+
+
+def test_hostile_names_reach_the_terminal_escaped_and_scripts_whole(run, folder):
+    names = [b"\x1b[2Jclear.png", b"new\nline.png", b"[red]markup.png", b"caf\xe9.png", b"=1+1.png"]
+    names.append("\u202egnp.exe.png".encode())
+    for name in names:
+        (folder / os.fsdecode(name)).write_bytes((folder / "00.png").read_bytes())
+    _, out, _ = run("score", "images", "--top", "50")
+    assert "\x1b" not in out and "\u202e" not in out and "\\x1b[2Jclear.png" in out
+    assert "new\\nline.png" in out and "[red]markup.png" in out and "caf\\xe9.png" in out
+    _, out, _ = run("score", "images", "--jsonl")
+    found = {os.fsencode(json.loads(line)["path"]) for line in out.splitlines()}
+    assert {b"images/" + name for name in names} <= found
+    _, out, _ = run("score", "images/=1+1.png", "-o", "one.h5", "--csv")
+    assert len(out.splitlines()) == 2
+    os.chdir(folder)
+    _, out, _ = run("score", "=1+1.png", "--csv")
+    assert out.splitlines()[1].startswith("'=1+1.png,")
+
+
+def test_lists_on_standard_input(run, folder):
+    code, out, _ = run("score", "-", "--jsonl", stdin=b"images/03.png\nimages/05.png\n")
+    assert code == 0 and len(out.splitlines()) == 2
+    code, out, _ = run(
+        "score", "-", "-0", "--jsonl", "-o", "n.h5", stdin=b"images/03.png\0images/none.png\0"
+    )
+    assert code == 4 and json.loads(out.splitlines()[1])["status"] == "missing"
+
+
+def test_duplicate_content_scores_alike(run, folder):
+    (folder / "zz.png").write_bytes((folder / "04.png").read_bytes())
+    _, out, _ = run("score", "images", "--jsonl")
+    rows = {Path(row["path"]).name: row for row in map(json.loads, out.splitlines())}
+    assert rows["zz.png"]["llr"] == rows["04.png"]["llr"]
+
+
+def test_foreign_images_are_scored_with_a_warning(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    photo = Image.fromarray(make_images(1, size=40, channels=3)[0].transpose(1, 2, 0))
+    photo.save(tmp_path / "photos" / "a.jpg")
+    code, _, err = run("score", "photos")
+    flat = " ".join(err.split())
+    assert code == 0 and "1 resized to 8x8, 1 made grey" in flat
+    assert "was trained on 8x8 grey images" in flat
+
+
+def test_what_cannot_be_scored_is_an_error_with_a_hint(run, folder, tmp_path):
+    (tmp_path / "void").mkdir()
+    for arguments in (
+        ["void"],
+        ["nowhere"],
+        ["images", "--model", "nowhere"],
+        ["images", "--device", "cuda:7"],
+        ["images", "-o", "no/such/folder.h5"],
+        ["images", "--proposal", "median"],
+        ["mnist:test", "--data-root", "void"],
+    ):
+        code, out, err = run("score", *arguments)
+        assert code in (2, 3) and not out, arguments
+        assert err.startswith("error: ") and "hint: " in err or "median" in err, arguments
+        assert "Traceback" not in err
+
+
+def test_defaults_come_from_flags_then_environment_then_file(run, folder, tmp_path, monkeypatch):
+    (tmp_path / "hvaeood.toml").write_text("[score]\nsamples = 3\nseed = 5\ndevice = 'nowhere'\n")
+    monkeypatch.setenv("HVAEOOD_DEVICE", "cpu")
+    code, out, _ = run("score", "images", "--seed", "6")
+    assert code == 0 and "S = 3" in out and "seed 6" in out
+    (tmp_path / "hvaeood.toml").write_text("[score]\ncolour = 3\n")
+    code, _, err = run("score", "images")
+    assert code == 2 and "colour" in err
+
+
+# -- interruptions --------------------------------------------------------------------------------
+
+
+def start(tmp_path: Path, bundle, *arguments: str, **options) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"HVAEOOD_MODEL": str(bundle.folder), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def wait_for_rows(journal: Path, process: subprocess.Popen[bytes], size: int) -> None:
+    """Until the journal has grown past `size`, or the process has ended."""
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > size):
+        time.sleep(0.01)  # polls a file that another process writes; nothing is timed
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, bundle, how, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save(tmp_path / "many.npy", make_images(6000)[:, 0])
+    arguments = ("score", "many.npy", "-S", "64", "--quiet")
+    whole = start(tmp_path, bundle, *arguments, "-o", "whole.h5")
+    cut = start(tmp_path, bundle, *arguments, "-o", "cut.h5")
+    journal = journal_path(tmp_path / "cut.h5")
+    wait_for_rows(journal, cut, 20_000)
+    cut.send_signal(how)
+    out, err = cut.communicate()
+    whole.communicate()
+    assert whole.returncode == 0
+    if how == signal.SIGINT:
+        assert cut.returncode == 130 and b"hint: run the same command again" in err
+    assert not (tmp_path / "cut.h5").exists()
+    kept = journal.read_bytes()
+    with start(tmp_path, bundle, *arguments, "-o", "cut.h5", "--seed", "1") as other:
+        _, err = other.communicate()
+    assert other.returncode == 3 and b"the seed" in err and journal.read_bytes() == kept
+    with start(tmp_path, bundle, *arguments, "-o", "cut.h5") as again:
+        assert again.wait() == 0
+    with h5py.File(tmp_path / "whole.h5") as a, h5py.File(tmp_path / "cut.h5") as b:
+        for name in ("path", "sha256", "status", "error"):
+            assert np.array_equal(a["images"][name], b["images"][name]), name
+        for name in a["scores"]:
+            assert np.array_equal(a["scores"][name], b["scores"][name]), name
+        differing = {key for key in a.attrs if a.attrs[key] != b.attrs[key]}
+        assert differing <= {"created"}
+    assert not journal.exists()
+
+
+def test_nothing_acknowledged_is_scored_again(tmp_path, bundle, folder, monkeypatch):
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.scoring import Scorer
+
+    detector = Detector(bundle.folder, n_importance_samples=512)  # a pass is one image
+    scored: list[int] = []
+    score = Scorer.score
+
+    def count(self, pixels, noises=None):
+        if len(scored) == 5:
+            raise KeyboardInterrupt
+        scored.append(len(pixels))
+        return score(self, pixels, noises)
+
+    monkeypatch.setattr(Scorer, "score", count)
+    manifest, out = detector.manifest(str(folder)), tmp_path / "s.h5"
+    with pytest.raises(KeyboardInterrupt):
+        detector.score_to_file(manifest, out)
+    monkeypatch.setattr(Scorer, "score", lambda s, p, n=None: scored.append(len(p)) or score(s, p, n))
+    detector.score_to_file(manifest, out)
+    assert sum(scored) == 12
+
+
+def test_a_full_disk_loses_nothing(tmp_path, bundle):
+    np.save(tmp_path / "many.npy", make_images(3000)[:, 0])
+    arguments = ("score", "many.npy", "-S", "8", "--quiet", "-o", "s.h5")
+
+    def small_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    full = start(tmp_path, bundle, *arguments, preexec_fn=small_disk)
+    _, err = full.communicate()
+    assert full.returncode == 3
+    assert err.startswith(b"error: cannot write s.h5") and b"what was scored is kept" in err.replace(b"\n", b" ")
+    assert 50_000 < journal_path(tmp_path / "s.h5").stat().st_size <= 100_000
+    with start(tmp_path, bundle, *arguments) as again:
+        assert again.wait() == 0
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert np.isfinite(file["/scores/llr"][()]).all() and len(file["/images/path"]) == 3000
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path, bundle, folder):
+    process = start(tmp_path, bundle, "score", "images", "--jsonl")
+    process.stdout.close()
+    assert process.wait() == 0 and b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+# -- the other commands ---------------------------------------------------------------------------
+
+
+def test_train_makes_a_model_that_scores(run, folder, tmp_path):
+    images = tmp_path / "train"
+    images.mkdir()
+    for i, image in enumerate(make_images(40, size=28)):
+        Image.fromarray(image[0]).save(images / f"{i}.png")
+    arguments = ["train", "train", "--out", "mine", "--epochs", "2", "--validation", "8"]
+    arguments += ["--batch-size", "16", "--set", "weight_decay=0"]
+    code, out, err = run(*arguments)
+    assert (code, out) == (0, "") and "hvaeood score FOLDER --model mine" in err
+    code, _, err = run(*arguments)
+    assert code == 0
+    code, _, err = run(*arguments, "--seed", "3")
+    assert code == 3 and "already holds a model" in err
+    code, out, _ = run("models", "mine")
+    assert code == 0 and "32 images, 8 more" in out and "--validation 8" in out
+    code, out, _ = run("score", "train", "--model", "mine")
+    assert code == 0 and "40 of 40" in out
+
+
+def test_train_says_what_is_wrong(run, folder):
+    for arguments in (
+        ["images", "--out", "m", "--preset", "huge"],
+        ["images", "--out", "m", "--set", "colour=1"],
+        ["images", "--out", "m", "--learning-rate", "-1"],
+        ["images", "--out", "m"],  # twelve images are too few
+        ["nowhere", "--out", "m"],
+    ):
+        code, _, err = run("train", *arguments)
+        assert code in (2, 3) and "error: " in err and "Traceback" not in err, arguments
+
+
+def test_force_removes_a_model_and_nothing_else(run, folder, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "thesis.tex").write_text("years of work")
+    code, _, err = run("train", "images", "--out", "m", "--force")
+    assert code == 3 and "thesis.tex" in err and (tmp_path / "m" / "thesis.tex").exists()
+
+
+def test_models_lists_what_ships_and_what_is_mine(run, bundle, monkeypatch):
+    monkeypatch.setenv("HVAEOOD_MODELS", str(bundle.folder.parent))
+    code, out, _ = run("models")
+    assert code == 0 and "fashionmnist" in out and "ships" in out and "small" in out
+    code, out, _ = run("models", "--json")
+    assert {model["name"] for model in json.loads(out)} >= {"fashionmnist", "small"}
+    code, out, _ = run("models", "small", "--json")
+    assert json.loads(out)["n_layers"] == 3
+
+
+def test_reconstruct_draws_a_picture(run, folder, tmp_path):
+    code, _, err = run("reconstruct", "images/00.png", "images/01.png", "-o", "grid.png")
+    assert code == 0 and "k = 0 to 2" in err
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width > 5 * 100 and grid.height > 2 * 100
+        shades = np.unique(np.asarray(grid.convert("L")))
+    assert len(shades) > 20
+    code, _, err = run("reconstruct", "images/00.png", "-o", "grid.png")
+    assert code == 3 and "--force" in err
+    code, _, err = run("reconstruct", "images/00.png", "-o", "grid.jpg")
+    assert code == 2
+    (folder / "bad.png").write_bytes(b"")
+    code, _, err = run("reconstruct", "images/bad.png", "-o", "g.png")
+    assert code == 3 and "no bytes" in err and not (tmp_path / "g.png").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "weights", "json", "newer", "mixed"])
+def test_a_broken_bundle_is_an_error_with_a_hint(run, folder, bundle, tmp_path, damage):
+    import hashlib
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle.folder, broken)
+    config = json.loads((broken / "config.json").read_text())
+    if damage == "missing":
+        (broken / "model.safetensors").unlink()
+    elif damage == "weights":
+        data = bytearray((broken / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (broken / "model.safetensors").write_bytes(data)
+    elif damage == "json":
+        (broken / "config.json").write_text("{")
+    elif damage == "newer":
+        (broken / "config.json").write_text(json.dumps(config | {"format_version": 99}))
+    else:
+        config["model"]["layers"][0]["channels"] = 5
+        (broken / "config.json").write_text(json.dumps(config))
+        data = (broken / "model.safetensors").read_bytes()
+        assert config["weights_sha256"] == hashlib.sha256(data).hexdigest()
+    code, _, err = run("score", "images", "--model", "broken")
+    assert code == 3 and err.startswith("error: ") and "hint: " in err and "Traceback" not in err
+
+
+def test_help_is_fast_because_it_loads_nothing_heavy():
+    check = (
+        "import sys; sys.argv = ['hvaeood', '--help']\n"
+        "from hvaeood_cli.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'h5py', 'sklearn', 'scipy', 'textual', 'matplotlib', 'numpy', 'PIL',\n"
+        "         'torchvision', 'pydantic', 'lightning_fabric'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [[], ["score"], ["train"], ["models"], ["reconstruct"]])
+def test_help_fits_80_columns_and_begins_with_an_example(run, command):
+    code, out, _ = run(*command, "--help")
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    assert "hvaeood score FOLDER" in out or "Example: hvaeood" in out
+
+
+def test_printable_keeps_letters_and_escapes_the_rest():
+    assert console.printable("naïve 漢字 [b]") == "naïve 漢字 [b]"
+    assert console.printable(b"\xff\x07\x9b1m\xe2\x80\xae") == "\\xff\\x07\\x9b1m\\u202e"
+    assert console.shorten("abcdefghij", 5) == "a…hij"
