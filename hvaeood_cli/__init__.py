@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hvaeood_cli.version import __version__
+
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
 
-__version__ = "0.1.0"
 __all__ = ["Detector", "__version__"]
 
 

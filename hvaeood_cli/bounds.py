@@ -89,7 +89,7 @@ def lower_bound(
     x: Tensor,
     noise: Noise,
     k: int = 0,
-    l: int | None = None,  # noqa: E741 - the paper's symbol
+    l: int | None = None,
     proposal: Proposal = "mean",
 ) -> Bound:
     """L^{>k}(x) (eq. 5); with l, L^{<l}(x) (eq. 20), where z_l ... z_L come from the prior.
@@ -99,7 +99,7 @@ def lower_bound(
     Raises ValueError unless 0 <= k < L and k + 1 < l <= L + 1.
     """
     n_layers = ladder.n_layers
-    l = n_layers + 1 if l is None else l  # noqa: E741
+    l = n_layers + 1 if l is None else l
     if not (0 <= k < n_layers and k + 1 < l <= n_layers + 1):
         raise ValueError(f"no bound with k = {k}, l = {l} on {n_layers} layers")
     route = Route(noise, k, l, proposal)
@@ -111,11 +111,11 @@ def log_likelihood_ratio(
     x: Tensor,
     noise: Noise,
     k: int,
-    l: int | None = None,  # noqa: E741 - the paper's symbol
+    l: int | None = None,
     n_importance_samples_k: int = 1,
     proposal: Proposal = "mean",
 ) -> Tensor:
-    """LLR^{>k} = L - L^{>k} (eq. 6); with l, LLR_{<l}^{>k} = L^{<l} - L^{>k} (eq. 21). (B,) nats."""
+    """LLR^{>k} = L - L^{>k} (eq. 6); with l, L^{<l} - L^{>k} (eq. 21). (B,) nats."""
     upper = lower_bound(ladder, x, noise, l=l, proposal=proposal)
     fewer = [eps[:n_importance_samples_k] for eps in noise]
     return upper.lower_bound - lower_bound(ladder, x, fewer, k, proposal=proposal).lower_bound
@@ -134,9 +134,9 @@ def score(
 
     x: (B, C, H, W), observed. noise: by layer, (max(S, S'), B, *latent_shape(i)). L takes the
     first S = n_importance_samples draws, each L^{>k} the first S' = n_importance_samples_k, so
-    common random numbers run through all k. The bottom-up chain of means is climbed once and shared: where the naive
-    way makes two full passes for each k, this one makes a single pass up (the ELBO's samples
-    climb again above z_1) and one way down for each k and sample.
+    common random numbers run through all k. The bottom-up chain of means is climbed once and
+    shared: where the naive way makes two full passes for each k, this one makes a single pass up
+    (the ELBO's samples climb again above z_1) and one way down for each k and sample.
     visit: called with k and its descent, for reconstructions.
     """
     n_layers = ladder.n_layers

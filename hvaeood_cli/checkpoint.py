@@ -36,8 +36,10 @@ class Checkpoint:
             if key.startswith("optimizer."):
                 index, name = int(key.split(".")[1]), key.split(".")[2]
                 if value.shape == parameters[index].shape:  # in the parameter's memory format
-                    value = torch.empty_like(parameters[index]).detach().copy_(value)
-                moments.setdefault(index, {})[name] = value
+                    moment = torch.empty_like(parameters[index]).detach().copy_(value)
+                else:
+                    moment = value
+                moments.setdefault(index, {})[name] = moment
         skeleton = optimizer.state_dict()
         skeleton["state"] = moments
         optimizer.load_state_dict(skeleton)
@@ -46,7 +48,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run in a folder; `fingerprint` is what must not change between them."""
+    """The checkpoints of one run in a folder; `fingerprint` must not change between them."""
 
     folder: Path
     fingerprint: dict[str, Any]

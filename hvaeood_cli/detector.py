@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli import __version__
+from hvaeood_cli.version import __version__
 from hvaeood_cli.errors import ModelError, StoreError, UsageError
 from hvaeood_cli.images.decode import STATUS_CODES, Conversion
 from hvaeood_cli.images.preprocess import RULES, fit
@@ -88,7 +88,9 @@ class Detector:
         vars(self).update(kept)
         return self
 
-    def fit(self, X: Images, y: object = None, *, preset: str = "compact-gray", **train: Any) -> Self:  # noqa: N803
+    def fit(
+        self, X: Images, y: object = None, *, preset: str = "compact-gray", **train: Any
+    ) -> Self:
         """Train a new model on X; y is ignored. `train` are fields of `TrainSettings`.
 
         out=FOLDER keeps the bundle (and resumes a run that was cut); else it lies in a
@@ -109,27 +111,27 @@ class Detector:
         self.bundle = bundle
         return self
 
-    def score_samples(self, X: Images) -> NDArray[np.float64]:  # noqa: N803
+    def score_samples(self, X: Images) -> NDArray[np.float64]:
         """Minus the suspicion of each image, (N,): higher is more normal; NaN if unreadable."""
         return -self._judge().suspicion(self.score(X).llr)
 
     @property
     def offset_(self) -> float:
-        """The score_samples value that `false_positive_rate` of the validation images fall below."""
+        """What `false_positive_rate` of the validation images' score_samples fall below."""
         judge = self._judge()
         return -float(np.quantile(judge.suspicion(judge.llr), 1.0 - self.false_positive_rate))
 
-    def decision_function(self, X: Images) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: Images) -> NDArray[np.float64]:
         """score_samples - offset_, (N,): negative is an outlier."""
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X: Images) -> NDArray[np.int64]:  # noqa: N803
+    def predict(self, X: Images) -> NDArray[np.int64]:
         """1 for an inlier, -1 for an outlier or an image that cannot be read, (N,)."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     # -- the method's own verbs ---------------------------------------------------------------
 
-    def score(self, X: Images) -> BatchScores:  # noqa: N803
+    def score(self, X: Images) -> BatchScores:
         """L^{>k}, LLR^{>k} and their terms for every image, nats; NaN rows if unreadable."""
         from hvaeood_cli.scoring import BatchScores
 
@@ -137,7 +139,7 @@ class Detector:
         rows = np.concatenate(batches)
         return BatchScores(*(np.ascontiguousarray(rows[name]) for name in BatchScores._fields))
 
-    def reconstruct(self, X: Images) -> Reconstructions:  # noqa: N803
+    def reconstruct(self, X: Images) -> Reconstructions:
         """Every image as seen from k = 0 ... L - 1 (the paper's Figure 1). Raises ImageError."""
         return self.scorer.reconstruct(self.pixels(self.manifest(X)))
 
@@ -233,7 +235,7 @@ class Detector:
         """The model's validation scores under these settings, if it has them."""
         return load_reference(self.bundle.reference, self.settings.model_dump(mode="json"))
 
-    def manifest(self, X: Images) -> Manifest:  # noqa: N803
+    def manifest(self, X: Images) -> Manifest:
         """Images as a manifest: an array (N, H, W[, 3]) of uint8, a folder, or paths."""
         if isinstance(X, np.ndarray):
             from hvaeood_cli.images.arrays import as_images
@@ -245,7 +247,7 @@ class Detector:
         return open_sources([os.fspath(path) for path in X])
 
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
-        """Every image as the model takes it, (N, C, H, W). Raises ImageError at the first bad one."""
+        """Every image as the model takes it, (N, C, H, W). Raises ImageError."""
         config = self.bundle.config
         images = (manifest.read(i)[0] for i in range(len(manifest)))
         return np.stack([fit(im, config.image_channels, config.image_size).pixels for im in images])
@@ -275,9 +277,7 @@ class Detector:
                 progress(journal.n_done, total)
         journal.sync()
         codes = {flag.name.lower(): flag.value for flag in Conversion if flag.name}
-        write_scores(
-            out, journal.header, manifest.names(), journal.batches(), STATUS_CODES, codes
-        )
+        write_scores(out, journal.header, manifest.names(), journal.batches(), STATUS_CODES, codes)
 
 
 def _check_done(out: Path, header: RunHeader) -> None:
@@ -298,4 +298,3 @@ def _check_done(out: Path, header: RunHeader) -> None:
 
 def _reason(error: ValueError) -> str:
     return str(error).replace("\n", " ")
-

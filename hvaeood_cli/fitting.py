@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hvaeood_cli import __version__
+from hvaeood_cli.version import __version__
 from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.errors import ImageError, TrainingError
 from hvaeood_cli.images.preprocess import fit
@@ -47,7 +47,7 @@ def read_pixels(manifest: Manifest, config: ModelConfig) -> tuple[Pixels, list[s
             unreadable.append(f"{manifest.name(i).decode('utf-8', 'backslashreplace')}: {error}")
     if len(unreadable) > _MAX_UNREADABLE * len(manifest):
         raise TrainingError(
-            f"{len(unreadable)} of {len(manifest)} images cannot be read, the first: {unreadable[0]}",
+            f"{len(unreadable)} of {len(manifest)} images cannot be read; {unreadable[0]}",
             "hvaeood score lists them all; remove or mend them first",
         )
     return np.stack(images), unreadable

@@ -81,7 +81,7 @@ class Scorer:
             torch.cat(parts).float().cpu().numpy()
             for parts in zip(*((b.lower_bound, b.kl, b.log_px) for b in bounds), strict=True)
         )
-        bits = -lower[:, 0] / np.float32(self.ladder.config.n_dims * math.log(2.0))
+        bits = (-lower[:, 0] / (self.ladder.config.n_dims * math.log(2.0))).astype(np.float32)
         return BatchScores(lower, lower[:, :1] - lower[:, 1:], kl, log_px, bits)
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
@@ -104,9 +104,7 @@ class Scorer:
             yield x[:n], Scores(*(part[:n] for part in scores)), means[:, :n]
 
     @torch.inference_mode()
-    def _pass(
-        self, pixels: Pixels, noises: list[ImageNoise]
-    ) -> tuple[Tensor, Scores, Tensor]:
+    def _pass(self, pixels: Pixels, noises: list[ImageNoise]) -> tuple[Tensor, Scores, Tensor]:
         uniform = torch.from_numpy(np.stack([noise.uniform for noise in noises]))
         normal = torch.from_numpy(np.stack([noise.normal for noise in noises], axis=1))  # (S, B, .)
         x = self.ladder.likelihood.observe(torch.from_numpy(pixels), uniform)  # (B, C, H, W)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,9 +81,9 @@ def train(
     Raises TrainingError when the loss stops being finite: the last checkpoint stays.
     """
     keep_memory()
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
-    ladder = HVAE(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ladder = HVAE(config).to(memory_format=torch.channels_last)
     data = torch.from_numpy(np.ascontiguousarray(pixels))
     steps_an_epoch = math.ceil(len(data) / settings.batch_size)
     n_steps = settings.epochs * steps_an_epoch
@@ -98,9 +97,7 @@ def train(
     elif config.weight_norm:
         first = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
         x, noise, _ = _draw(ladder, first, settings, step=-1)
-        initialise_from_data(
-            ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0))
-        )
+        initialise_from_data(ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0)))
     wrapped, optimizer = fabric.setup(objective, optimizer)
     wrapped.train()
 

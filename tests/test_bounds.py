@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,7 +104,7 @@ def test_importance_weighting_does_not_loosen_the_bound_on_average(ladder, x):
             for g in range(256 // n_samples)
         ]
         means.append(torch.stack(bounds).mean(0))
-    for looser, tighter in zip(means, means[1:], strict=False):
+    for looser, tighter in itertools.pairwise(means):
         assert (tighter >= looser - 1e-3).all()
 
 

@@ -90,7 +90,7 @@ def test_the_complementary_bound_starts_at_the_elbo(x, rough):
 
 
 @pytest.mark.parametrize("l", [2, 3])
-def test_the_complementary_bound_counts_the_lower_layers_alone(x, rough, l):  # noqa: E741
+def test_the_complementary_bound_counts_the_lower_layers_alone(x, rough, l):
     """Eq. 20 by hand: log p(x|z_1) + sum_{i<l} [log p(z_i|z_{i+1}) - log q(z_i|z_{i-1})]."""
     from tests.linear_gaussian import SCALES, WEIGHTS
 

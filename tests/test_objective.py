@@ -11,7 +11,11 @@ from hvaeood_cli.settings import TrainSettings
 from tests.conftest import make_noise
 
 PAPER = TrainSettings(
-    kl_warmup=0.1, free_nats=(2.0,), free_nats_constant=0.1, free_nats_anneal=0.1, schedule="constant"
+    kl_warmup=0.1,
+    free_nats=(2.0,),
+    free_nats_constant=0.1,
+    free_nats_anneal=0.1,
+    schedule="constant",
 )
 
 

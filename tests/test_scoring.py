@@ -13,6 +13,7 @@ from hvaeood_cli.scoring import Scorer
 from hvaeood_cli.settings import ScoreSettings
 from tests.conftest import make_images, make_ladder
 
+
 def scorer(**settings) -> Scorer:
     return Scorer.on(make_ladder(), ScoreSettings(**settings), torch.device("cpu"))
 
@@ -40,7 +41,9 @@ def test_another_seed_gives_other_scores_and_settings_matter():
     assert not np.allclose(first[:, 1:], sampled[:, 1:])
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 5}, {"workers": 0}, {"workers": 4}])
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 1}, {"batch_size": 5}, {"workers": 0}, {"workers": 4}]
+)
 def test_neither_batch_size_nor_workers_matter(bundle, folder, settings):
     usual = Detector(bundle.folder).score(str(folder))
     other = Detector(bundle.folder, **settings).score(str(folder))

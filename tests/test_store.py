@@ -106,7 +106,9 @@ def test_our_reader_reads_it_back(tmp_path):
     assert scores.label is None and scores.settings["preprocessing"] == "none"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(names=st.lists(st.binary(min_size=1).map(lambda b: b.replace(b"\0", b"?")), min_size=1))
 def test_any_file_name_round_trips(tmp_path, names):
     path = write(tmp_path / "s.h5", names)
@@ -232,7 +234,9 @@ def test_a_journal_keeps_what_was_appended(tmp_path):
             assert found.rows.tobytes() == made.rows.tobytes()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path, data):
     path = tmp_path / "j"
@@ -263,7 +267,10 @@ def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path, data):
         ({"seed": 1}, "the seed: 0 there, 1 here"),
         ({"n_importance_samples": 8}, "the importance samples"),
         ({"proposal": "sample"}, "the proposal: mean there, sample here"),
-        ({"settings": {"preprocessing": "none", "n_importance_samples_k": 2}}, "samples_k: 1 there"),
+        (
+            {"settings": {"preprocessing": "none", "n_importance_samples_k": 2}},
+            "samples_k: 1 there",
+        ),
         ({"n_images": 6}, "the number of images: 5 there, 6 here"),
         ({"listing_sha256": "00" * 32}, "the images"),
     ],

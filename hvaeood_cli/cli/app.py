@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hvaeood_cli import __version__
+from hvaeood_cli.version import __version__
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.config import load_defaults
 from hvaeood_cli.cli.models import models
@@ -42,7 +42,9 @@ def hvaeood(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:

@@ -64,7 +64,7 @@ def as_jsonl(scores: ScoreFile, judged: Judged) -> Iterator[str]:
 
 
 def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
-    """A header, then a row an image. Cells that a spreadsheet would run begin with an apostrophe."""
+    """A header, then a row an image. Cells that a spreadsheet would run get an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     layers = range(scores.n_layers)

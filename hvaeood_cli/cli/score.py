@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.store.reader import ScoreFile
 
+
 def score(
     sources: options.Sources,
     model: options.Model = "fashionmnist",
@@ -32,24 +33,38 @@ def score(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "-S", metavar="N", min=1, help="Importance samples S of the ELBO.")
+        int,
+        typer.Option(
+            "--samples", "-S", metavar="N", min=1, help="Importance samples S of the ELBO."
+        ),
     ] = 16,
-    samples_k: Annotated[int, typer.Option(metavar="N", min=1, help="Importance samples of each L>k.")] = 1,
+    samples_k: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Importance samples of each L>k.")
+    ] = 1,
     proposal: Annotated[
         str,
         typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior."),
     ] = "mean",
     seed: options.Seed = 0,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images read and scored together.", show_default="one pass")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Images read and scored together.", show_default="one pass"
+        ),
     ] = None,
     device: options.Device = "auto",
-    workers: Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")] = 1,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")
+    ] = 1,
     label: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."),
+        typer.Option(
+            metavar="N", min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=0, help="How many suspicious images to list.")] = 10,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many suspicious images to list.")
+    ] = 10,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,

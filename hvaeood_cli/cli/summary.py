@@ -106,9 +106,7 @@ def _bars(values: NDArray[np.float64], edges: NDArray[np.float64]) -> str:
     return "".join(_BLOCKS[int(np.ceil(height * (len(_BLOCKS) - 1)))] for height in heights)
 
 
-def _unreadable(
-    scores: ScoreFile, bad: NDArray[np.int64], width: int
-) -> Iterator[RenderableType]:
+def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterator[RenderableType]:
     names = {code: name for name, code in scores.status_codes.items()}
     yield Text(f"{len(bad):,} could not be read", style="bold red")
     for i in bad[:_MAX_ERRORS]:

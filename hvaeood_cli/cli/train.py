@@ -26,9 +26,7 @@ _LOG_SECONDS = 30.0  # between lines where there is no terminal to draw on
 
 def train(
     sources: options.Sources,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="The model's folder.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model's folder.")],
     preset: Annotated[
         str, typer.Option(metavar="NAME", help="compact-gray or paper-gray.")
     ] = "compact-gray",
@@ -36,18 +34,29 @@ def train(
         str | None, typer.Option(help="What the model is called.", show_default="DIR's name")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Passes over the images.", show_default="the preset's")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Passes over the images.", show_default="the preset's"
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(metavar="N", min=0.01, help="Stop by then; schedules shrink to fit.", show_default="none"),
+        typer.Option(
+            metavar="N",
+            min=0.01,
+            help="Stop by then; schedules shrink to fit.",
+            show_default="none",
+        ),
     ] = None,
     validation: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Images set aside for the curve.", show_default="1000"),
+        typer.Option(
+            metavar="N", min=0, help="Images set aside for the curve.", show_default="1000"
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images a step.", show_default="the preset's")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Images a step.", show_default="the preset's"),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="At its highest.", show_default="the preset's")
@@ -55,7 +64,10 @@ def train(
     semantic_weight: Annotated[
         float | None,
         typer.Option(
-            metavar="N", min=0.0, help="Weight of L>k in the loss; 0 is the paper.", show_default="the preset's"
+            metavar="N",
+            min=0.0,
+            help="Weight of L>k in the loss; 0 is the paper.",
+            show_default="the preset's",
         ),
     ] = None,
     setting: Annotated[
@@ -178,9 +190,7 @@ def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progres
             task = bar.add_task("starting", total=1.0)
 
             def draw(progress: Progress) -> None:
-                bar.update(
-                    task, completed=progress.fraction, description=_line(progress, settings)
-                )
+                bar.update(task, completed=progress.fraction, description=_line(progress, settings))
 
             yield draw
     else:

@@ -92,7 +92,7 @@ def _upright(image: Image.Image) -> Decoded:
     if image.getexif().get(0x0112, 1) not in (0, 1):
         done |= Conversion.ROTATED
         image = ImageOps.exif_transpose(image)
-    if image.mode == "P" or image.mode == "PA":
+    if image.mode in {"P", "PA"}:
         done |= Conversion.PALETTE
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode.startswith(("I", "F")):

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import ImageError, SourceError, UsageError
 from hvaeood_cli.images.arrays import is_array_file, load_array
 from hvaeood_cli.images.datasets import NamedDataset, is_dataset_name
-from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode
-from hvaeood_cli.images.decode import Conversion as Conversion
+from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Conversion, Decoded, decode
 
 Pixels = NDArray[np.uint8]
 
@@ -172,7 +171,9 @@ def open_sources(
             sources.append(_single(argument, data_root, download))
     manifest = Manifest(sources, skipped)
     if not len(manifest):
-        raise SourceError("standard input named no images", "find photos -name '*.jpg' | hvaeood score -")
+        raise SourceError(
+            "standard input named no images", "find photos -name '*.jpg' | hvaeood score -"
+        )
     return manifest
 
 

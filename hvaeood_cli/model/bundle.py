@@ -24,7 +24,7 @@ import platformdirs
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hvaeood_cli import __version__
+from hvaeood_cli.version import __version__
 from hvaeood_cli.errors import ModelError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.model.config import ModelConfig
@@ -113,7 +113,9 @@ def read_bundle(folder: Path) -> Bundle:
     """The description of the model in a folder. Raises ModelError, with what is wrong."""
     path = folder / CONFIG
     if not path.is_file():
-        raise ModelError(f"{folder} is not a model: it has no {CONFIG}", "hvaeood models lists some")
+        raise ModelError(
+            f"{folder} is not a model: it has no {CONFIG}", "hvaeood models lists some"
+        )
     found = _read_json(path)
     if found.get("format") != FORMAT:
         raise ModelError(f"{path} does not describe a model of this program")

@@ -60,5 +60,5 @@ def log_ratio_elementwise(q: Gaussian, p: Gaussian, z: Tensor) -> Tensor:
 def _log_prob(g: Gaussian, z: Tensor) -> Tensor:
     """log N(z; g) + log(2 pi)/2 elementwise, in the shape of z."""
     by_sample = z.unflatten(0, (-1, g.mean.shape[0]))  # (S, B, ...)
-    standard = (by_sample - g.mean) / g.scale
+    standard: Tensor = (by_sample - g.mean) / g.scale
     return (-0.5 * standard.square() - g.scale.log()).flatten(0, 1)

@@ -30,9 +30,10 @@ def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
         channels = output.transpose(0, 1).flatten(1)  # (C, everything else)
         std = channels.std(dim=1).clamp(min=_MIN_STD)  # (C,)
         mean = channels.mean(dim=1)
-        gain = layer.parametrizations.weight.original0  # type: ignore[union-attr, index]
+        gain = layer.parametrizations.weight.original0  # type: ignore[union-attr]
         gain /= std.view_as(gain)  # type: ignore[arg-type, operator]
-        layer.bias.copy_((layer.bias - mean) / std)  # type: ignore[union-attr, operator, arg-type]
+        assert isinstance(layer.bias, Tensor)
+        layer.bias.copy_((layer.bias - mean) / std)
         shape = [1, -1] + [1] * (output.dim() - 2)
         return (output - mean.view(shape)) / std.view(shape)
 

@@ -46,7 +46,7 @@ class Route:
 
     noise: Noise
     k: int
-    l: int  # noqa: E741 - the paper's symbol
+    l: int
     proposal: Proposal
 
     def uses_posterior(self, i: int) -> bool:

@@ -108,7 +108,8 @@ class FromLatent(nn.Module):
 
 def add_skip(features: Tensor, skip: Tensor) -> Tensor:
     """features (S * B, ...) + skip (B, ...) or (S * B, ...): a skip is shared by its samples."""
-    return (features.unflatten(0, (-1, skip.shape[0])) + skip).flatten(0, 1)
+    merged: Tensor = features.unflatten(0, (-1, skip.shape[0])) + skip
+    return merged.flatten(0, 1)
 
 
 WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)

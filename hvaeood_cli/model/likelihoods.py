@@ -47,7 +47,7 @@ class Bernoulli(Likelihood):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         logits = parameters.unflatten(0, (-1, x.shape[0]))  # (S, B, C, H, W)
         # log p = x * logit - log(1 + e^logit), stable at both ends
-        log_p = x * logits - F.softplus(logits)
+        log_p: Tensor = x * logits - F.softplus(logits)
         return log_p.flatten(2).sum(2).flatten(0, 1)
 
     def mean(self, parameters: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.store.schema import RunHeader, Rows, differences, row_dtype
+from hvaeood_cli.store.schema import Rows, RunHeader, differences, row_dtype
 
 _MAGIC = b"hvaeood-journal 1\n"
 _FRAME = struct.Struct("<cQI")

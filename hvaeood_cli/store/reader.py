@@ -48,7 +48,7 @@ class ScoreFile:
     @property
     def scored(self) -> NDArray[np.bool_]:
         """Which rows have scores, (N,)."""
-        return self.status == 0
+        return np.equal(self.status, 0)
 
 
 def read_scores(path: Path) -> ScoreFile:
@@ -118,7 +118,7 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """A dataset that lies in this very file, whole. Raises StoreError for any other."""
     group, _, leaf = name.rpartition("/")
-    for parent, child in ((file, group.strip("/")), (file[group] if group in file else file, leaf)):
+    for parent, child in ((file, group.strip("/")), (file.get(group, file), leaf)):
         if not isinstance(parent.get(child, getlink=True), h5py.HardLink):
             raise StoreError(f"{file.filename}: {name} is missing, or a link", "score again")
     dataset = file[name]

@@ -62,9 +62,8 @@ def differences(there: RunHeader, here: RunHeader) -> list[str]:
         elif field == "listing_sha256":
             found.append(words)
         elif field == "model_sha256":
-            found.append(
-                f"{words}: {there.model_name} ({old[:12]}) there, {here.model_name} ({new[:12]}) here"
-            )
+            old, new = f"{there.model_name} ({old[:12]})", f"{here.model_name} ({new[:12]})"
+            found.append(f"{words}: {old} there, {new} here")
         else:
             found.append(f"{words}: {old} there, {new} here")
     return found

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from hvaeood_cli.files import replacing
 from hvaeood_cli.store.journal import Batch
-from hvaeood_cli.store.schema import DATASETS, FORMAT, FORMAT_VERSION, RunHeader, Rows, row_dtype
+from hvaeood_cli.store.schema import DATASETS, FORMAT, FORMAT_VERSION, Rows, RunHeader, row_dtype
 
 _CHUNK = 16384  # rows
 
@@ -98,7 +99,8 @@ def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str
     total = sum(map(len, values))
     # gzip takes padding and repeats down to about a tenth; a variable string costs 16 bytes more
     if longest * len(values) * 0.1 <= total + 16 * len(values):
-        data = np.array(values, dtype=h5py.string_dtype(charset, longest))
+        kind = h5py.string_dtype(charset, longest)
+        data: NDArray[np.bytes_] = np.array(values, dtype=kind)
         file.create_dataset(name, data=data, chunks=True, compression="gzip", fletcher32=True)
     else:
         kind = h5py.string_dtype(charset)

@@ -1,0 +1,151 @@
+"""How fast scoring is, as ratios within one run.
+
+    python -m benchmarks.scoring              # bounds: shared work against the naive way
+    python -m benchmarks.scoring end-to-end   # PNG files to score file, images/s
+    python -m benchmarks.scoring memory       # peak memory, 10,000 against 100,000 images
+
+Nothing else should run meanwhile. Each pair is timed in turn, A B A B ..., and the median of the
+pairwise ratios is printed.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.naive import naive_scores
+from hvaeood_cli.bounds import score
+from hvaeood_cli.detector import Detector
+from hvaeood_cli.model.hvae import HVAE
+from hvaeood_cli.model.ladder import Ladder
+from hvaeood_cli.model.layers import fold_weight_norm
+from hvaeood_cli.model.presets import PRESETS
+from hvaeood_cli.runtime import keep_memory
+
+PAIRS = 3
+
+
+def draw(ladder: Ladder, n_samples: int, n_images: int) -> list[torch.Tensor]:
+    shapes = [ladder.latent_shape(i) for i in range(1, ladder.n_layers + 1)]
+    return [torch.randn(n_samples, n_images, *shape) for shape in shapes]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def compare(name: str, slow: Callable[[], object], fast: Callable[[], object], n: int) -> None:
+    """Time two ways in turn and print images/s of each and the median ratio."""
+    slow(), fast()
+    pairs = [(seconds(slow), seconds(fast)) for _ in range(PAIRS)]
+    ratio = statistics.median(a / b for a, b in pairs)
+    rates = [n / statistics.median(times) for times in zip(*pairs, strict=True)]
+    print(f"{name:54} {rates[0]:8.1f} {rates[1]:8.1f} images/s  ratio {ratio:.2f}", flush=True)
+
+
+@torch.inference_mode()
+def bounds() -> None:
+    """All LLR^{>k} of an image: one call against two full passes for each k, same weights."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
+    print(f"{torch.backends.cpu.get_cpu_capability()}; naive, ours, ratio")
+    for preset, n_images in (("paper-gray", 4), ("compact-gray", 32)):
+        torch.manual_seed(0)
+        plain = HVAE(PRESETS[preset].model).eval()
+        x = (torch.rand(n_images, 1, 28, 28) > 0.5).float()
+        ours = HVAE(PRESETS[preset].model).eval()
+        ours.load_state_dict(plain.state_dict())
+        fold_weight_norm(ours)
+        same = HVAE(PRESETS[preset].model).eval()
+        same.load_state_dict(plain.state_dict())
+        fold_weight_norm(same)
+        ours.to(memory_format=torch.channels_last)
+        x_last = x.contiguous(memory_format=torch.channels_last)
+        for n_samples in (1, 16):
+            noise = draw(plain, n_samples, n_images)
+            compare(
+                f"{preset}, float32, S = {n_samples}: sharing alone",
+                lambda noise=noise: naive_scores(same, x, noise),
+                lambda noise=noise: score(same, x, noise, n_samples),
+                n_images,
+            )
+            compare(
+                f"{preset}, float32, S = {n_samples}: and folded, channels last",
+                lambda noise=noise: naive_scores(plain, x, noise),
+                lambda noise=noise: score(ours, x_last, noise, n_samples),
+                n_images,
+            )
+    matrix = torch.randn(512, 512)
+    half = matrix.bfloat16()
+    flops = [2 * 512**3 * 10 / seconds(lambda m=m: [m @ m for _ in range(10)]) for m in (matrix, half)]
+    print(f"512 x 512 matrix product: float32 {flops[0] / 1e9:.0f}, bf16 {flops[1] / 1e9:.1f} GFLOP/s")
+
+
+def make_folder(folder: Path, n: int) -> None:
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (n, 7, 7), np.uint8)
+    for i, image in enumerate(coarse):
+        Image.fromarray(image).resize((28, 28)).save(folder / f"{i:06d}.png")
+
+
+def end_to_end() -> None:
+    """`Detector.score_to_file` with the model that ships: reading, scoring and writing."""
+    n = 3000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_folder(folder, n)
+        for n_samples in (1, 16):
+            detector = Detector(n_importance_samples=n_samples)
+            detector.score(np.zeros((1, 28, 28), np.uint8))  # load the model
+            manifest = detector.manifest(str(folder))
+            took = [
+                seconds(lambda: detector.score_to_file(manifest, folder / "s.h5", force=True))
+                for _ in range(PAIRS)
+            ]
+            rate = n / statistics.median(took)
+            print(f"PNG files to score file, S = {n_samples}: {rate:.0f} images/s", flush=True)
+
+
+def memory() -> None:
+    """Peak resident memory of a whole scoring process, by the number of images."""
+    for n in (10_000, 100_000):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.scoring", "memory-of", str(n)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        print(f"{n:,} images: peak {int(done.stdout):,} MiB", flush=True)
+
+
+def memory_of(n: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = np.lib.format.open_memmap(
+            folder / "images.npy", "w+", np.uint8, (n, 28, 28)
+        )  # on disk, so that the images themselves are not counted
+        images[:] = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+        del images
+        detector = Detector(n_importance_samples=1)
+        detector.score_to_file(detector.manifest(str(folder / "images.npy")), folder / "s.h5")
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+if __name__ == "__main__":
+    keep_memory()
+    which = sys.argv[1] if len(sys.argv) > 1 else "bounds"
+    if which == "memory-of":
+        memory_of(int(sys.argv[2]))
+    else:
+        {"bounds": bounds, "end-to-end": end_to_end, "memory": memory}[which]()
