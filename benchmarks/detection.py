@@ -49,7 +49,10 @@ def main() -> None:
     inside = detector.score(options.inside)
     n_dims = detector.bundle.config.n_dims
     bits = -inside.lower_bound.mean(0) / (n_dims * np.log(2.0))
-    print(f"model {detector.bundle.name} ({detector.bundle.sha256[:12]}), S = {options.samples} ", end="")
+    print(
+        f"model {detector.bundle.name} ({detector.bundle.sha256[:12]}), S = {options.samples} ",
+        end="",
+    )
     print(f"in L and 1 in L>k, proposal {options.proposal}, seed {options.seed}")
     print(f"{len(inside.llr)} images in-distribution: bits/dim ", end="")
     print(", ".join(f"L>{k} {value:.4f}" for k, value in enumerate(bits)))

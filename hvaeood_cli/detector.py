@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.version import __version__
 from hvaeood_cli.errors import ModelError, StoreError, UsageError
 from hvaeood_cli.images.decode import STATUS_CODES, Conversion
 from hvaeood_cli.images.preprocess import RULES, fit
@@ -23,6 +22,7 @@ from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.reference import Reference, load_reference
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.schema import RunHeader, differences
+from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
     from hvaeood_cli.scoring import BatchScores, Reconstructions, Scorer

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hvaeood_cli.version import __version__
 from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.errors import ImageError, TrainingError
 from hvaeood_cli.images.preprocess import fit
@@ -26,6 +25,7 @@ from hvaeood_cli.reference import describe
 from hvaeood_cli.scoring import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.training import Progress, train
+from hvaeood_cli.version import __version__
 
 Pixels = NDArray[np.uint8]
 

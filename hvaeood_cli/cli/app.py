@@ -7,7 +7,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hvaeood_cli.version import __version__
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.config import load_defaults
 from hvaeood_cli.cli.models import models
@@ -15,6 +14,7 @@ from hvaeood_cli.cli.reconstruct import reconstruct
 from hvaeood_cli.cli.score import score
 from hvaeood_cli.cli.train import train
 from hvaeood_cli.errors import ExitCode, HvaeoodError
+from hvaeood_cli.version import __version__
 
 app = typer.Typer(
     name="hvaeood",

@@ -24,10 +24,10 @@ import platformdirs
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hvaeood_cli.version import __version__
 from hvaeood_cli.errors import ModelError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
     from hvaeood_cli.model.ladder import Ladder
