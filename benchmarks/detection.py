@@ -1,6 +1,6 @@
 """How well a model tells sets apart: the README's tables.
 
-    python -m benchmarks.detection --model NAME --inside FILE --outside NAME=FILE ... [-S 16]
+    python -m benchmarks.detection --model NAME --inside FILE --outside NAME=FILE ... [-S 16] [--samples-k 1]
 
 Files are IDX or NumPy; every image of each is scored. Prints AUROC, AUPRC and FPR80 of every
 bound and ratio, of the reference's suspicion (the maximum of the standardised ratios), and
@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--inside", required=True)
     parser.add_argument("--outside", nargs="+", required=True, metavar="NAME=FILE")
     parser.add_argument("-S", "--samples", type=int, default=16)
+    parser.add_argument("--samples-k", type=int, default=1)
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--proposal", default="mean")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -43,6 +45,8 @@ def main() -> None:
     detector = Detector(
         options.model,
         n_importance_samples=options.samples,
+        n_importance_samples_k=options.samples_k,
+        precision=options.precision,
         proposal=options.proposal,
         seed=options.seed,
     )
@@ -53,7 +57,8 @@ def main() -> None:
         f"model {detector.bundle.name} ({detector.bundle.sha256[:12]}), S = {options.samples} ",
         end="",
     )
-    print(f"in L and 1 in L>k, proposal {options.proposal}, seed {options.seed}")
+    print(f"in L and {options.samples_k} in L>k, proposal {options.proposal}, ", end="")
+    print(f"{options.precision}, seed {options.seed}")
     print(f"{len(inside.llr)} images in-distribution: bits/dim ", end="")
     print(", ".join(f"L>{k} {value:.4f}" for k, value in enumerate(bits)))
     print("| set | n | score | AUROC | AUPRC | FPR80 |\n| --- | --- | --- | --- | --- | --- |")

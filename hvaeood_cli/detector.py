@@ -36,8 +36,8 @@ class Detector:
 
     model: a name or a folder (`hvaeood models`). n_importance_samples: S, of the ELBO;
     n_importance_samples_k: S', of each L^{>k}. proposal: "mean" or "sample" of the conditional
-    prior. seed: of the noise, which is keyed by it and each image's pixels. device: "auto",
-    "cpu", "cuda", "cuda:N", "mps". batch_size: images read and scored together, None for one pass;
+    prior. seed: of the noise, which is keyed by it and each image's pixels. precision: of the
+    network, "float32" or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N", "mps". batch_size: images read and scored together, None for one pass;
     workers: threads that read ahead. false_positive_rate: of `predict`, on the model's
     validation images.
 
@@ -54,6 +54,7 @@ class Detector:
         n_importance_samples_k: int = 1,
         proposal: str = "mean",
         seed: int = 0,
+        precision: str = "float32",
         device: str = "auto",
         batch_size: int | None = None,
         workers: int = 1,
@@ -64,6 +65,7 @@ class Detector:
         self.n_importance_samples_k = n_importance_samples_k
         self.proposal = proposal
         self.seed = seed
+        self.precision = precision
         self.device = device
         self.batch_size = batch_size
         self.workers = workers
@@ -196,6 +198,7 @@ class Detector:
             proposal=settings.proposal,
             settings={
                 "n_importance_samples_k": settings.n_importance_samples_k,
+                "precision": settings.precision,
                 "preprocessing": RULES,
                 "image_channels": self.bundle.config.image_channels,
                 "image_size": self.bundle.config.image_size,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 
 # What must agree between a reference and the scores that it judges.
-SETTINGS = ("n_importance_samples", "n_importance_samples_k", "proposal")
+SETTINGS = ("n_importance_samples", "n_importance_samples_k", "proposal")  # not the precision
 
 
 @dataclass(frozen=True)

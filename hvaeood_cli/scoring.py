@@ -115,15 +115,17 @@ class Scorer:
             first_sample = descent.parameters[: len(x)]
             means.append(self.ladder.likelihood.mean(first_sample))
 
-        scores = score(
-            self.ladder,
-            x,
-            self._by_layer(normal),
-            self.settings.n_importance_samples,
-            self.settings.n_importance_samples_k,
-            self.settings.proposal,
-            visit=keep,
-        )
+        bfloat16 = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            scores = score(
+                self.ladder,
+                x,
+                self._by_layer(normal),
+                self.settings.n_importance_samples,
+                self.settings.n_importance_samples_k,
+                self.settings.proposal,
+                visit=keep,
+            )
         return x, scores, torch.stack(means)
 
     def _by_layer(self, normal: Tensor) -> list[Tensor]:

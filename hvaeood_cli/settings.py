@@ -46,3 +46,4 @@ class ScoreSettings(BaseModel):
     n_importance_samples_k: Annotated[int, Field(ge=1, le=10_000)] = 1  # S', of L^{>k}
     proposal: Proposal = "mean"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network, not of the bounds

@@ -32,6 +32,14 @@ def test_neither_batch_nor_order_nor_neighbours_matter():
         assert np.array_equal(alone, values[:40]), field
 
 
+def test_bfloat16_scores_are_close_and_their_sums_are_not_in_it():
+    images = make_images(20)
+    full, low = scorer().score(images), scorer(precision="bfloat16").score(images)
+    assert low.llr.dtype == np.float32 and not np.array_equal(full.llr, low.llr)
+    # on an untrained ladder's scores, of hundreds to thousands of nats
+    np.testing.assert_allclose(low.lower_bound[:, 2], full.lower_bound[:, 2], rtol=0.1)
+
+
 def test_another_seed_gives_other_scores_and_settings_matter():
     images = make_images(5)
     first = scorer(n_importance_samples=2).score(images).lower_bound

@@ -52,6 +52,10 @@ def score(
             metavar="N", min=1, help="Images read and scored together.", show_default="one pass"
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(metavar="float32|bfloat16", help="Of the network; bfloat16 suits GPUs."),
+    ] = "float32",
     device: options.Device = "auto",
     workers: Annotated[
         int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")
@@ -95,6 +99,7 @@ def score(
         n_importance_samples_k=samples_k,
         proposal=proposal,
         seed=seed,
+        precision=precision,
         device=device,
         batch_size=batch_size,
         workers=workers,

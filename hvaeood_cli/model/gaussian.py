@@ -23,8 +23,11 @@ class Gaussian(NamedTuple):
 
     @classmethod
     def from_raw(cls, raw: Tensor) -> Gaussian:
-        """From a network's output (N, 2C, ...): first half the means, second half raw scales."""
-        mean, raw_scale = raw.chunk(2, dim=1)
+        """From a network's output (N, 2C, ...): first half the means, second half raw scales.
+
+        Always float32: a network may run in bfloat16, sums of thousands of terms may not.
+        """
+        mean, raw_scale = raw.float().chunk(2, dim=1)
         return cls(mean, F.softplus(raw_scale.clamp(min=_MIN_RAW), beta=_BETA))
 
     @classmethod

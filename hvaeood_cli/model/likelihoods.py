@@ -45,13 +45,13 @@ class Bernoulli(Likelihood):
         return (uniform * 255.0 < pixels).to(torch.float32)
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        logits = parameters.unflatten(0, (-1, x.shape[0]))  # (S, B, C, H, W)
+        logits = parameters.float().unflatten(0, (-1, x.shape[0]))  # (S, B, C, H, W)
         # log p = x * logit - log(1 + e^logit), stable at both ends
         log_p: Tensor = x * logits - F.softplus(logits)
         return log_p.flatten(2).sum(2).flatten(0, 1)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        return parameters.sigmoid()
+        return parameters.float().sigmoid()
 
 
 def build_likelihood(config: ModelConfig) -> Likelihood:
