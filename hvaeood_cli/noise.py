@@ -34,7 +34,7 @@ def content_key(pixels: Pixels) -> bytes:
 def image_noise(pixels: Pixels, seed: int, n_samples: int, n_latents: int) -> ImageNoise:
     """The noise of one image for S = n_samples passes through n_latents latent elements."""
     keyed = hashlib.sha256(content_key(pixels) + seed.to_bytes(8, "little")).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(keyed[:16], "little")))
+    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(keyed[:16], "<u8")))
     uniform = generator.random(pixels.shape, dtype=np.float32)
     normal = generator.standard_normal((n_samples, n_latents), dtype=np.float32)
     return ImageNoise(uniform, normal)

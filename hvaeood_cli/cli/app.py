@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -65,6 +66,8 @@ def hvaeood(
 def main() -> NoReturn:
     """Entry point. Exit codes: `hvaeood_cli.errors.ExitCode`."""
     debug = "--debug" in sys.argv
+    if not debug:
+        warnings.simplefilter("ignore")  # libraries' remarks are for developers
     try:
         app()
     except HvaeoodError as error:

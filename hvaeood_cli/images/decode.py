@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ EXTENSIONS = frozenset(
 )
 MAX_PIXELS = 100_000_000  # a 10,000 x 10,000 image; a decompression bomb is larger
 MAX_BYTES = 1 << 30
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 class Conversion(IntFlag):
@@ -65,19 +65,17 @@ def decode(data: bytes) -> Decoded:
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are read")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata are not for users
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ImageError("too_large", f"{width} x {height} pixels")
-                image.load()
-                return _upright(image)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError("too_large", f"{width} x {height} pixels")
+            image.load()
+            return _upright(image)
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("not_an_image", "no image format that is read here") from None
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too_large", str(error)) from None
     except MemoryError:
         raise ImageError("too_large", "not enough memory to decode it") from None
@@ -89,7 +87,8 @@ def _upright(image: Image.Image) -> Decoded:
     done = Conversion(0)
     if getattr(image, "n_frames", 1) > 1:
         done |= Conversion.FIRST_FRAME
-    if image.getexif().get(0x0112, 1) not in (0, 1):
+    has_exif = "exif" in image.info or image.format == "TIFF"
+    if has_exif and image.getexif().get(_ORIENTATION, 1) not in (0, 1):
         done |= Conversion.ROTATED
         image = ImageOps.exif_transpose(image)
     if image.mode in {"P", "PA"}:
@@ -105,7 +104,7 @@ def _upright(image: Image.Image) -> Decoded:
         flat = Image.alpha_composite(paper, rgba)
         image = flat.convert("L" if image.mode in ("L", "LA", "La", "1") else "RGB")
     if image.mode in ("1", "L"):
-        return Decoded(np.asarray(image.convert("L")), done)
+        return Decoded(np.asarray(image if image.mode == "L" else image.convert("L")), done)
     return Decoded(np.asarray(image.convert("RGB")), done)
 
 

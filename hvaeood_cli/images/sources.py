@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +136,7 @@ class Manifest:
         return digest.hexdigest()
 
     def _locate(self, i: int) -> tuple[Source, int]:
-        index = int(np.searchsorted(self._starts, i, side="right")) - 1
+        index = bisect_right(self._starts, i) - 1
         return self.sources[index], i - self._starts[index]
 
 
@@ -250,7 +252,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 def _read_file(path: bytes) -> bytes:
     try:
         status = os.stat(path)
-        if not os.path.isfile(path):
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError("unreadable", "not a regular file, or a folder that cannot be listed")
         if status.st_size > MAX_BYTES:
             raise ImageError("too_large", f"{status.st_size} bytes; at most {MAX_BYTES} are read")
