@@ -1,6 +1,6 @@
 """How well a model tells sets apart: the README's tables.
 
-    python -m benchmarks.detection --model NAME --inside FILE --outside NAME=FILE ... [-S 16] [--samples-k 1]
+    python -m benchmarks.detection --inside FILE --outside NAME=FILE ... -S 16 --samples-k 1
 
 Files are IDX or NumPy; every image of each is scored. Prints AUROC, AUPRC and FPR80 of every
 bound and ratio, of the reference's suspicion (the maximum of the standardised ratios), and

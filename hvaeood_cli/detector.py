@@ -37,9 +37,9 @@ class Detector:
     model: a name or a folder (`hvaeood models`). n_importance_samples: S, of the ELBO;
     n_importance_samples_k: S', of each L^{>k}. proposal: "mean" or "sample" of the conditional
     prior. seed: of the noise, which is keyed by it and each image's pixels. precision: of the
-    network, "float32" or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N", "mps". batch_size: images read and scored together, None for one pass;
-    workers: threads that read ahead. false_positive_rate: of `predict`, on the model's
-    validation images.
+    network, "float32" or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N", "mps".
+    batch_size: images read and scored together, None for one pass; workers: threads that read
+    ahead. false_positive_rate: of `predict`, on the model's validation images.
 
     >>> detector = Detector()
     >>> detector.score_samples("photos/")            # (N,), higher is more normal

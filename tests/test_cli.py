@@ -182,6 +182,20 @@ def test_what_cannot_be_scored_is_an_error_with_a_hint(run, folder, tmp_path):
         assert "Traceback" not in err
 
 
+def test_what_cannot_be_parsed_is_an_error_with_a_hint(run):
+    for arguments in (
+        [],
+        ["images", "-S", "0"],
+        ["images", "--colour"],
+        ["images", "--label", "2"],
+    ):
+        code, out, err = run("score", *arguments)
+        assert code == 2 and not out, arguments
+        assert err.startswith("error: ") and "hint: hvaeood score --help" in err, err
+    code, _, err = run("scor")
+    assert code == 2 and "score" in err
+
+
 def test_defaults_come_from_flags_then_environment_then_file(run, folder, tmp_path, monkeypatch):
     (tmp_path / "hvaeood.toml").write_text("[score]\nsamples = 3\nseed = 5\ndevice = 'nowhere'\n")
     monkeypatch.setenv("HVAEOOD_DEVICE", "cpu")

@@ -14,7 +14,7 @@ from hvaeood_cli.cli.models import models
 from hvaeood_cli.cli.reconstruct import reconstruct
 from hvaeood_cli.cli.score import score
 from hvaeood_cli.cli.train import train
-from hvaeood_cli.errors import ExitCode, HvaeoodError
+from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 from hvaeood_cli.version import __version__
 
 app = typer.Typer(
@@ -69,12 +69,17 @@ def main() -> NoReturn:
     if not debug:
         warnings.simplefilter("ignore")  # libraries' remarks are for developers
     try:
-        app()
+        code = app(prog_name="hvaeood", standalone_mode=False)
     except HvaeoodError as error:
         if debug:
             raise
         console.fail(error)
         sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        path = getattr(getattr(error, "ctx", None), "command_path", "hvaeood")
+        if message := error.format_message():  # there is none where the help was shown instead
+            console.fail(UsageError(message, f"{path} --help"))
+        sys.exit(ExitCode.USAGE)
     except Exception as error:
         if debug:
             raise
@@ -82,4 +87,4 @@ def main() -> NoReturn:
             HvaeoodError(f"{type(error).__name__}: {error}", "run with --debug for the details")
         )
         sys.exit(ExitCode.BAD_INPUT)
-    sys.exit(ExitCode.DONE)
+    sys.exit(code or ExitCode.DONE)

@@ -107,6 +107,8 @@ def score(
     _ = detector.settings, detector.bundle  # what is wrong with them is said before any work
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
     out = output or default_output(sources)
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", "name a file: -o scores.h5")
     if not out.parent.is_dir():
         raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
     talk = not quiet
@@ -159,8 +161,8 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
         kind = "grey" if config.image_channels == 1 else "colour"
         yield (
             f"the model {detector.bundle.name} was trained on {config.image_size}x"
-            f"{config.image_size} {kind} images; most of these are something else, so expect "
-            "all of them to look odd to it. hvaeood train makes a model of your own images"
+            f"{config.image_size} {kind} images; most of these are something else, and for that "
+            "alone their scores may be high or low. hvaeood train makes a model of your own images"
         )
     if detector.reference is None:
         yield (

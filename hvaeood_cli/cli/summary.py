@@ -75,9 +75,7 @@ def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: in
 
 def _explanation(judged: Judged) -> Text:
     whose = "the model's held-out images" if judged.reference.from_model else "this batch's median"
-    return Text(
-        f"suspicion: spreads above {whose}, at the k that stands out; LLR>k in nats", style="dim"
-    )
+    return Text(f"suspicion: spreads above {whose} at this k; LLR in nats", style="dim")
 
 
 def _histograms(scores: ScoreFile, judged: Judged, width: int) -> Iterator[RenderableType]:
