@@ -2,6 +2,7 @@
 
     python -m benchmarks.scoring              # bounds: shared work against the naive way
     python -m benchmarks.scoring end-to-end   # PNG files to score file, images/s
+    python -m benchmarks.scoring profile      # where the network's time goes, S = 16
     python -m benchmarks.scoring memory       # peak memory, 10,000 against 100,000 images
 
 Nothing else should run meanwhile. Each pair is timed in turn, A B A B ..., and the median of the
@@ -120,6 +121,19 @@ def end_to_end() -> None:
             print(f"PNG files to score file, S = {n_samples}: {rate:.0f} images/s", flush=True)
 
 
+def profile() -> None:
+    """The share of each operation in scoring with the model that ships, S = 16."""
+    images = np.random.default_rng(0).integers(0, 256, (128, 28, 28), np.uint8)
+    detector = Detector(n_importance_samples=16)
+    detector.score(images)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        detector.score(images)
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    for event in events[:8]:
+        print(f"{event.self_cpu_time_total / total:6.1%}  {event.key}")
+
+
 def memory() -> None:
     """Peak resident memory of a whole scoring process, by the number of images."""
     for n in (10_000, 100_000):
@@ -135,13 +149,9 @@ def memory() -> None:
 def memory_of(n: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = np.lib.format.open_memmap(
-            folder / "images.npy", "w+", np.uint8, (n, 28, 28)
-        )  # on disk, so that the images themselves are not counted
-        images[:] = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
-        del images
+        make_folder(folder, n)
         detector = Detector(n_importance_samples=1)
-        detector.score_to_file(detector.manifest(str(folder / "images.npy")), folder / "s.h5")
+        detector.score_to_file(detector.manifest(str(folder)), folder / "s.h5")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
@@ -151,4 +161,5 @@ if __name__ == "__main__":
     if which == "memory-of":
         memory_of(int(sys.argv[2]))
     else:
-        {"bounds": bounds, "end-to-end": end_to_end, "memory": memory}[which]()
+        commands = {"end-to-end": end_to_end, "profile": profile, "memory": memory}
+        commands.get(which, bounds)()
