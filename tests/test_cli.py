@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -10,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -223,9 +223,11 @@ def start(tmp_path: Path, bundle, *arguments: str, **options) -> subprocess.Pope
 
 
 def wait_for_rows(journal: Path, process: subprocess.Popen[bytes], size: int) -> None:
-    """Until the journal has grown past `size`, or the process has ended."""
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size > size):
-        time.sleep(0.01)  # polls a file that another process writes; nothing is timed
+    """Until the journal has grown past `size`; the process must not end before."""
+    while not (journal.exists() and journal.stat().st_size > size):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.01)
+            pytest.fail("the run ended before it could be killed")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
