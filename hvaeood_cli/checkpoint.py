@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,11 @@ class Checkpoints:
         for old in self._files()[:-_KEEP]:
             old.unlink(missing_ok=True)
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, force: bool = False) -> Checkpoint | None:
         """The newest checkpoint that can be read; None at the start of a run.
 
-        Raises TrainingError when it belongs to a run with other settings, and says which differ.
+        Raises TrainingError when it belongs to a run with other settings, and says which differ;
+        with force, drops those checkpoints instead.
         """
         for path in reversed(self._files()):
             try:
@@ -80,16 +82,17 @@ class Checkpoints:
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             except (SafetensorError, OSError):
                 continue  # a torn file; the one before it is whole
-            self._check(json.loads(metadata["fingerprint"]))
+            found = json.loads(metadata["fingerprint"])
+            if force and found != json.loads(json.dumps(self.fingerprint)):
+                self.clear()
+                return None
+            self._check(found)
             return Checkpoint(tensors, json.loads(metadata["state"]))
         return None
 
     def clear(self) -> None:
-        """Remove them all, once the bundle is written."""
-        for path in self._files():
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir():
-            self.folder.rmdir()
+        """Remove them all, and what a kill may have left half-written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -171,17 +172,21 @@ class Detector:
         header = self.header(manifest, label)
         if out.exists() and not force:
             _check_done(out, header)
+            with suppress(StoreError):  # left by a kill between the last two steps
+                if journal_path(out).exists():
+                    Journal.open(journal_path(out), header).close()
+                    journal_path(out).unlink()
             return False
         try:
             with Journal.open(journal_path(out), header, force) as journal:
                 self._fill(journal, manifest, out, progress)
+                journal_path(out).unlink()  # while it is still locked
         except OSError as error:
             raise StoreError(
                 f"cannot write {out}: {error.strerror or error}",
                 "make room or choose another -o, then run the same command again: what was "
                 "scored is kept",
             ) from None
-        journal_path(out).unlink(missing_ok=True)
         return True
 
     def header(self, manifest: Manifest, label: int | None = None) -> RunHeader:
@@ -236,7 +241,8 @@ class Detector:
     @cached_property
     def reference(self) -> Reference | None:
         """The model's validation scores under these settings, if it has them."""
-        return load_reference(self.bundle.reference, self.settings.model_dump(mode="json"))
+        settings, n_layers = self.settings.model_dump(mode="json"), self.bundle.config.n_layers
+        return load_reference(self.bundle.reference, settings, n_layers)
 
     def manifest(self, X: Images) -> Manifest:
         """Images as a manifest: an array (N, H, W[, 3]) of uint8, a folder, or paths."""

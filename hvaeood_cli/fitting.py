@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from hvaeood_cli.checkpoint import Checkpoints
-from hvaeood_cli.errors import ImageError, TrainingError
+from hvaeood_cli.errors import ImageError, TrainingError, UsageError
 from hvaeood_cli.images.preprocess import fit
 from hvaeood_cli.images.sources import Manifest
-from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, short_hash, write_bundle
+from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.noise import content_key
+from hvaeood_cli.noise import short_key
 from hvaeood_cli.reference import describe
 from hvaeood_cli.scoring import Scorer
-from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.settings import Precision, ScoreSettings, TrainSettings
 from hvaeood_cli.training import Progress, train
 from hvaeood_cli.version import __version__
 
@@ -61,21 +61,30 @@ def fit_bundle(
     settings: TrainSettings,
     device: torch.device,
     command: Sequence[str] = (),
-    precision: str = "32-true",
+    precision: Precision = "32-true",
+    force: bool = False,
+    stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Bundle:
     """Train on (N, C, H, W) 8-bit images and write the bundle to `out`.
 
-    An interrupted run is continued from its last checkpoint; a finished one is returned as it is.
-    Raises TrainingError: too few images, other settings than the run in `out` had, a loss that
-    is not finite.
+    An interrupted run is continued from its last checkpoint; a finished one is returned as it is,
+    or with force trained anew: the model that is there stays until the new one is written.
+    stop: see `train`. Raises UsageError for settings that do not fit the model; TrainingError for
+    too few images, other settings than the run in `out` had, a loss that is not finite.
     """
+    if len(settings.free_nats) not in (0, config.n_layers):
+        raise UsageError(
+            f"free_nats has {len(settings.free_nats)} values for {config.n_layers} layers",
+            "give one for each layer, z_1 first, or [] for none",
+        )
     fingerprint = {
         "model": config.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
+        "precision": precision,
         "images_sha256": hashlib.sha256(pixels.data).hexdigest(),
     }
-    if (out / CONFIG).is_file():
+    if (out / CONFIG).is_file() and not force:
         return _finished(out, fingerprint)
     n_validation = settings.validation
     if len(pixels) - n_validation < settings.batch_size:
@@ -89,9 +98,18 @@ def fit_bundle(
     aside, used = np.sort(order[:n_validation]), np.sort(order[n_validation:])
     checkpoints = Checkpoints(out / "checkpoints", fingerprint)
     trained = train(
-        pixels[used], pixels[aside], config, settings, checkpoints, device, precision, report
+        pixels[used],
+        pixels[aside],
+        config,
+        settings,
+        checkpoints,
+        device,
+        precision,
+        force,
+        stop,
+        report,
     )
-    hashes = np.array([short_hash(content_key(image)) for image in pixels[used]], np.uint64)
+    hashes = np.array([short_key(image) for image in pixels[used]], np.uint64)
     provenance = {
         "command": list(command),
         "fingerprint": fingerprint,

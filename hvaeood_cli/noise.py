@@ -31,6 +31,11 @@ def content_key(pixels: Pixels) -> bytes:
     return digest.digest()
 
 
+def short_key(pixels: Pixels) -> int:
+    """The first 64 bits of `content_key`: what a score file and a bundle keep of an image."""
+    return int.from_bytes(content_key(pixels)[:8], "little")
+
+
 def image_noise(pixels: Pixels, seed: int, n_samples: int, n_latents: int) -> ImageNoise:
     """The noise of one image for S = n_samples passes through n_latents latent elements."""
     keyed = hashlib.sha256(content_key(pixels) + seed.to_bytes(8, "little")).digest()

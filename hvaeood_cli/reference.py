@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 
+_LEAST_SPREAD = 1.0  # nats; less is noise, or a batch of copies
+
 # What must agree between a reference and the scores that it judges.
 SETTINGS = ("n_importance_samples", "n_importance_samples_k", "proposal")  # not the precision
 
@@ -32,7 +34,7 @@ class Reference:
     def of_validation(cls, llr: NDArray[np.floating[Any]]) -> Reference:
         """From validation images, which are all in-distribution: mean and standard deviation."""
         values = np.asarray(llr, np.float64)
-        return cls(values, values.mean(0), np.maximum(values.std(0), 1e-9), True)
+        return cls(values, values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD), True)
 
     @classmethod
     def of_batch(cls, llr: NDArray[np.floating[Any]]) -> Reference:
@@ -43,7 +45,7 @@ class Reference:
             values = np.zeros((1, llr.shape[1]))
         centre = np.median(values, axis=0)
         spread = 1.4826 * np.median(np.abs(values - centre), axis=0)
-        return cls(values, centre, np.maximum(spread, 1e-9), False)
+        return cls(values, centre, np.maximum(spread, _LEAST_SPREAD), False)
 
     def standardise(self, llr: NDArray[np.floating[Any]]) -> Float:
         """(N, L - 1) nats -> how many spreads each is above the centre; NaN stays NaN."""
@@ -67,8 +69,17 @@ def describe(llr: NDArray[np.floating[Any]], settings: dict[str, Any]) -> dict[s
     return {"settings": kept, "n": len(rounded), "llr": rounded}
 
 
-def load_reference(stored: dict[str, Any], settings: dict[str, Any]) -> Reference | None:
-    """The model's own reference, if it has one that was made with these settings."""
-    if not stored.get("llr") or any(stored["settings"][key] != settings[key] for key in SETTINGS):
+def load_reference(
+    stored: dict[str, Any], settings: dict[str, Any], n_layers: int
+) -> Reference | None:
+    """The model's own reference, if it has a sound one that was made with these settings."""
+    made_with = stored.get("settings", {})
+    if any(made_with.get(key) != settings[key] for key in SETTINGS):
         return None
-    return Reference.of_validation(np.array(stored["llr"]))
+    try:
+        llr = np.array(stored.get("llr"), np.float64)
+    except (TypeError, ValueError):
+        return None
+    if llr.ndim != 2 or llr.shape[1] != n_layers - 1 or not len(llr):
+        return None
+    return Reference.of_validation(llr)

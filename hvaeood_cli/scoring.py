@@ -60,12 +60,12 @@ class Scorer:
 
     @property
     def images_per_pass(self) -> int:
-        """The shape of every pass. It depends on S alone: kernels sum in another order for
+        """The shape of every pass. It depends on S and S' alone: kernels sum in another order for
         another shape, but not for another place in the same one, so an image's score is the same
         to the last bit in whatever batch it comes.
         """
-        rows = ROWS_PER_PASS // self.settings.n_importance_samples
-        return min(IMAGES_PER_PASS, max(1, rows))
+        samples = max(self.settings.n_importance_samples, self.settings.n_importance_samples_k)
+        return min(IMAGES_PER_PASS, max(1, ROWS_PER_PASS // samples))
 
     def noise(self, pixels: Pixels) -> ImageNoise:
         """All the randomness that one image's score needs. pixels: (C, H, W)."""

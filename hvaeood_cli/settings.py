@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Proposal = Literal["mean", "sample"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]  # of training, as Fabric names them
 
 
 class TrainSettings(BaseModel):

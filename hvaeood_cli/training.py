@@ -24,7 +24,7 @@ from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.objective import Objective, Terms, pressure_at
 from hvaeood_cli.runtime import keep_memory, seeded_generator
-from hvaeood_cli.settings import TrainSettings
+from hvaeood_cli.settings import Precision, TrainSettings
 
 Pixels = NDArray[np.uint8]
 
@@ -70,14 +70,18 @@ def train(
     settings: TrainSettings,
     checkpoints: Checkpoints,
     device: torch.device,
-    precision: str = "32-true",
+    precision: Precision = "32-true",
+    force: bool = False,
+    stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Train on `pixels` (N, C, H, W) uint8, or continue where the last checkpoint stands.
 
     validation: images for the curve alone; no choice is made by them. The same arguments give
     the same weights, however often the run was cut and resumed, except under
-    `settings.minutes`, where the clock has a say.
+    `settings.minutes`, where the clock has a say. force: drop the checkpoints of another run.
+    stop: asked after every step; when it says yes, a checkpoint is saved and KeyboardInterrupt
+    raised.
     Raises TrainingError when the loss stops being finite: the last checkpoint stays.
     """
     keep_memory()
@@ -91,7 +95,7 @@ def train(
     objective = Objective(ladder, settings)
     optimizer = _optimizer(ladder, settings)
     state = State()
-    saved = checkpoints.latest()
+    saved = checkpoints.latest(force)
     if saved is not None:
         state = State(**saved.restore(ladder, optimizer))
     elif config.weight_norm:
@@ -147,9 +151,12 @@ def train(
                 | evaluate(ladder, validation, settings, device)
             )
             means = _Means()
-        if now - last_saved > CHECKPOINT_SECONDS:
+        stopping = stop()
+        if now - last_saved > CHECKPOINT_SECONDS or stopping:
             last_saved = now
             checkpoints.save(ladder, optimizer, asdict(state), state.step)
+        if stopping and not done:
+            raise KeyboardInterrupt
 
     n_parameters = sum(p.numel() for p in ladder.parameters())
     fold_weight_norm(ladder)

@@ -134,6 +134,18 @@ def test_float_and_animated_images():
     assert Conversion.FIRST_FRAME in decoded.conversions
 
 
+def test_wide_integers_are_not_blackened():
+    """A 32-bit image of 8-bit values is what it looks like; a 16-bit one is scaled."""
+    values = np.array([[0, 100], [255, 7]], np.int32)
+    assert decode(encode(Image.fromarray(values), "TIFF")).pixels.tolist() == values.tolist()
+
+
+def test_orientations_that_do_not_exist_turn_nothing():
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    assert decode(encode(GREY, "PNG", exif=exif)).conversions == 0
+
+
 def test_grey_becomes_colour_when_the_model_wants_it():
     pixels, done = fit(Decoded(np.asarray(GREY), Conversion(0)), 3, 8)
     assert pixels.shape == (3, 8, 8) and Conversion.COLOURED in done

@@ -77,6 +77,7 @@ def test_the_file_is_as_the_contract_says(tmp_path):
         assert json.loads(attributes["settings"])["n_importance_samples_k"] == 1
         types = {
             "/images/sha256": ((5, 32), np.uint8),
+            "/images/content": ((5,), np.uint64),
             "/images/status": ((5,), np.int8),
             "/images/label": ((5,), np.int8),
             "/scores/lower_bound": ((5, 3), np.float32),

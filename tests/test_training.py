@@ -11,11 +11,10 @@ import torch
 from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.fitting import fit_bundle
-from hvaeood_cli.model.bundle import short_hash
 from hvaeood_cli.model.hvae import HVAE
 from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.layers import fold_weight_norm
-from hvaeood_cli.noise import content_key
+from hvaeood_cli.noise import short_key
 from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training import train
 from tests.conftest import SMALL, make_images
@@ -98,7 +97,7 @@ def test_a_bundle_records_what_made_it(tmp_path):
     assert len(training["curve"]) == 3
     assert not (tmp_path / "m" / "checkpoints").exists()
     kept = set(bundle.training_hashes().tolist())
-    hashes = {short_hash(content_key(image)) for image in images}
+    hashes = {short_key(image) for image in images}
     assert len(kept) == 52 and kept < hashes
     assert len(bundle.reference["llr"]) == 8
 

@@ -57,7 +57,12 @@ def hvaeood(
     """
     group = context.command
     commands = {
-        name: {parameter.name for parameter in command.params if parameter.name}
+        name: {
+            option.lstrip("-"): parameter.name
+            for parameter in command.params
+            for option in parameter.opts
+            if parameter.name
+        }
         for name, command in getattr(group, "commands", {}).items()
     }
     context.default_map = load_defaults(commands)
@@ -66,6 +71,7 @@ def hvaeood(
 def main() -> NoReturn:
     """Entry point. Exit codes: `hvaeood_cli.errors.ExitCode`."""
     debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # in any place
     if not debug:
         warnings.simplefilter("ignore")  # libraries' remarks are for developers
     try:

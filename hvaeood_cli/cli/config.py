@@ -11,10 +11,11 @@ from hvaeood_cli.errors import UsageError
 FILE = Path("hvaeood.toml")
 
 
-def load_defaults(commands: dict[str, set[str]]) -> dict[str, dict[str, Any]]:
+def load_defaults(commands: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
     """What hvaeood.toml in this folder says, a table a command, checked against its options.
 
-    commands: option names by command. Raises UsageError for a broken file or an unknown key.
+    commands: by command, its options' names and the parameters they set.
+    Raises UsageError for a broken file or an unknown key.
     """
     if not FILE.is_file():
         return {}
@@ -26,13 +27,13 @@ def load_defaults(commands: dict[str, set[str]]) -> dict[str, dict[str, Any]]:
         if command not in commands or not isinstance(table, dict):
             known = ", ".join(f"[{name}]" for name in sorted(commands))
             raise UsageError(f"{FILE}: no command is called {command!r}", f"tables: {known}")
-        unknown = {key.replace("-", "_") for key in table} - commands[command]
+        unknown = table.keys() - commands[command].keys()
         if unknown:
             raise UsageError(
                 f"{FILE}: [{command}] has no option {sorted(unknown)[0]!r}",
                 f"hvaeood {command} --help lists them",
             )
     return {
-        command: {key.replace("-", "_"): value for key, value in table.items()}
+        command: {commands[command][key]: value for key, value in table.items()}
         for command, table in tables.items()
     }

@@ -35,17 +35,19 @@ def err() -> Console:
 
 def show(*things: RenderableType) -> None:
     """Print things that Rich can draw to standard output."""
-    for thing in things:
-        out().print(thing)
+    with out().capture() as capture:
+        for thing in things:
+            out().print(thing)
+    emit([capture.get()])
 
 
 def say(message: str, style: str | None = None) -> None:
     """A remark on standard error."""
-    err().print(message, style=style, soft_wrap=True)
+    err().print(printable(message), style=style, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    err().print(f"warning: {message}", style="yellow", soft_wrap=True)
+    err().print(f"warning: {printable(message)}", style="yellow", soft_wrap=True)
 
 
 def fail(error: HvaeoodError) -> None:
@@ -60,6 +62,8 @@ def emit(lines: Iterable[str]) -> None:
 
     A reader that goes away, as `head` does, ends the program in peace.
     """
+    if sys.stdout is None:  # closed by the shell: `>&-`
+        raise SystemExit(ExitCode.DONE)
     stream = sys.stdout.buffer
     try:
         for line in lines:

@@ -15,7 +15,10 @@ _MAX_IMAGES = 64
 
 def reconstruct(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE", help="Image files.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="IMAGE", help="Image files, or rows of an array: FILE#17.", show_default=False
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")
@@ -26,6 +29,7 @@ def reconstruct(
         typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior."),
     ] = "mean",
     seed: options.Seed = 0,
+    data_root: options.DataRoot = None,
     device: options.Device = "auto",
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -48,9 +52,10 @@ def reconstruct(
     from hvaeood_cli.errors import ImageError
     from hvaeood_cli.files import replacing
     from hvaeood_cli.grid import reconstruction_grid
+    from hvaeood_cli.images.sources import open_sources
 
     detector = Detector(model, proposal=proposal, seed=seed, device=device)
-    manifest = detector.manifest(images)
+    manifest = open_sources(images, data_root=data_root)
     if len(manifest) > _MAX_IMAGES:
         raise UsageError(f"{len(manifest)} images; a picture shows {_MAX_IMAGES}", "name fewer")
     try:

@@ -66,7 +66,7 @@ def as_jsonl(scores: ScoreFile, judged: Judged) -> Iterator[str]:
 def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
     """A header, then a row an image. Cells that a spreadsheet would run get an apostrophe."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     layers = range(scores.n_layers)
     header = ["path", "status", "error", "suspicion", "k", "bits_per_dim"]
     header += [f"lower_bound_{k}" for k in layers] + [f"llr_{k}" for k in layers[1:]]
@@ -75,7 +75,7 @@ def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
         cells = [defuse(row["path"]), row["status"], defuse(row["error"])]
         cells += [row["suspicion"], row["k"], row["bits_per_dim"]]
         cells += row["lower_bound"] + row["llr"]
-        writer.writerow(["" if cell is None else cell for cell in cells])
+        writer.writerow(["" if cell is None else cell for cell in cells])  # "" and numbers
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()

@@ -122,9 +122,24 @@ def score(
     if talk:
         for line in remarks(detector, scores):
             console.warn(line)
-    _print(detector, scores, top, seconds if fresh else None, json_, jsonl, csv, quiet)
+    again = _repeated(detector, data_root)
+    _print(detector, scores, top, seconds if fresh else None, again, json_, jsonl, csv, quiet)
     if not scores.scored.all():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
+
+
+def _repeated(detector: Detector, data_root: Path | None) -> tuple[str, ...]:
+    """The options that `reconstruct` needs to show what was scored here."""
+    usual = type(detector)()
+    given = [
+        ("--model", str(detector.model), str(usual.model)),
+        ("--seed", str(detector.seed), str(usual.seed)),
+        ("--proposal", detector.proposal, usual.proposal),
+        ("--data-root", str(data_root or ""), ""),
+    ]
+    return tuple(
+        part for name, value, default in given if value != default for part in (name, value)
+    )
 
 
 def default_output(sources: list[str]) -> Path:
@@ -217,6 +232,7 @@ def _print(
     scores: ScoreFile,
     top: int,
     seconds: float | None,
+    again: tuple[str, ...],
     json_: bool,
     jsonl: bool,
     csv: bool,
@@ -232,4 +248,4 @@ def _print(
     elif csv:
         console.emit(rows.as_csv(scores, judged))
     elif not quiet:
-        console.show(*summary.draw(scores, judged, top, seconds, console.out().width))
+        console.show(*summary.draw(scores, judged, top, seconds, console.out().width, again))

@@ -20,9 +20,17 @@ _MAX_ERRORS = 5
 
 
 def draw(
-    scores: ScoreFile, judged: Judged, top: int, seconds: float | None, width: int
+    scores: ScoreFile,
+    judged: Judged,
+    top: int,
+    seconds: float | None,
+    width: int,
+    options: tuple[str, ...] = (),
 ) -> Iterator[RenderableType]:
-    """The whole summary for a terminal of this width, from top to bottom."""
+    """The whole summary for a terminal of this width, from top to bottom.
+
+    seconds: None when nothing had to be scored. options: those that the next command must repeat.
+    """
     yield _headline(scores, seconds)
     order = judged.order()
     if top and len(order):
@@ -37,7 +45,7 @@ def draw(
         yield ""
         yield from _unreadable(scores, bad, width)
     yield ""
-    yield _tail(scores, order)
+    yield _tail(scores, order, options)
 
 
 def _headline(scores: ScoreFile, seconds: float | None) -> Text:
@@ -115,11 +123,12 @@ def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterat
         yield Text(f"  and {len(bad) - _MAX_ERRORS:,} more; --jsonl lists them all", style="dim")
 
 
-def _tail(scores: ScoreFile, order: NDArray[np.int64]) -> Text:
+def _tail(scores: ScoreFile, order: NDArray[np.int64], options: tuple[str, ...]) -> Text:
     text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
     if len(order):
         name = bytes(scores.names[order[0]]).decode("utf-8", "surrogateescape")
         if name.isprintable():
             text.append("\nnext    ")
-            text.append(f"hvaeood reconstruct {shlex.quote(name)} -o grid.png", style="bold")
+            command = shlex.join(["hvaeood", "reconstruct", name, *options, "-o", "grid.png"])
+            text.append(command, style="bold")
     return text

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from hvaeood_cli.cli import console, options
-from hvaeood_cli.errors import ExitCode, HvaeoodError, TrainingError, UsageError
+from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.model.bundle import Bundle
@@ -76,7 +77,9 @@ def train(
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="32-true, bf16-mixed or 16-mixed.")
+    ] = "32-true",
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -92,8 +95,11 @@ def train(
     """
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.model.presets import get_preset
+    from hvaeood_cli.settings import Precision
 
     chosen = get_preset(preset)
+    if precision not in get_args(Precision):
+        raise UsageError(f"no precision {precision!r}", ", ".join(get_args(Precision)))
     given = {
         "epochs": epochs,
         "minutes": minutes,
@@ -110,15 +116,13 @@ def train(
     from hvaeood_cli.runtime import choose_device
 
     where = choose_device(device)
-    if force and out.exists():
-        _remove_model(out)
     talk = not quiet
     pixels, unreadable = read_pixels(manifest, chosen.model)
     if talk:
         if unreadable:
             console.warn(f"{len(unreadable)} images cannot be read, the first: {unreadable[0]}")
         console.say(f"{len(pixels):,} images, preset {preset}, on {where}, into {out}")
-    with _progress(settings, talk) as report:
+    with _progress(settings, talk) as report, _interruptible() as stop:
         try:
             bundle = fit_bundle(
                 pixels,
@@ -128,7 +132,9 @@ def train(
                 settings,
                 where,
                 command=["hvaeood", *sys.argv[1:]],
-                precision=precision,
+                precision=cast(Precision, precision),
+                force=force,
+                stop=stop,
                 report=report,
             )
         except KeyboardInterrupt:
@@ -163,18 +169,21 @@ def _settings(preset: TrainSettings, given: dict[str, Any], pairs: list[str]) ->
         raise UsageError(f"{first['loc'][0]}: {first['msg']}") from None
 
 
-def _remove_model(out: Path) -> None:
-    """Remove a model's folder for --force; refuses a folder that holds anything else."""
-    from hvaeood_cli.model import bundle
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks the run to stop after its step; a second one stops it at once."""
+    asked = False
 
-    ours = {bundle.CONFIG, bundle.WEIGHTS, bundle.TRAINING, bundle.REFERENCE, bundle.IMAGES}
-    foreign = [entry.name for entry in out.iterdir() if entry.name not in ours | {"checkpoints"}]
-    if foreign:
-        raise TrainingError(
-            f"{out} holds more than a model ({foreign[0]}); --force will not remove it",
-            "choose another --out",
-        )
-    shutil.rmtree(out)
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.decode import STATUS_CODES
 from hvaeood_cli.images.preprocess import fit
 from hvaeood_cli.images.sources import Manifest
-from hvaeood_cli.noise import ImageNoise
+from hvaeood_cli.noise import ImageNoise, short_key
 from hvaeood_cli.scoring import Scorer
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.schema import Rows, blank_rows
@@ -74,6 +74,7 @@ def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prep
             batch.errors[i] = str(error)
             continue
         row["sha256"] = np.frombuffer(sha256, np.uint8)
+        row["content"] = short_key(pixels)
         row["conversions"] = int(conversions)
         batch.pixels.append(pixels)
         batch.noises.append(scorer.noise(pixels))

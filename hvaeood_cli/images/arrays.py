@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import SourceError
 
 ARRAY_SUFFIXES = (".npy", ".npz", "idx3-ubyte", "idx3-ubyte.gz", ".idx", ".idx.gz")
-MAX_ARRAY_BYTES = 16 << 30
+MAX_ARRAY_BYTES = 8 << 30
 
 _HINT = "images are unsigned bytes of shape (N, H, W), (N, H, W, 1), (N, H, W, 3) or (N, 3, H, W)"
 
@@ -35,7 +34,11 @@ def load_array(path: Path) -> NDArray[np.uint8]:
             array = _from_npz(path)
         else:
             array = _from_idx(path)
-    except (ValueError, EOFError, OSError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it holds no single array")
+    except MemoryError:
+        raise SourceError(f"cannot read {path}: not enough memory", "take rows: FILE#A:B") from None
+    except Exception as error:  # NumPy and zipfile raise whatever a hostile file makes them raise
         raise SourceError(f"cannot read {path}: {error}", _HINT) from None
     return as_images(str(path), array)
 
@@ -60,6 +63,10 @@ def _from_idx(path: Path) -> NDArray[np.uint8]:
 
 def _from_npz(path: Path) -> NDArray[np.uint8]:
     """The array called images, x or X, else the first one that looks like images."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MAX_ARRAY_BYTES:
+        raise ValueError(f"it unpacks to {size} bytes")
     with np.load(path, allow_pickle=False) as file:
         names = [name for name in ("images", "x", "X") if name in file.files] + file.files
         for name in names:

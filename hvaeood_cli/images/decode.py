@@ -29,7 +29,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 EXTENSIONS = frozenset(
     b".png .jpg .jpeg .jpe .bmp .gif .tif .tiff .webp .pgm .ppm .pbm .pnm".split()
 )
-MAX_PIXELS = 100_000_000  # a 10,000 x 10,000 image; a decompression bomb is larger
+MAX_PIXELS = 64_000_000  # an 8,000 x 8,000 image; a decompression bomb is larger
 MAX_BYTES = 1 << 30
 _ORIENTATION = 0x0112  # the EXIF tag
 
@@ -69,8 +69,9 @@ def decode(data: bytes) -> Decoded:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError("too_large", f"{width} x {height} pixels")
+            deep = any("16" in str(tile[3]) for tile in image.tile)  # 16 bit that Pillow reduces
             image.load()
-            return _upright(image)
+            return _upright(image, Conversion.DEPTH if deep else Conversion(0))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -83,17 +84,17 @@ def decode(data: bytes) -> Decoded:
         raise ImageError("damaged", f"{type(error).__name__}: {error}") from None
 
 
-def _upright(image: Image.Image) -> Decoded:
-    done = Conversion(0)
+def _upright(image: Image.Image, done: Conversion) -> Decoded:
     if getattr(image, "n_frames", 1) > 1:
         done |= Conversion.FIRST_FRAME
     has_exif = "exif" in image.info or image.format == "TIFF"
-    if has_exif and image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+    if has_exif and image.getexif().get(_ORIENTATION, 1) in range(2, 9):
         done |= Conversion.ROTATED
         image = ImageOps.exif_transpose(image)
     if image.mode in {"P", "PA"}:
         done |= Conversion.PALETTE
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        clear = image.mode == "PA" or "transparency" in image.info
+        image = image.convert("RGBA" if clear else "RGB")
     if image.mode.startswith(("I", "F")):
         done |= Conversion.DEPTH
         return Decoded(_to_8_bit(np.asarray(image)), done)
@@ -109,10 +110,12 @@ def _upright(image: Image.Image) -> Decoded:
 
 
 def _to_8_bit(deep: NDArray[np.generic]) -> Pixels:
-    """16-bit integers are divided by 257; floats are taken as 0 to 1, or as 0 to 255 if larger."""
+    """16-bit integers are divided by 257; wider ones too, unless none is above 255; floats are
+    taken as 0 to 1, or as 0 to 255 if larger.
+    """
     values = np.nan_to_num(deep.astype(np.float64))
     if np.issubdtype(deep.dtype, np.floating):
         values = values * (255.0 if values.max(initial=0.0) <= 1.0 else 1.0)
-    else:
+    elif deep.dtype.itemsize == 2 or values.max(initial=0.0) > 255.0:
         values = values / 257.0
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -69,6 +69,8 @@ class Files:
             status = os.stat(self.paths[i])
         except OSError as error:
             return f"errno {error.errno}"
+        except ValueError:  # a NUL byte in the name
+            return "no name"
         return f"{status.st_size} {status.st_mtime_ns}"
 
 
@@ -184,8 +186,14 @@ def _single(argument: str, data_root: Path | None, download: bool) -> Source:
     if os.path.lexists(path):
         if is_array_file(Path(path)):
             status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise SourceError(f"{path} is not a regular file")
             origin = f"{status.st_size} {status.st_mtime_ns}"
             return _rows(path, load_array(Path(path)), rows, origin)
+        if rows is not None:
+            raise UsageError(
+                f"{argument}: only an array file has rows to take", f"name {path} alone"
+            )
         return Files([os.fsencode(argument)])
     if is_dataset_name(path):
         root = data_root or Path("data")
@@ -195,11 +203,13 @@ def _single(argument: str, data_root: Path | None, download: bool) -> Source:
 
 
 def _split_rows(argument: str) -> tuple[str, slice | None]:
-    """`FILE#A:B` -> (FILE, A:B), unless a file of just that name exists."""
-    match = re.fullmatch(r"(.+)#(\d*):(\d*)", argument, re.DOTALL)
+    """`FILE#A:B` -> (FILE, A:B), `FILE#A` -> (FILE, A:A+1), unless a file has just that name."""
+    match = re.fullmatch(r"(.+)#(\d*)(:?)(\d*)", argument, re.DOTALL)
     if match is None or os.path.lexists(argument):
         return argument, None
-    path, first, last = match.groups()
+    path, first, colon, last = match.groups()
+    if not colon:
+        return (path, slice(int(first), int(first) + 1)) if first else (argument, None)
     return path, slice(int(first) if first else None, int(last) if last else None)
 
 

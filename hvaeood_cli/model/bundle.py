@@ -11,6 +11,7 @@ Reading the description needs no torch; only `load_ladder` does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -68,7 +69,7 @@ class Bundle:
         return _read_json(self.folder / REFERENCE, missing_ok=True)
 
     def training_hashes(self) -> NDArray[np.uint64]:
-        """Sorted content hashes (`short_hash`) of the training images; empty if not kept."""
+        """Sorted content hashes (`noise.short_key`) of the training images; empty if not kept."""
         path = self.folder / IMAGES
         if not path.is_file():
             return np.zeros(0, np.uint64)
@@ -102,11 +103,6 @@ class Bundle:
                 "the folder mixes two models; copy or train it again",
             ) from None
         return ladder.eval()
-
-
-def short_hash(content_key: bytes) -> int:
-    """The 64 bits of a content key that a bundle keeps for each training image."""
-    return int.from_bytes(content_key[:8], "little")
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -178,12 +174,13 @@ def model_folders() -> list[Path]:
 
 
 def find_bundle(name_or_folder: str) -> Bundle:
-    """A model by name or folder. Raises ModelError with the names there are."""
+    """A model by name or folder, names first. Raises ModelError with the names there are."""
+    for parent in model_folders():
+        if name_or_folder and os.sep not in name_or_folder:
+            if (parent / name_or_folder / CONFIG).is_file():
+                return read_bundle(parent / name_or_folder)
     if os.path.isdir(name_or_folder):
         return read_bundle(Path(name_or_folder))
-    for parent in model_folders():
-        if name_or_folder and os.sep not in name_or_folder and (parent / name_or_folder).is_dir():
-            return read_bundle(parent / name_or_folder)
     names = ", ".join(bundle.name for bundle in list_bundles()) or "none"
     raise ModelError(f"no model {name_or_folder!r}", f"models: {names}; or give a model's folder")
 
@@ -194,7 +191,8 @@ def list_bundles() -> list[Bundle]:
     for parent in model_folders():
         for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
             if (folder / CONFIG).is_file():
-                bundles.append(read_bundle(folder))
+                with contextlib.suppress(ModelError):
+                    bundles.append(read_bundle(folder))
     return bundles
 
 

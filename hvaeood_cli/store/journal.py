@@ -63,25 +63,24 @@ class Journal:
 
         Raises StoreError when it belongs to a run that `header` may not continue (saying which
         of model, settings and images differs), or when another process is writing it.
-        force: drop whatever is there.
+        force: start over where it is another run's, or damaged; one's own is continued.
         """
-        if force:
-            path.unlink(missing_ok=True)
         if not path.exists():
             with replacing(path) as temporary:
-                payload = header.model_dump_json().encode()
-                temporary.write_bytes(_MAGIC + _frame(b"H", payload))
+                temporary.write_bytes(_beginning(header))
         file = FileIO(path, "r+")  # unbuffered: what write() took, the system has
         try:
             _lock(file, path)
-            there, n_done, end = _scan(file, path)
-            differing = differences(there, header)
-            if differing:
-                raise StoreError(
-                    f"{path} belongs to an unfinished run with other inputs: "
-                    + "; ".join(differing),
-                    "run that again to finish it, choose another -o, or --force to drop it",
-                )
+            try:
+                there, n_done, end = _scan(file, path)
+                _check_same(path, there, header)
+            except StoreError:
+                if not force:
+                    raise
+                file.seek(0)
+                file.truncate(0)
+                _write_all(file, _beginning(header))
+                there, n_done, end = _scan(file, path)
             file.truncate(end)
             file.seek(end)
         except BaseException:
@@ -133,6 +132,19 @@ class Journal:
                 raise
         finally:
             self.close()
+
+
+def _beginning(header: RunHeader) -> bytes:
+    return _MAGIC + _frame(b"H", header.model_dump_json().encode())
+
+
+def _check_same(path: Path, there: RunHeader, here: RunHeader) -> None:
+    differing = differences(there, here)
+    if differing:
+        raise StoreError(
+            f"{path} belongs to an unfinished run with other inputs: " + "; ".join(differing),
+            "run that again to finish it, choose another -o, or --force to drop it",
+        )
 
 
 def _frame(kind: bytes, payload: bytes) -> bytes:
@@ -194,6 +206,8 @@ def _batch(payload: bytes, n_layers: int) -> Batch:
 def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise BlockingIOError  # it was finished and removed between our opening and locking
     except OSError:
         raise StoreError(
             f"another process is writing {path}", "wait for it to end, or choose another -o"

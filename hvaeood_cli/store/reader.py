@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.store.schema import DATASETS, FORMAT, FORMAT_VERSION
 
+_OPTIONAL = ("conversions", "content")  # datasets that version 1 does not promise
 _MAX_DEFLATE = 1100  # the best ratio gzip can reach; a column that claims more is not in the file
 
 
@@ -31,6 +32,7 @@ class ScoreFile:
     conversions: NDArray[np.uint16]  # (N,), zeros where the file has none
     conversion_codes: dict[str, int]
     sha256: NDArray[np.uint8]  # (N, 32)
+    content: NDArray[np.uint64]  # (N,) of the pixels as the model takes them; zeros if not kept
     lower_bound: NDArray[np.float32]  # (N, L) nats
     llr: NDArray[np.float32]  # (N, L - 1) nats
     kl: NDArray[np.float32]  # (N, L) nats
@@ -79,12 +81,12 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
     columns = {
         field: _dataset(file, name)
         for field, name in DATASETS.items()
-        if field != "conversions" or name in file
+        if field not in _OPTIONAL or name in file
     }
     n = columns["status"].shape[0]
     widths = {"sha256": 32, "llr": n_layers - 1}
     for field, dataset in columns.items():
-        flat = field in ("status", "conversions", "bits_per_dim")
+        flat = field in ("status", "content", "conversions", "bits_per_dim")
         shape = (n,) if flat else (n, widths.get(field, n_layers))
         if dataset.shape != shape:
             raise StoreError(f"{path}: {dataset.name} has shape {dataset.shape}, not {shape}")
@@ -106,6 +108,7 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
         conversions=np.zeros(n, np.uint16) if conversions is None else conversions[()],
         conversion_codes={} if conversions is None else json.loads(conversions.attrs["codes"]),
         sha256=columns["sha256"][()],
+        content=columns["content"][()] if "content" in columns else np.zeros(n, np.uint64),
         lower_bound=columns["lower_bound"][()],
         llr=columns["llr"][()],
         kl=columns["kl"][()],

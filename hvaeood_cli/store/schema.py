@@ -74,6 +74,7 @@ def row_dtype(n_layers: int) -> np.dtype[np.void]:
     return np.dtype(
         [
             ("sha256", np.uint8, (32,)),
+            ("content", np.uint64),
             ("status", np.int8),
             ("conversions", np.uint16),
             ("lower_bound", np.float32, (n_layers,)),
@@ -88,6 +89,7 @@ def row_dtype(n_layers: int) -> np.dtype[np.void]:
 # field of a row -> dataset in the file
 DATASETS = {
     "sha256": "/images/sha256",
+    "content": "/images/content",
     "status": "/images/status",
     "conversions": "/images/conversions",
     "lower_bound": "/scores/lower_bound",

@@ -98,7 +98,9 @@ def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str
     longest = max(map(len, values), default=0) or 1
     total = sum(map(len, values))
     # gzip takes padding and repeats down to about a tenth; a variable string costs 16 bytes more
-    if longest * len(values) * 0.1 <= total + 16 * len(values):
+    # and cannot hold a NUL, which a list of names on standard input may have
+    small = longest * len(values) * 0.1 <= total + 16 * len(values)
+    if small or any(b"\0" in value for value in values):
         kind = h5py.string_dtype(charset, longest)
         data: NDArray[np.bytes_] = np.array(values, dtype=kind)
         file.create_dataset(name, data=data, chunks=True, compression="gzip", fletcher32=True)
