@@ -162,7 +162,7 @@ def test_the_next_command_works(run, folder, tmp_path):
 
     np.save(tmp_path / "few.npy", make_images(5)[:, 0])
     for source in ("few.npy", "images"):
-        code, out, _ = run("score", source, "--seed", "3", "--model", os.environ["HVAEOOD_MODEL"])
+        _, out, _ = run("score", source, "--seed", "3", "--model", os.environ["HVAEOOD_MODEL"])
         words = shlex.split(" ".join(out.split("next")[-1].split()))
         assert words[:2] == ["hvaeood", "reconstruct"] and "--seed" in words
         words[-1] = f"{source}.png"

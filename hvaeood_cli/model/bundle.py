@@ -176,9 +176,9 @@ def model_folders() -> list[Path]:
 def find_bundle(name_or_folder: str) -> Bundle:
     """A model by name or folder, names first. Raises ModelError with the names there are."""
     for parent in model_folders():
-        if name_or_folder and os.sep not in name_or_folder:
-            if (parent / name_or_folder / CONFIG).is_file():
-                return read_bundle(parent / name_or_folder)
+        plain = name_or_folder and os.sep not in name_or_folder
+        if plain and (parent / name_or_folder / CONFIG).is_file():
+            return read_bundle(parent / name_or_folder)
     if os.path.isdir(name_or_folder):
         return read_bundle(Path(name_or_folder))
     names = ", ".join(bundle.name for bundle in list_bundles()) or "none"
