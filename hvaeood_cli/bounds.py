@@ -106,21 +106,6 @@ def lower_bound(
     return evaluate(ladder, x, follow(ladder, climb_means(ladder, x, k + 1), route))
 
 
-def log_likelihood_ratio(
-    ladder: Ladder,
-    x: Tensor,
-    noise: Noise,
-    k: int,
-    l: int | None = None,
-    n_importance_samples_k: int = 1,
-    proposal: Proposal = "mean",
-) -> Tensor:
-    """LLR^{>k} = L - L^{>k} (eq. 6); with l, L^{<l} - L^{>k} (eq. 21). (B,) nats."""
-    upper = lower_bound(ladder, x, noise, l=l, proposal=proposal)
-    fewer = [eps[:n_importance_samples_k] for eps in noise]
-    return upper.lower_bound - lower_bound(ladder, x, fewer, k, proposal=proposal).lower_bound
-
-
 def score(
     ladder: Ladder,
     x: Tensor,

@@ -142,6 +142,14 @@ class Detector:
         rows = np.concatenate(batches)
         return BatchScores(*(np.ascontiguousarray(rows[name]) for name in BatchScores._fields))
 
+    def likelihood_ratio(self, X: Images, k: int, l: int | None = None) -> NDArray[np.float32]:
+        """LLR^{>k} of every image, (N,) nats; with l, LLR_{<l}^{>k} = L^{<l} - L^{>k} (eq. 21).
+
+        In L^{<l} the latents z_l ... z_L come from the prior (Appendix E). Raises ImageError for
+        an image that cannot be read, ValueError for a k or l that the model does not have.
+        """
+        return self.scorer.ratio(self.pixels(self.manifest(X)), k, l)
+
     def reconstruct(self, X: Images) -> Reconstructions:
         """Every image as seen from k = 0 ... L - 1 (the paper's Figure 1). Raises ImageError."""
         return self.scorer.reconstruct(self.pixels(self.manifest(X)))

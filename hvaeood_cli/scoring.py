@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.bounds import Scores, score
+from hvaeood_cli.bounds import Scores, lower_bound, score
 from hvaeood_cli.model.ladder import Descent, Ladder
 from hvaeood_cli.noise import ImageNoise, image_noise
 from hvaeood_cli.runtime import keep_memory
@@ -91,42 +91,60 @@ class Scorer:
             torch.cat(observed).cpu().numpy(), torch.cat(means, dim=1).cpu().numpy()
         )
 
+    @torch.inference_mode()
+    def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
+        """LLR^{>k}, or with l LLR_{<l}^{>k} (eq. 21), of (N, C, H, W) 8-bit images: (N,) nats.
+
+        Raises ValueError for a k or l that the ladder does not have.
+        """
+        n_samples, n_k = self.settings.n_importance_samples, self.settings.n_importance_samples_k
+        parts = []
+        for n, x, noise in self._padded(pixels):
+            upper, lower = ([eps[:size] for eps in noise] for size in (n_samples, n_k))
+            above = lower_bound(self.ladder, x, upper, l=l, proposal=self.settings.proposal)
+            below = lower_bound(self.ladder, x, lower, k, proposal=self.settings.proposal)
+            parts.append((above.lower_bound - below.lower_bound)[:n])
+        return torch.cat(parts).cpu().numpy()
+
+    @torch.inference_mode()
     def _passes(
         self, pixels: Pixels, noises: list[ImageNoise] | None = None
     ) -> Iterator[tuple[Tensor, Scores, Tensor]]:
         """The images a pass at a time: x (B, C, H, W), its scores, E[x|z] by k (L, B, C, H, W)."""
+        settings, bfloat16 = self.settings, self.settings.precision == "bfloat16"
+        for n, x, noise in self._padded(pixels, noises):
+            means: list[Tensor] = []
+
+            def keep(k: int, descent: Descent, x: Tensor = x, means: list[Tensor] = means) -> None:
+                first_sample = descent.parameters[: len(x)]
+                means.append(self.ladder.likelihood.mean(first_sample))
+
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+                scores = score(
+                    self.ladder,
+                    x,
+                    noise,
+                    settings.n_importance_samples,
+                    settings.n_importance_samples_k,
+                    settings.proposal,
+                    visit=keep,
+                )
+            yield x[:n], Scores(*(part[:n] for part in scores)), torch.stack(means)[:, :n]
+
+    def _padded(
+        self, pixels: Pixels, noises: list[ImageNoise] | None = None
+    ) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+        """Passes of one shape: how many rows count, x (B, C, H, W) observed, noise by layer."""
         noises = noises or [self.noise(image) for image in pixels]
         size = self.images_per_pass
         for first in range(0, len(pixels), size):
-            n = len(pixels[first : first + size])
-            rows = [first + i if i < n else first for i in range(size)]  # the last pass is padded
-            x, scores, means = self._pass(pixels[rows], [noises[row] for row in rows])
-            yield x[:n], Scores(*(part[:n] for part in scores)), means[:, :n]
-
-    @torch.inference_mode()
-    def _pass(self, pixels: Pixels, noises: list[ImageNoise]) -> tuple[Tensor, Scores, Tensor]:
-        uniform = torch.from_numpy(np.stack([noise.uniform for noise in noises]))
-        normal = torch.from_numpy(np.stack([noise.normal for noise in noises], axis=1))  # (S, B, .)
-        x = self.ladder.likelihood.observe(torch.from_numpy(pixels), uniform)  # (B, C, H, W)
-        x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-        means: list[Tensor] = []
-
-        def keep(k: int, descent: Descent) -> None:
-            first_sample = descent.parameters[: len(x)]
-            means.append(self.ladder.likelihood.mean(first_sample))
-
-        bfloat16 = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            scores = score(
-                self.ladder,
-                x,
-                self._by_layer(normal),
-                self.settings.n_importance_samples,
-                self.settings.n_importance_samples_k,
-                self.settings.proposal,
-                visit=keep,
-            )
-        return x, scores, torch.stack(means)
+            n = min(size, len(pixels) - first)
+            rows = [first + i if i < n else first for i in range(size)]  # the last is padded
+            uniform = torch.from_numpy(np.stack([noises[row].uniform for row in rows]))
+            normal = torch.from_numpy(np.stack([noises[row].normal for row in rows], axis=1))
+            x = self.ladder.likelihood.observe(torch.from_numpy(pixels[rows]), uniform)
+            x = x.to(self.device).contiguous(memory_format=torch.channels_last)
+            yield n, x, self._by_layer(normal)
 
     def _by_layer(self, normal: Tensor) -> list[Tensor]:
         """(S, B, all latents) -> (S, B, *latent_shape(i)) for each layer, on the device.

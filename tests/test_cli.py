@@ -54,7 +54,7 @@ def run(bundle, tmp_path, monkeypatch, capfdbinary):
 def test_scoring_a_folder(run, folder, tmp_path):
     code, out, err = run("score", "images")
     assert (code, err) == (0, "")
-    assert "12 of 12 images scored" in out and "images.scores.h5" in out
+    assert "12 of 12 images scored in" in out and "on cpu" in out and "images.scores.h5" in out
     assert "hvaeood reconstruct images/" in out
     with h5py.File(tmp_path / "images.scores.h5") as file:
         assert file["/images/path"][0] == b"images/00.png"

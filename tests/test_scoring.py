@@ -71,6 +71,19 @@ def test_the_same_pixels_score_the_same_in_any_container(bundle, folder, tmp_pat
     assert np.array_equal(files.llr, array.llr)
 
 
+def test_ratios_one_by_one_agree_with_the_scores(bundle, folder):
+    detector = Detector(bundle.folder, n_importance_samples=4, n_importance_samples_k=2)
+    llr = detector.score(str(folder)).llr
+    for k in (1, 2):
+        np.testing.assert_allclose(
+            detector.likelihood_ratio(str(folder), k), llr[:, k - 1], rtol=1e-4, atol=1e-2
+        )
+    top = detector.likelihood_ratio(str(folder), k=1, l=3)
+    assert top.shape == (12,) and not np.allclose(top, llr[:, 0])
+    with pytest.raises(ValueError, match="no bound"):
+        detector.likelihood_ratio(str(folder), k=3)
+
+
 def test_reconstructions_have_a_view_for_each_k(bundle, folder):
     detector = Detector(bundle.folder)
     views = detector.reconstruct(str(folder))

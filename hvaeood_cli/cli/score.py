@@ -123,7 +123,10 @@ def score(
         for line in remarks(detector, scores):
             console.warn(line)
     again = _repeated(detector, data_root)
-    _print(detector, scores, top, seconds if fresh else None, again, json_, jsonl, csv, quiet)
+    done = "before; nothing has changed since"
+    if fresh:
+        done = f"in {seconds:.1f} s on {detector.scorer.device}"
+    _print(detector, scores, top, done, again, json_, jsonl, csv, quiet)
     if not scores.scored.all():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
 
@@ -231,7 +234,7 @@ def _print(
     detector: Detector,
     scores: ScoreFile,
     top: int,
-    seconds: float | None,
+    done: str,
     again: tuple[str, ...],
     json_: bool,
     jsonl: bool,
@@ -248,4 +251,4 @@ def _print(
     elif csv:
         console.emit(rows.as_csv(scores, judged))
     elif not quiet:
-        console.show(*summary.draw(scores, judged, top, seconds, console.out().width, again))
+        console.show(*summary.draw(scores, judged, top, done, console.out().width, again))

@@ -23,15 +23,15 @@ def draw(
     scores: ScoreFile,
     judged: Judged,
     top: int,
-    seconds: float | None,
+    done: str,
     width: int,
     options: tuple[str, ...] = (),
 ) -> Iterator[RenderableType]:
     """The whole summary for a terminal of this width, from top to bottom.
 
-    seconds: None when nothing had to be scored. options: those that the next command must repeat.
+    done: when and where it was scored. options: those that the next command must repeat.
     """
-    yield _headline(scores, seconds)
+    yield _headline(scores, done)
     order = judged.order()
     if top and len(order):
         yield ""
@@ -48,14 +48,10 @@ def draw(
     yield _tail(scores, order, options)
 
 
-def _headline(scores: ScoreFile, seconds: float | None) -> Text:
+def _headline(scores: ScoreFile, done: str) -> Text:
     n, n_scored = len(scores), int(scores.scored.sum())
     run = scores.attributes
-    text = Text.assemble((f"{n_scored:,}", "bold"), f" of {n:,} images scored")
-    if seconds is None:
-        text.append(" before; nothing has changed since")
-    else:
-        text.append(f" in {seconds:.1f} s")
+    text = Text.assemble((f"{n_scored:,}", "bold"), f" of {n:,} images scored {done}")
     text.append(
         f"\nmodel {printable(run['model_name'])} ({run['model_sha256'][:12]}), "
         f"S = {run['n_importance_samples']}, proposal {run['proposal']}, seed {run['seed']}"
