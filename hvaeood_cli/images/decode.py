@@ -100,10 +100,12 @@ def _upright(image: Image.Image, done: Conversion) -> Decoded:
         return Decoded(_to_8_bit(np.asarray(image)), done)
     if image.mode in ("LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         done |= Conversion.ALPHA
-        rgba = image.convert("RGBA")
-        paper = Image.new("RGBA", rgba.size, "white")
-        flat = Image.alpha_composite(paper, rgba)
-        image = flat.convert("L" if image.mode in ("L", "LA", "La", "1") else "RGB")
+        grey = image.mode in ("L", "LA", "La", "1")
+        clear = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", clear.size, "white")
+        image.paste(clear, mask=clear.getchannel("A"))
+        if grey:
+            image = image.convert("L")
     if image.mode in ("1", "L"):
         return Decoded(np.asarray(image if image.mode == "L" else image.convert("L")), done)
     return Decoded(np.asarray(image.convert("RGB")), done)
