@@ -101,9 +101,9 @@ def _upright(image: Image.Image, done: Conversion) -> Decoded:
     if image.mode in ("LA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         done |= Conversion.ALPHA
         grey = image.mode in ("L", "LA", "La", "1")
-        clear = image if image.mode == "RGBA" else image.convert("RGBA")
-        image = Image.new("RGB", clear.size, "white")
-        image.paste(clear, mask=clear.getchannel("A"))
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", rgba.size, "white")
+        image.paste(rgba, mask=rgba.getchannel("A"))
         if grey:
             image = image.convert("L")
     if image.mode in ("1", "L"):
