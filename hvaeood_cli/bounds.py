@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hvaeood_cli.model.gaussian import log_ratio
 from hvaeood_cli.model.ladder import Descent, Ladder, Noise, Proposal, Route, Rung
+
+Nats = TypeVar("Nats", Tensor, NDArray[np.float64])
 
 
 class Bound(NamedTuple):
@@ -143,6 +147,6 @@ def score(
     )
 
 
-def bits_per_dim(nats: Tensor, n_dims: int) -> Tensor:
-    """-L / (D ln 2)."""
+def bits_per_dim(nats: Nats, n_dims: int) -> Nats:
+    """-L / (D ln 2), of a tensor or an array."""
     return -nats / (n_dims * math.log(2.0))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.bounds import Scores, lower_bound, score
+from hvaeood_cli.bounds import Scores, bits_per_dim, lower_bound, score
 from hvaeood_cli.model.ladder import Descent, Ladder
 from hvaeood_cli.noise import ImageNoise, image_noise
 from hvaeood_cli.runtime import keep_memory
@@ -81,8 +81,9 @@ class Scorer:
             torch.cat(parts).float().cpu().numpy()
             for parts in zip(*((b.lower_bound, b.kl, b.log_px) for b in bounds), strict=True)
         )
-        bits = (-lower[:, 0] / (self.ladder.config.n_dims * math.log(2.0))).astype(np.float32)
-        return BatchScores(lower, lower[:, :1] - lower[:, 1:], kl, log_px, bits)
+        bits = bits_per_dim(lower[:, 0].astype(np.float64), self.ladder.config.n_dims)
+        llr = lower[:, :1] - lower[:, 1:]
+        return BatchScores(lower, llr, kl, log_px, bits.astype(np.float32))
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """Each image as seen from k = 0 ... L - 1: the paper's Figure 1, from the scored passes."""
@@ -101,8 +102,9 @@ class Scorer:
         parts = []
         for n, x, noise in self._padded(pixels):
             upper, lower = ([eps[:size] for eps in noise] for size in (n_samples, n_k))
-            above = lower_bound(self.ladder, x, upper, l=l, proposal=self.settings.proposal)
-            below = lower_bound(self.ladder, x, lower, k, proposal=self.settings.proposal)
+            with self._precision():
+                above = lower_bound(self.ladder, x, upper, l=l, proposal=self.settings.proposal)
+                below = lower_bound(self.ladder, x, lower, k, proposal=self.settings.proposal)
             parts.append((above.lower_bound - below.lower_bound)[:n])
         return torch.cat(parts).cpu().numpy()
 
@@ -111,7 +113,7 @@ class Scorer:
         self, pixels: Pixels, noises: list[ImageNoise] | None = None
     ) -> Iterator[tuple[Tensor, Scores, Tensor]]:
         """The images a pass at a time: x (B, C, H, W), its scores, E[x|z] by k (L, B, C, H, W)."""
-        settings, bfloat16 = self.settings, self.settings.precision == "bfloat16"
+        settings = self.settings
         for n, x, noise in self._padded(pixels, noises):
             means: list[Tensor] = []
 
@@ -119,7 +121,7 @@ class Scorer:
                 first_sample = descent.parameters[: len(x)]
                 means.append(self.ladder.likelihood.mean(first_sample))
 
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            with self._precision():
                 scores = score(
                     self.ladder,
                     x,
@@ -145,6 +147,11 @@ class Scorer:
             x = self.ladder.likelihood.observe(torch.from_numpy(pixels[rows]), uniform)
             x = x.to(self.device).contiguous(memory_format=torch.channels_last)
             yield n, x, self._by_layer(normal)
+
+    def _precision(self) -> torch.autocast:
+        """Runs the network in bfloat16 where the settings say so."""
+        bfloat16 = self.settings.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
 
     def _by_layer(self, normal: Tensor) -> list[Tensor]:
         """(S, B, all latents) -> (S, B, *latent_shape(i)) for each layer, on the device.

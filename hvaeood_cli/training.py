@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.bounds import score
+from hvaeood_cli.bounds import bits_per_dim, score
 from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.model.config import ModelConfig
@@ -179,7 +179,7 @@ def evaluate(
         sums += scores.lower_bound.double().sum(0).cpu().numpy()
     ladder.train()
     lower = sums / len(pixels)
-    bits = -lower / (ladder.config.n_dims * math.log(2.0))
+    bits = bits_per_dim(lower, ladder.config.n_dims)
     return {
         "validation_lower_bound": [round(float(v), 3) for v in lower],
         "validation_bits_per_dim": [round(float(v), 4) for v in bits],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,11 +28,6 @@ class Gaussian(NamedTuple):
         """
         mean, raw_scale = raw.float().chunk(2, dim=1)
         return cls(mean, F.softplus(raw_scale.clamp(min=_MIN_RAW), beta=_BETA))
-
-    @classmethod
-    def standard_like(cls, z: Tensor) -> Gaussian:
-        """N(0, I), the prior of the top layer, in the shape of z."""
-        return cls(torch.zeros_like(z), torch.ones_like(z))
 
     def sample(self, eps: Tensor) -> Tensor:
         """mean + scale * eps for eps (S, B, ...), B = this Gaussian's batch. Returns (S * B, ...).

@@ -49,9 +49,6 @@ class Route:
     l: int
     proposal: Proposal
 
-    def uses_posterior(self, i: int) -> bool:
-        return self.k < i < self.l
-
     def draw(self, i: int, gaussian: Gaussian) -> Tensor:
         """z_i from q or p, (S * B, ...), with the noise of layer i."""
         return gaussian.sample(self.noise[i - 1])
