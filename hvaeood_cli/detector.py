@@ -9,19 +9,22 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.errors import ModelError, StoreError, UsageError
+from hvaeood_cli.calibration.calibration import Calibration, settings_of
+from hvaeood_cli.calibration.conformal import conformal_p, threshold
+from hvaeood_cli.errors import CalibrationError, ModelError, StoreError, UsageError
 from hvaeood_cli.images.decode import STATUS_CODES, Conversion
 from hvaeood_cli.images.preprocess import RULES, fit
 from hvaeood_cli.images.sources import Manifest, Rows, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.reference import Reference, load_reference
 from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.store.reader import ScoreFile, read_scores
 from hvaeood_cli.store.schema import RunHeader, differences
 from hvaeood_cli.version import __version__
 
@@ -85,7 +88,7 @@ class Detector:
         if unknown:
             raise ValueError(f"no parameter {sorted(unknown)[0]!r}")
         kept = {"bundle": self.bundle} if "model" not in params and "bundle" in vars(self) else {}
-        for derived in ("bundle", "settings", "scorer", "reference"):
+        for derived in ("bundle", "settings", "scorer", "reference", "calibration"):
             vars(self).pop(derived, None)
         vars(self).update(params)
         vars(self).update(kept)
@@ -115,12 +118,26 @@ class Detector:
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:
-        """Minus the suspicion of each image, (N,): higher is more normal; NaN if unreadable."""
-        return -self._judge().suspicion(self.score(X).llr)
+        """Minus the suspicion of each image, (N,): higher is more normal; NaN if unreadable.
+
+        With a calibration, suspicion is its combined score; without, the reference's.
+        """
+        scores = self.score(X)
+        if self.calibration:
+            return -np.where(
+                np.isnan(scores.bits_per_dim), np.nan, self.calibration.combined(scores)
+            )
+        return -self._judge().suspicion(scores.llr)
 
     @property
     def offset_(self) -> float:
-        """What `false_positive_rate` of the validation images' score_samples fall below."""
+        """Below it, score_samples are outliers, at `false_positive_rate` of what belongs.
+
+        With a calibration, as `hvaeood score --fpr` has it; without, a quantile of the model's
+        validation images.
+        """
+        if self.calibration:
+            return -threshold(self.calibration.oddness, self.false_positive_rate)
         judge = self._judge()
         return -float(np.quantile(judge.suspicion(judge.llr), 1.0 - self.false_positive_rate))
 
@@ -133,6 +150,56 @@ class Detector:
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     # -- the method's own verbs ---------------------------------------------------------------
+
+    def p_values(self, X: Images) -> NDArray[np.float64]:
+        """Conformal p-value of each image's combined score, (N,); NaN if unreadable.
+
+        Raises CalibrationError where the model has no calibration with these settings.
+        """
+        if self.calibration is None:
+            raise CalibrationError(
+                f"model {self.bundle.name} has no calibration for these settings",
+                "detector.calibrate(held_out), or hvaeood calibrate",
+            )
+        return conformal_p(self.calibration.oddness, -self.score_samples(X))
+
+    def calibrate(self, X: Images, *, allow_training_images: bool = False) -> Calibration:
+        """Calibrate on held-out in-distribution images, for this detector.
+
+        The result's `save` keeps it, `hvaeood score --calibration` takes it. Raises
+        CalibrationError as `calibration_from`.
+        """
+        with TemporaryDirectory(prefix="hvaeood-") as folder:
+            out = Path(folder) / "calibration.h5"
+            self.score_to_file(self.manifest(X), out)
+            found = self.calibration_from(read_scores(out), allow_training_images)
+        self.calibration = found
+        return found
+
+    def calibration_from(
+        self, scores: ScoreFile, allow_training_images: bool = False
+    ) -> Calibration:
+        """A calibration of this model from scores of held-out in-distribution images.
+
+        Raises CalibrationError for another model's scores, for images that the model was trained
+        on, and for too few.
+        """
+        there, here = scores.attributes["model_sha256"], self.bundle.sha256
+        if there != here:
+            raise CalibrationError(
+                f"{scores.path} was scored with model {scores.attributes['model_name']} "
+                f"({there[:12]}), this is {self.bundle.name} ({here[:12]})",
+                "name the model that made it, or score again",
+            )
+        seen = scores.scored & np.isin(scores.content, self.bundle.training_hashes())
+        if seen.any() and not allow_training_images:
+            name = bytes(scores.names[seen][0]).decode("utf-8", "surrogateescape")
+            raise CalibrationError(
+                f"{int(seen.sum()):,} of {int(scores.scored.sum()):,} images were in the training "
+                f"set, {name} among them: thresholds from them would be too low",
+                "calibrate on images held out of training, or --allow-training-images",
+            )
+        return Calibration.of(scores)
 
     def score(self, X: Images) -> BatchScores:
         """L^{>k}, LLR^{>k} and their terms for every image, nats; NaN rows if unreadable."""
@@ -252,6 +319,18 @@ class Detector:
         settings, n_layers = self.settings.model_dump(mode="json"), self.bundle.config.n_layers
         return load_reference(self.bundle.reference, settings, n_layers)
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The model's calibration, if it has one made with these settings."""
+        found = Calibration.find(self.bundle.calibration_paths)
+        return None if found is None or found.mismatches(self.calibration_settings) else found
+
+    @property
+    def calibration_settings(self) -> dict[str, Any]:
+        """What a calibration must share with the scores made here."""
+        facts = {"model_sha256": self.bundle.sha256, "preprocessing": RULES}
+        return settings_of(facts, self.settings.model_dump(mode="json"))
+
     def manifest(self, X: Images) -> Manifest:
         """Images as a manifest: an array (N, H, W[, 3]) of uint8, a folder, or paths."""
         if isinstance(X, np.ndarray):
@@ -299,8 +378,6 @@ class Detector:
 
 def _check_done(out: Path, header: RunHeader) -> None:
     """Raise StoreError unless the score file holds just the run that `header` asks for."""
-    from hvaeood_cli.store.reader import read_scores
-
     found = read_scores(out)
     kept = {key: found.attributes[key] for key in RunHeader.model_fields if key in found.attributes}
     label = None if found.label is None else int(found.label[0])
@@ -309,7 +386,7 @@ def _check_done(out: Path, header: RunHeader) -> None:
     if differing:
         raise StoreError(
             f"{out} is there already, made from other inputs: " + "; ".join(differing),
-            "choose another -o, or --force to replace it",
+            "choose another file for them, or --force to replace it",
         )
 
 

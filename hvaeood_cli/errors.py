@@ -61,5 +61,9 @@ class StoreError(HvaeoodError):
     """A score file or journal that cannot be read, written or resumed."""
 
 
+class CalibrationError(HvaeoodError):
+    """A calibration that is missing, broken, too small, or of other settings than the scores'."""
+
+
 class TrainingError(HvaeoodError):
     """Training that cannot start or must stop."""

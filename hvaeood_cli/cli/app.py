@@ -9,7 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from hvaeood_cli.cli import console
+from hvaeood_cli.cli.calibrate import calibrate
 from hvaeood_cli.cli.config import load_defaults
+from hvaeood_cli.cli.decide import decide
 from hvaeood_cli.cli.models import models
 from hvaeood_cli.cli.reconstruct import reconstruct
 from hvaeood_cli.cli.score import score
@@ -27,6 +29,8 @@ app = typer.Typer(
     epilog="Start with: **hvaeood score FOLDER**",
 )
 app.command()(score)
+app.command()(decide)
+app.command()(calibrate)
 app.command()(train)
 app.command()(models)
 app.command()(reconstruct)

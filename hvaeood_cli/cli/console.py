@@ -5,6 +5,7 @@ File names are hostile input. They reach a terminal through `printable` alone, a
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -72,6 +73,11 @@ def emit(lines: Iterable[str]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(ExitCode.DONE) from None
+
+
+def emit_json(value: object) -> None:
+    """One JSON value on a line of standard output."""
+    emit([json.dumps(value) + "\n"])
 
 
 def printable(text: str | bytes) -> str:

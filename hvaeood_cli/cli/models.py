@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,13 +31,13 @@ def models(
     if name is not None:
         bundle = find_bundle(name)
         if json_:
-            console.emit([json.dumps(_facts(bundle) | {"training": bundle.training}) + "\n"])
+            console.emit_json(_facts(bundle) | {"training": bundle.training})
         else:
             _show(bundle)
         return
     bundles = list_bundles()
     if json_:
-        console.emit([json.dumps([_facts(bundle) for bundle in bundles]) + "\n"])
+        console.emit_json([_facts(bundle) for bundle in bundles])
         return
     from rich.table import Table
     from rich.text import Text

@@ -22,6 +22,12 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", metavar="NAME|DIR", envvar="HVAEOOD_MODEL", help="The model."),
 ]
+ModelOfScores = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME|DIR", help="The model.", show_default="the one that scored"
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -42,6 +48,21 @@ Download = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and data alone.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Samples = Annotated[
+    int,
+    typer.Option("--samples", "-S", metavar="N", min=1, help="Importance samples S of the ELBO."),
+]
+SamplesK = Annotated[int, typer.Option(metavar="N", min=1, help="Importance samples of each L>k.")]
+Proposal = Annotated[
+    str, typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior.")
+]
+Precision = Annotated[
+    str, typer.Option(metavar="float32|bfloat16", help="Of the network; bfloat16 suits GPUs.")
+]
+Workers = Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="A JSON object an image.")]
+Csv = Annotated[bool, typer.Option("--csv", help="A CSV row an image.")]
+Top = Annotated[int, typer.Option(metavar="N", min=0, help="How many suspicious images to list.")]
 
 
 def stdin_paths(sources: list[str], null: bool) -> Iterator[bytes]:

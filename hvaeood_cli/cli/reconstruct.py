@@ -24,10 +24,7 @@ def reconstruct(
         Path, typer.Option("--output", "-o", metavar="FILE.png", help="The picture to write.")
     ],
     model: options.Model = "fashionmnist",
-    proposal: Annotated[
-        str,
-        typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior."),
-    ] = "mean",
+    proposal: options.Proposal = "mean",
     seed: options.Seed = 0,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.drift import LEVEL, Drift, measure_drift
 from hvaeood_cli.reference import Reference
+from hvaeood_cli.store.decision import ATTRIBUTES, Decision
 from hvaeood_cli.store.reader import ScoreFile
 
 JSON_FORMAT, JSON_VERSION = "hvaeood-score", 1
@@ -24,14 +27,26 @@ class Judged:
     """Scores beside what is usual."""
 
     reference: Reference
-    suspicion: NDArray[np.float64]  # (N,)
-    k: NDArray[np.int64]  # (N,) the k that stands out, 0 for rows without scores
+    suspicion: NDArray[np.floating[Any]]  # (N,) what ranks: higher is odder, NaN without scores
+    k: NDArray[np.integer[Any]]  # (N,) the k that stands out, 0 for rows without scores
+    drift: Drift | None = None  # of the whole batch, where there is a calibration
 
     @classmethod
-    def by(cls, scores: ScoreFile, reference: Reference | None) -> Judged:
-        """By the model's reference; without one, by the batch itself."""
-        judge = reference or Reference.of_batch(scores.llr)
-        return cls(judge, judge.suspicion(scores.llr), judge.k_standing_out(scores.llr))
+    def by(
+        cls, scores: ScoreFile, calibration: Calibration | None, reference: Reference | None = None
+    ) -> Judged:
+        """By the file's decision; without one by the model's reference, else the batch itself.
+
+        calibration: what the decision was made with, if it is at hand.
+        """
+        usual = Reference.of_validation(calibration.llr) if calibration else reference
+        judge = usual or Reference.of_batch(scores.llr)
+        drift = None
+        if calibration and scores.scored.any():
+            drift = measure_drift(calibration.sorted_llr, scores.llr[scores.scored])
+        if scores.decision:
+            return cls(judge, scores.decision.combined, scores.decision.k, drift)
+        return cls(judge, judge.suspicion(scores.llr), judge.k_standing_out(scores.llr), drift)
 
     def order(self) -> NDArray[np.int64]:
         """Scored rows, the most suspicious first; ties in manifest order."""
@@ -49,7 +64,9 @@ def as_json(scores: ScoreFile, judged: Judged) -> Iterator[str]:
         "run": run,
         "n_images": len(scores),
         "n_scored": int(scores.scored.sum()),
-        "ranked_by": "model" if judged.reference.from_model else "batch",
+        "ranked_by": _ranked_by(scores, judged),
+        "decision": _decision(scores.decision),
+        "drift": _drift(judged.drift),
     }
     yield json.dumps(head)[:-1] + ', "images": ['
     for number, row in enumerate(_rows(scores, judged)):
@@ -70,11 +87,14 @@ def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
     layers = range(scores.n_layers)
     header = ["path", "status", "error", "suspicion", "k", "bits_per_dim"]
     header += [f"lower_bound_{k}" for k in layers] + [f"llr_{k}" for k in layers[1:]]
+    header += [f"p_{k}" for k in layers[1:]] + ["p_combined", "flagged"]
     writer.writerow(header)
     for row in _rows(scores, judged):
         cells = [defuse(row["path"]), row["status"], defuse(row["error"])]
         cells += [row["suspicion"], row["k"], row["bits_per_dim"]]
         cells += row["lower_bound"] + row["llr"]
+        cells += row["p_value"] or [None] * (scores.n_layers - 1)
+        cells += [row["p_combined"], None if row["flagged"] is None else int(row["flagged"])]
         writer.writerow(["" if cell is None else cell for cell in cells])  # "" and numbers
         yield buffer.getvalue()
         buffer.seek(0)
@@ -88,8 +108,9 @@ def defuse(cell: str) -> str:
 
 def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:
     status_names = {code: name for name, code in scores.status_codes.items()}
+    decision = scores.decision
     for i in range(len(scores)):
-        yield {
+        row = {
             "path": bytes(scores.names[i]).decode("utf-8", "surrogateescape"),
             "status": status_names.get(int(scores.status[i]), str(scores.status[i])),
             "error": scores.errors[i],
@@ -98,7 +119,36 @@ def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:
             "bits_per_dim": _number(scores.bits_per_dim[i]),
             "lower_bound": [_number(value) for value in scores.lower_bound[i]],
             "llr": [_number(value) for value in scores.llr[i]],
+            "p_value": None,
+            "p_combined": None,
+            "flagged": None,
         }
+        if decision:
+            row["p_value"] = [_number(value) for value in decision.p_value[i]]
+            row["p_combined"] = _number(decision.p_combined[i])
+            row["flagged"] = bool(decision.flagged[i])
+        yield row
+
+
+def _ranked_by(scores: ScoreFile, judged: Judged) -> str:
+    if scores.decision:
+        return "calibration"
+    return "model" if judged.reference.from_model else "batch"
+
+
+def _decision(decision: Decision | None) -> dict[str, Any] | None:
+    if decision is None:
+        return None
+    facts = {name: getattr(decision, name) for name in ATTRIBUTES}
+    return facts | {"n_flagged": int(decision.flagged.sum())}
+
+
+def _drift(drift: Drift | None) -> dict[str, Any] | None:
+    if drift is None:
+        return None
+    shifts = [shift._asdict() | {"effect": shift.effect} for shift in drift.shifts]
+    facts = {"drifted": drift.drifted, "n": drift.n, "n_calibration": drift.n_calibration}
+    return facts | {"level": LEVEL, "shifts": shifts}
 
 
 def _number(value: np.floating[Any]) -> float | None:

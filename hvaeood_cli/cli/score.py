@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvaeood_cli.cli import console, options
+from hvaeood_cli.cli import console, deciding, options
+from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 
 if TYPE_CHECKING:
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.calibration.decision import Rule
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.store.reader import ScoreFile
@@ -32,19 +35,9 @@ def score(
             show_default="SOURCE.scores.h5",
         ),
     ] = None,
-    samples: Annotated[
-        int,
-        typer.Option(
-            "--samples", "-S", metavar="N", min=1, help="Importance samples S of the ELBO."
-        ),
-    ] = 16,
-    samples_k: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Importance samples of each L>k.")
-    ] = 1,
-    proposal: Annotated[
-        str,
-        typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior."),
-    ] = "mean",
+    samples: options.Samples = 16,
+    samples_k: options.SamplesK = 1,
+    proposal: options.Proposal = "mean",
     seed: options.Seed = 0,
     batch_size: Annotated[
         int | None,
@@ -52,29 +45,27 @@ def score(
             metavar="N", min=1, help="Images read and scored together.", show_default="one pass"
         ),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(metavar="float32|bfloat16", help="Of the network; bfloat16 suits GPUs."),
-    ] = "float32",
+    precision: options.Precision = "float32",
     device: options.Device = "auto",
-    workers: Annotated[
-        int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")
-    ] = 1,
+    workers: options.Workers = 1,
     label: Annotated[
         int | None,
         typer.Option(
             metavar="N", min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."
         ),
     ] = None,
-    top: Annotated[
-        int, typer.Option(metavar="N", min=0, help="How many suspicious images to list.")
-    ] = 10,
+    fpr: deciding.Fpr = None,
+    fdr: deciding.Fdr = None,
+    by: deciding.By = False,
+    calibration: deciding.CalibrationFile = None,
+    fail_on_flagged: deciding.FailOnFlagged = False,
+    top: options.Top = 10,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
     json_: options.Json = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="A JSON object an image.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="A CSV row an image.")] = False,
+    jsonl: options.Jsonl = False,
+    csv: options.Csv = False,
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -82,13 +73,15 @@ def score(
 
     Example: **hvaeood score photos/**
 
-    Scores go to an HDF5 file, the most suspicious images to the terminal. Run again after an
-    interruption, it goes on where it was.
+    Scores go to an HDF5 file, the most suspicious images to the terminal. With a calibrated
+    model, images are flagged at a false-positive rate. Run again after an interruption, it goes
+    on where it was.
 
-    Next: **hvaeood reconstruct IMAGE -o grid.png** shows what the model made of one.
+    Next: **hvaeood report FILE** shows them all; **hvaeood decide FILE --fdr 0.05** flags anew.
     """
-    if json_ + jsonl + csv > 1:
-        raise UsageError("--json, --jsonl and --csv exclude one another", "choose one")
+    printing = Printing.chosen(json_, jsonl, csv, quiet)
+    rule = deciding.asked_rule(fpr, fdr, by)
+    from hvaeood_cli.cli.rows import Judged
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.store.reader import read_scores
@@ -104,7 +97,8 @@ def score(
         batch_size=batch_size,
         workers=workers,
     )
-    _ = detector.settings, detector.bundle  # what is wrong with them is said before any work
+    # What is wrong with the settings is said before any work.
+    judge = _calibration(detector, calibration, rule, rule is not None or fail_on_flagged)
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
     out = output or default_output(sources)
     if out.is_dir():
@@ -116,19 +110,51 @@ def score(
         files = "file" if manifest.skipped == 1 else "files"
         console.say(f"left out: {manifest.skipped} {files} without an image's ending")
     started = time.monotonic()
-    fresh = _run(detector, manifest, out, label, force, talk)
+    fresh = run(detector, manifest, out, label, force, talk)
     scores = read_scores(out)
     seconds = time.monotonic() - started
     if talk:
         for line in remarks(detector, scores):
             console.warn(line)
-    again = _repeated(detector, data_root)
+    if judge:
+        scores = deciding.decide_file(scores, judge, rule)
+        if talk:
+            deciding.warn_of_group(scores)
     done = "before; nothing has changed since"
     if fresh:
         done = f"in {seconds:.1f} s on {detector.scorer.device}"
-    _print(detector, scores, top, done, again, json_, jsonl, csv, quiet)
+    again = _repeated(detector, data_root)
+    printing.show(scores, Judged.by(scores, judge, detector.reference), top, done, again)
+    if fail_on_flagged and scores.decision and scores.decision.flagged.any():
+        raise typer.Exit(ExitCode.FLAGGED)
     if not scores.scored.all():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
+
+
+def _calibration(
+    detector: Detector, path: Path | None, rule: Rule | None, needed: bool
+) -> Calibration | None:
+    """The calibration to decide by, if it is made for these settings.
+
+    Raises CalibrationError where a decision was asked for and cannot be made.
+    """
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.calibration.decision import check_level
+
+    found = Calibration.load(path) if path else Calibration.find(detector.bundle.calibration_paths)
+    if found is None:
+        if needed:
+            raise deciding.not_calibrated(detector.bundle.name)
+        return None
+    differing = found.mismatches(detector.calibration_settings)
+    if differing and (needed or path is not None):
+        found.check(detector.calibration_settings)
+    if differing:
+        console.warn("not decided, for the calibration was made otherwise: " + "; ".join(differing))
+        return None
+    if rule:
+        check_level(rule, found, 1)
+    return found
 
 
 def _repeated(detector: Detector, data_root: Path | None) -> tuple[str, ...]:
@@ -182,14 +208,14 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
             f"{config.image_size} {kind} images; most of these are something else, and for that "
             "alone their scores may be high or low. hvaeood train makes a model of your own images"
         )
-    if detector.reference is None:
+    if scores.decision is None and detector.reference is None:
         yield (
             f"{detector.bundle.name} has no reference scores for these settings: images are "
             "ranked against this batch alone"
         )
 
 
-def _run(
+def run(
     detector: Detector,
     manifest: Manifest,
     out: Path,
@@ -197,6 +223,7 @@ def _run(
     force: bool,
     talk: bool,
 ) -> bool:
+    """Score into a file, with a bar on a terminal; False where it was done already."""
     with _progress(talk) as progress:
         try:
             return detector.score_to_file(
@@ -228,27 +255,3 @@ def _progress(talk: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console.err(), transient=True) as bar:
         task = bar.add_task("scoring", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _print(
-    detector: Detector,
-    scores: ScoreFile,
-    top: int,
-    done: str,
-    again: tuple[str, ...],
-    json_: bool,
-    jsonl: bool,
-    csv: bool,
-    quiet: bool,
-) -> None:
-    from hvaeood_cli.cli import rows, summary
-
-    judged = rows.Judged.by(scores, detector.reference)
-    if json_:
-        console.emit(rows.as_json(scores, judged))
-    elif jsonl:
-        console.emit(rows.as_jsonl(scores, judged))
-    elif csv:
-        console.emit(rows.as_csv(scores, judged))
-    elif not quiet:
-        console.show(*summary.draw(scores, judged, top, done, console.out().width, again))

@@ -11,8 +11,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hvaeood_cli.calibration.conformal import least_p
+from hvaeood_cli.calibration.decision import Rule
 from hvaeood_cli.cli.console import printable, shorten
 from hvaeood_cli.cli.rows import Judged
+from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.reader import ScoreFile
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -32,11 +35,15 @@ def draw(
     done: when and where it was scored. options: those that the next command must repeat.
     """
     yield _headline(scores, done)
+    if scores.decision:
+        yield _verdict(scores, scores.decision)
+    if judged.drift:
+        yield Text(f"batch: {judged.drift}", style="yellow" if judged.drift.drifted else "")
     order = judged.order()
     if top and len(order):
         yield ""
         yield _table(scores, judged, order[:top], width)
-        yield _explanation(judged)
+        yield _explanation(scores, judged)
     if len(order):
         yield ""
         yield from _histograms(scores, judged, width)
@@ -59,16 +66,35 @@ def _headline(scores: ScoreFile, done: str) -> Text:
     return text
 
 
+def _verdict(scores: ScoreFile, decision: Decision) -> Text:
+    """How many are flagged, by which rule, and what that rule promises."""
+    n, n_flagged = int(scores.scored.sum()), int(decision.flagged.sum())
+    rule = Rule(decision.rule, decision.level)
+    text = Text.assemble((f"{n_flagged:,} flagged", "bold red" if n_flagged else "bold"))
+    text.append(f" at {rule}: ")
+    if rule.kind == "fpr":
+        text.append(f"if all {n:,} belonged, about {rule.level * n:,.1f} would be")
+    else:
+        text.append(f"of these, about {rule.level * n_flagged:,.1f} at most belong, on average")
+    text.append(
+        f"\ncalibration {printable(decision.calibration_id)}, {decision.n_calibration:,} images: "
+        f"no p below {least_p(decision.n_calibration):.2g}",
+        style="dim",
+    )
+    return text
+
+
 def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: int) -> Table:
+    decision = scores.decision
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("suspicion", justify="right")
+    table.add_column("p" if decision else "suspicion", justify="right")
     for k in range(1, scores.n_layers):
         table.add_column(f"LLR>{k}", justify="right")
     table.add_column("k", justify="right")
     table.add_column("image", no_wrap=True)
     room = max(20, width - 11 - 10 * scores.n_layers - 3)
     for i in rows:
-        cells: list[Text | str] = [Text(f"{judged.suspicion[i]:.1f}", style="bold")]
+        cells: list[Text | str] = [_rank(scores, judged, i)]
         for k in range(1, scores.n_layers):
             style = "yellow" if k == judged.k[i] else ""
             cells.append(Text(f"{scores.llr[i, k - 1]:.1f}", style=style))
@@ -77,7 +103,18 @@ def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: in
     return table
 
 
-def _explanation(judged: Judged) -> Text:
+def _rank(scores: ScoreFile, judged: Judged, i: np.int64) -> Text:
+    """What the row is ranked by: its p-value, marked where flagged, or its suspicion."""
+    if scores.decision is None:
+        return Text(f"{judged.suspicion[i]:.1f}", style="bold")
+    p = f"{scores.decision.p_combined[i]:.2g}"
+    return Text(f"\u25cf {p}", style="bold red") if scores.decision.flagged[i] else Text(p)
+
+
+def _explanation(scores: ScoreFile, judged: Judged) -> Text:
+    if scores.decision:
+        words = "\u25cf flagged; p: how often an image that belongs scores as odd; LLR in nats"
+        return Text(words, style="dim")
     whose = "the model's held-out images" if judged.reference.from_model else "this batch's median"
     return Text(f"suspicion: spreads above {whose} at this k; LLR in nats", style="dim")
 

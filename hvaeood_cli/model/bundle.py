@@ -5,6 +5,7 @@
     training.json         provenance (command, seed, versions, data hash) and the training curve
     reference.json        LLR^{>k} of validation images: what "usual" is, until calibrated
     training_images.npy   sorted 64-bit content hashes of the images trained on
+    calibration.npz       once calibrated: see hvaeood_cli/calibration
 
 Reading the description needs no torch; only `load_ladder` does.
 """
@@ -39,6 +40,7 @@ DEFAULT_MODEL = "fashionmnist"
 
 WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
 REFERENCE, IMAGES = "reference.json", "training_images.npy"
+CALIBRATION = "calibration.npz"
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -67,6 +69,20 @@ class Bundle:
     def reference(self) -> dict[str, Any]:
         """Validation scores and the settings that made them; empty if the file is not there."""
         return _read_json(self.folder / REFERENCE, missing_ok=True)
+
+    @property
+    def calibration_paths(self) -> tuple[Path, Path]:
+        """Where a calibration may lie: in the user's own folder, which wins, and beside the model.
+
+        A model that ships, or lies where one may not write, is calibrated in the user's folder.
+        """
+        own = model_folders()[1] / "calibrations" / f"{self.sha256[:16]}.npz"
+        return own, self.folder / CALIBRATION
+
+    @property
+    def keeps_calibration(self) -> bool:
+        """Whether a new calibration goes beside the model: it is the user's, and writable."""
+        return self.folder.parent != _PRETRAINED and os.access(self.folder, os.W_OK)
 
     def training_hashes(self) -> NDArray[np.uint64]:
         """Sorted content hashes (`noise.short_key`) of the training images; empty if not kept."""
@@ -146,6 +162,7 @@ def write_bundle(
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
+    (folder / CALIBRATION).unlink(missing_ok=True)  # of the model that was here before
     weights = save({k: v.detach().cpu().contiguous() for k, v in ladder.state_dict().items()})
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(weights)

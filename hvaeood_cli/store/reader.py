@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
+from hvaeood_cli.store import decision as decisions
+from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.schema import DATASETS, FORMAT, FORMAT_VERSION
 
 _OPTIONAL = ("conversions", "content")  # datasets that version 1 does not promise
@@ -39,6 +41,7 @@ class ScoreFile:
     log_px: NDArray[np.float32]  # (N, L) nats
     bits_per_dim: NDArray[np.float32]  # (N,)
     label: NDArray[np.int8] | None  # (N,)
+    decision: Decision | None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -115,7 +118,24 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
         log_px=columns["log_px"][()],
         bits_per_dim=columns["bits_per_dim"][()],
         label=None if label is None else label[()],
+        decision=_decision(file, n, n_layers) if decisions.GROUP in file else None,
     )
+
+
+def _decision(file: h5py.File, n: int, n_layers: int) -> Decision:
+    """What was decided, whole and of the right shapes. Raises StoreError."""
+    if not isinstance(file.get(decisions.GROUP, getlink=True), h5py.HardLink):
+        raise StoreError(f"{file.filename}: /{decisions.GROUP} is a link", "score again")
+    columns = {field: _dataset(file, f"/{decisions.GROUP}/{field}") for field in decisions.COLUMNS}
+    for field, dataset in columns.items():
+        shape = (n, n_layers - 1) if field == "p_value" else (n,)
+        if dataset.shape != shape:
+            raise StoreError(
+                f"{file.filename}: {dataset.name} has shape {dataset.shape}, not {shape}",
+                "hvaeood decide FILE decides anew",
+            )
+    group = file[decisions.GROUP]
+    return decisions.read_decision(columns, {k: _plain(v) for k, v in group.attrs.items()})
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:

@@ -1,0 +1,48 @@
+"""Conformal p-values: how often would an in-distribution image score as high as this one?
+
+If calibration images and a new image are exchangeable, P(p <= a) <= a for every a, whatever the
+score and the model are (Vovk et al., 2005). Nothing is promised about images that do not belong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Scores = NDArray[np.floating[Any]]
+
+
+def conformal_p(calibration: Scores, scores: Scores) -> Float:
+    """p = (1 + #{calibration scores >= s}) / (n + 1): ties count against the image.
+
+    calibration: (n,), sorted upwards, higher is more out-of-distribution; scores: (N,).
+    Returns (N,); NaN where the score is NaN.
+    """
+    n = len(calibration)
+    at_least = n - np.searchsorted(calibration, scores, side="left")
+    return np.where(np.isnan(scores), np.nan, (1.0 + at_least) / (n + 1.0))
+
+
+def least_p(n: int) -> float:
+    """The smallest p-value that n calibration scores can give."""
+    return 1.0 / (n + 1.0)
+
+
+def n_needed(level: float) -> int:
+    """How many calibration scores it takes for a p-value of `level` to exist."""
+    return math.ceil(round(1.0 / level - 1.0, 6))
+
+
+def threshold(calibration: Scores, level: float) -> float:
+    """The score above which p <= level; infinite where no score gives such a p.
+
+    calibration: (n,), sorted upwards.
+    """
+    allowed = math.floor(level * (len(calibration) + 1.0) + 1e-9) - 1  # others may score as high
+    if allowed < 0:
+        return math.inf
+    return float(calibration[-1 - allowed]) if allowed < len(calibration) else -math.inf

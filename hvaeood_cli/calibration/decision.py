@@ -1,0 +1,125 @@
+"""Flags with a promise: at most this many in-distribution images are flagged, on average.
+
+The promise is about error rates. How many of the others are found, no rule can say.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hvaeood_cli.calibration.calibration import Calibration, settings_of
+from hvaeood_cli.calibration.conformal import Float, conformal_p, least_p, n_needed
+from hvaeood_cli.errors import CalibrationError
+from hvaeood_cli.store.decision import Decision
+from hvaeood_cli.store.reader import ScoreFile
+
+KINDS = ("fpr", "fdr", "fdr-by")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is flagged.
+
+    fpr: every image with p <= level, so that each in-distribution image is flagged with at most
+    this probability. fdr: Benjamini-Hochberg over the batch, so that on average at most this
+    fraction of what is flagged is in-distribution (Bates et al., 2023: conformal p-values that
+    share their calibration depend on one another in a way that it allows). fdr-by:
+    Benjamini-Yekutieli, under any dependence.
+    """
+
+    kind: str = "fpr"
+    level: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise CalibrationError(f"no rule is called {self.kind!r}", f"rules: {', '.join(KINDS)}")
+        if not 0.0 < self.level < 1.0:
+            raise CalibrationError(f"a level of {self.level:g} is not between 0 and 1", "try 0.01")
+
+    def __str__(self) -> str:
+        by = " (Benjamini-Yekutieli)" if self.kind == "fdr-by" else ""
+        return f"{self.kind[:3].upper()} {100 * self.level:.4g} %{by}"
+
+
+def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
+    """p-values and flags of every row; NaN and not flagged where there are no scores.
+
+    Raises CalibrationError where the scores were made in another way than the calibration's, and
+    where it has too few images for the rule's level.
+    """
+    calibration.check(settings_of(scores.attributes, scores.settings))
+    scored = scores.scored
+    combined = np.where(scored, calibration.combined(scores), np.nan)
+    p_combined = conformal_p(calibration.oddness, combined)
+    check_level(rule, calibration, int(scored.sum()))
+    cutoff = _cutoff(rule, p_combined[scored])
+    return Decision(
+        p_value=_p_by_k(calibration, scores).astype(np.float32),
+        p_combined=p_combined.astype(np.float32),
+        combined=combined.astype(np.float32),
+        k=np.where(scored, calibration.k_differing_most(scores.llr), 0).astype(np.int8),
+        flagged=np.less_equal(p_combined, cutoff),  # NaN is not
+        rule=rule.kind,
+        level=rule.level,
+        threshold=cutoff,
+        calibration_id=calibration.id,
+        n_calibration=len(calibration.oddness),
+    )
+
+
+def check_level(rule: Rule, calibration: Calibration, n_images: int) -> None:
+    """Raise CalibrationError where no p-value of this calibration could ever be flagged."""
+    needed = rule.level
+    if rule.kind == "fdr-by":
+        needed /= _harmonic(max(n_images, 1))
+    n = len(calibration.oddness)
+    if least_p(n) > needed:
+        raise CalibrationError(
+            f"{rule} takes p-values down to {needed:.3g}; the least that this calibration's "
+            f"{n:,} images can give is 1/{n + 1} = {least_p(n):.3g}",
+            f"choose a level of {_level_for(rule, needed, n):.2g} or more, or calibrate on at "
+            f"least {calibration.images_for(n_needed(needed)):,} images",
+        )
+
+
+def least_group(rule: Rule, n_calibration: int, n_images: int) -> int:
+    """How many images must stand out together before any of them can be flagged under an FDR."""
+    if rule.kind == "fpr":
+        return 1
+    harmonic = _harmonic(n_images) if rule.kind == "fdr-by" else 1.0
+    return max(1, math.ceil(n_images * harmonic * least_p(n_calibration) / rule.level - 1e-9))
+
+
+def _harmonic(n: int) -> float:
+    """1 + 1/2 + ... + 1/n: what Benjamini-Yekutieli pays for any dependence."""
+    return float((1.0 / np.arange(1, n + 1)).sum())
+
+
+def _cutoff(rule: Rule, p: Float) -> float:
+    """The largest p that is flagged; 0 where none is."""
+    if rule.kind == "fpr":
+        return rule.level
+    if not len(p):
+        return 0.0
+    from scipy.stats import false_discovery_control
+
+    adjusted = false_discovery_control(p, method="by" if rule.kind == "fdr-by" else "bh")
+    rejected = p[adjusted <= rule.level]
+    return float(rejected.max()) if len(rejected) else 0.0
+
+
+def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float:
+    """(N, L - 1): of LLR^{>k} for each k, against every calibration image."""
+    llr = np.where(scores.scored[:, None], scores.llr, np.nan)
+    columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
+    return np.stack([conformal_p(usual, here) for usual, here in columns], axis=1)
+
+
+def _level_for(rule: Rule, needed: float, n: int) -> float:
+    """The least level that n images support, rounded up to two digits."""
+    level = rule.level / needed * least_p(n)
+    digits = 1 - math.floor(math.log10(level))
+    return math.ceil(level * 10**digits) / 10**digits

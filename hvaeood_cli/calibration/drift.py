@@ -1,0 +1,101 @@
+"""Is the batch as a whole like the calibration images? Kolmogorov-Smirnov for each k, with Holm.
+
+A p-value says whether a difference is there, and with many images always does; the effect says
+whether it matters. Neither names an image: for that there are flags.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.calibration.conformal import Float
+
+LEVEL = 0.05  # of the whole test, over all k
+
+
+class Shift(NamedTuple):
+    """How LLR^{>k} of a batch differs from that of the calibration, for one k."""
+
+    k: int
+    distance: float  # Kolmogorov-Smirnov: the largest gap between the distribution functions
+    p: float  # corrected over k (Holm, 1979)
+    higher: float  # P(batch > calibration) + P(equal) / 2: 0.5 where neither tends to be higher
+
+    @property
+    def effect(self) -> str:
+        """In words, by Cliff's delta and the usual bounds (Romano et al., 2006)."""
+        delta = abs(2.0 * self.higher - 1.0)
+        words = ((0.147, "negligible"), (0.33, "small"), (0.474, "medium"))
+        return next((word for bound, word in words if delta < bound), "large")
+
+
+class Drift(NamedTuple):
+    """The test of a batch: one shift a k."""
+
+    shifts: tuple[Shift, ...]
+    n: int  # images of the batch
+    n_calibration: int
+
+    @property
+    def drifted(self) -> bool:
+        """Whether any k differs, at LEVEL over all of them."""
+        return min(shift.p for shift in self.shifts) <= LEVEL
+
+    @property
+    def largest(self) -> Shift:
+        """The shift that is least likely by chance; of equals, the widest."""
+        return min(self.shifts, key=lambda shift: (shift.p, -shift.distance))
+
+    def __str__(self) -> str:
+        shift = self.largest
+        n = f"n = {self.n:,}"
+        if not self.drifted:
+            return f"no drift from the calibration (p = {shift.p:.2g}, {n})"
+        return (
+            f"LLR>{shift.k} differs from the calibration (p {format_p(shift.p)}, {n}); "
+            f"the effect is {shift.effect}: higher in {100 * shift.higher:.0f} % of pairs"
+        )
+
+
+def measure_drift(
+    calibration_llr: NDArray[np.floating[Any]], llr: NDArray[np.floating[Any]]
+) -> Drift:
+    """calibration_llr: (n, L - 1), sorted upwards by column; llr: (N, L - 1), finite, N > 0."""
+    from scipy.stats import ks_2samp
+
+    tests = [
+        ks_2samp(here, usual, method="asymp")
+        for usual, here in zip(calibration_llr.T, llr.T, strict=True)
+    ]
+    corrected = _holm(np.array([test.pvalue for test in tests]))
+    shifts = tuple(
+        Shift(k, float(test.statistic), float(p), _tendency(usual, here))
+        for k, (test, p, usual, here) in enumerate(
+            zip(tests, corrected, calibration_llr.T, llr.T, strict=True), start=1
+        )
+    )
+    return Drift(shifts, len(llr), len(calibration_llr))
+
+
+def format_p(p: float) -> str:
+    """'= 0.013', or '< 1e-12' where digits mean nothing."""
+    return f"= {p:.2g}" if p >= 1e-12 else "< 1e-12"
+
+
+def _holm(p: Float) -> Float:
+    """Holm's step-down correction."""
+    order = np.argsort(p)
+    factors = np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return corrected
+
+
+def _tendency(usual: NDArray[np.floating[Any]], here: NDArray[np.floating[Any]]) -> float:
+    """P(here > usual) + P(equal) / 2, over all pairs. usual is sorted."""
+    below = np.searchsorted(usual, here, side="left")
+    up_to = np.searchsorted(usual, here, side="right")
+    return float((below + up_to).mean() / (2 * len(usual)))

@@ -1,0 +1,173 @@
+"""`hvaeood calibrate`: what usual images score, so that `score` can decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvaeood_cli.cli import console, options
+from hvaeood_cli.cli.score import default_output, run
+from hvaeood_cli.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.store.reader import ScoreFile
+
+_ENDING = ".h5"
+
+
+def calibrate(
+    sources: options.Sources,
+    model: options.Model = "fashionmnist",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The calibration, for score --calibration.",
+            show_default="beside the model",
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the images' scores go.", show_default="SOURCE.scores.h5"
+        ),
+    ] = None,
+    allow_training_images: Annotated[
+        bool,
+        typer.Option("--allow-training-images", help="Take images that the model was trained on."),
+    ] = False,
+    samples: options.Samples = 16,
+    samples_k: options.SamplesK = 1,
+    proposal: options.Proposal = "mean",
+    seed: options.Seed = 0,
+    precision: options.Precision = "float32",
+    device: options.Device = "auto",
+    workers: options.Workers = 1,
+    null: options.Null = False,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    json_: options.Json = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score images that belong, so that score can flag those that do not.
+
+    Example: **hvaeood calibrate held-out/ --model mine**
+
+    SOURCE holds images that belong and that the model was not trained on, 1,000 or more; or is
+    one score file (.h5) of such images. The calibration lies beside the model (for a model that
+    ships: in your own folder, and is used instead of the one that ships).
+
+    Next: **hvaeood score FOLDER --model mine --fpr 0.01**
+    """
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.images.sources import open_sources
+    from hvaeood_cli.store.reader import read_scores
+
+    detector = Detector(
+        model,
+        n_importance_samples=samples,
+        n_importance_samples_k=samples_k,
+        proposal=proposal,
+        seed=seed,
+        precision=precision,
+        device=device,
+        workers=workers,
+    )
+    _ = detector.settings, detector.bundle  # what is wrong with them is said before any work
+    place = output or _place(detector)
+    if not place.parent.is_dir():
+        raise UsageError(f"no such folder: {place.parent}", "make it first, or choose another -o")
+    if any(source.endswith(_ENDING) for source in sources):
+        if len(sources) > 1:
+            raise UsageError("a score file is calibrated on alone", f"one FILE{_ENDING}, or images")
+        found = read_scores(Path(sources[0]))
+    else:
+        manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+        out = scores or default_output(sources)
+        run(detector, manifest, out, None, force, not quiet)
+        found = read_scores(out)
+    calibration = detector.calibration_from(found, allow_training_images)
+    _save(calibration, place, force)
+    if json_:
+        console.emit_json(_facts(calibration, found, place))
+    elif not quiet:
+        _show(calibration, found, place)
+
+
+def _place(detector: Detector) -> Path:
+    """Beside the model where that is the user's; else in the user's own folder, which is made."""
+    own, beside = detector.bundle.calibration_paths
+    if detector.bundle.keeps_calibration:
+        return beside
+    try:
+        own.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make {own.parent}: {error.strerror}", "choose a place: -o calibration.npz"
+        ) from None
+    return own
+
+
+def _save(calibration: Calibration, place: Path, force: bool) -> None:
+    """Write it, unless that very calibration is there. Raises StoreError for another one."""
+    from hvaeood_cli.errors import CalibrationError
+
+    if place.is_dir():
+        raise UsageError(f"{place} is a folder", "name a file: -o calibration.npz")
+    if place.exists() and not force:
+        try:
+            there = calibration.load(place).id
+        except CalibrationError:
+            there = "damaged"
+        if there == calibration.id:
+            return
+        raise StoreError(
+            f"{place} holds another calibration ({there})",
+            "--force replaces it; -o FILE keeps both",
+        )
+    try:
+        calibration.save(place)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {place}: {error.strerror}", "make room, or choose another -o"
+        ) from None
+
+
+def _facts(calibration: Calibration, scores: ScoreFile, place: Path) -> dict[str, object]:
+    from hvaeood_cli.calibration.conformal import least_p
+
+    n = len(calibration.oddness)
+    return {
+        "id": calibration.id,
+        "file": str(place),
+        "scores": str(scores.path),
+        "n_images": len(calibration),
+        "n_unreadable": int((~scores.scored).sum()),
+        "n_calibration": n,
+        "least_p": least_p(n),
+        "settings": calibration.settings,
+    }
+
+
+def _show(calibration: Calibration, scores: ScoreFile, place: Path) -> None:
+    from rich.text import Text
+
+    from hvaeood_cli.calibration.conformal import least_p
+
+    n, n_bad = len(calibration.oddness), int((~scores.scored).sum())
+    text = Text.assemble("calibration ", (calibration.id, "bold"))
+    text.append(f" of {console.printable(str(calibration.about['model_name']))}: ")
+    text.append(f"{len(calibration):,} images, {len(calibration) - n:,} of them for the density\n")
+    if n_bad:
+        text.append(f"left out  {n_bad:,} that could not be read\n", style="yellow")
+    text.append(f"p-values  from {n:,} images, so none below 1/{n + 1} = {least_p(n):.2g}\n")
+    text.append("kept in   ")
+    text.append(console.printable(str(place)), style="bold")
+    console.show(text)

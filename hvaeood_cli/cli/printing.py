@@ -1,0 +1,46 @@
+"""How the verdict on a score file reaches standard output: for people, or for programs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Self
+
+from hvaeood_cli.cli import console
+from hvaeood_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from hvaeood_cli.cli.rows import Judged
+    from hvaeood_cli.store.reader import ScoreFile
+
+
+class Printing(Enum):
+    """What a command prints."""
+
+    SUMMARY = "summary"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    NOTHING = "nothing"
+
+    @classmethod
+    def chosen(cls, json_: bool, jsonl: bool, csv: bool, quiet: bool) -> Self:
+        """By the options. Raises UsageError for two formats at once."""
+        if json_ + jsonl + csv > 1:
+            raise UsageError("--json, --jsonl and --csv exclude one another", "choose one")
+        named = {cls.JSON: json_, cls.JSONL: jsonl, cls.CSV: csv, cls.NOTHING: quiet}
+        return next((printing for printing, asked in named.items() if asked), cls.SUMMARY)
+
+    def show(
+        self, scores: ScoreFile, judged: Judged, top: int, done: str, again: tuple[str, ...] = ()
+    ) -> None:
+        """Print. done: when it was scored, in words. again: options for the next command."""
+        from hvaeood_cli.cli import rows, summary
+
+        if self is Printing.JSON:
+            console.emit(rows.as_json(scores, judged))
+        elif self is Printing.JSONL:
+            console.emit(rows.as_jsonl(scores, judged))
+        elif self is Printing.CSV:
+            console.emit(rows.as_csv(scores, judged))
+        elif self is Printing.SUMMARY:
+            console.show(*summary.draw(scores, judged, top, done, console.out().width, again))
