@@ -116,8 +116,9 @@ def main() -> None:
     run = inside.attributes
     print(
         f"model {run['model_name']} ({run['model_sha256'][:12]}), "
-        f"S = {run['n_importance_samples']} in L and {inside.settings['n_importance_samples_k']} in L>k, proposal "
-        f"{run['proposal']}, seed {run['seed']}"
+        f"S = {run['n_importance_samples']} in L and "
+        f"{inside.settings['n_importance_samples_k']} in L>k, "
+        f"proposal {run['proposal']}, seed {run['seed']}"
     )
     print(
         f"calibration {calibration.id}: {len(calibration)} images, {len(calibration.oddness)} "

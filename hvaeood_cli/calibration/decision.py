@@ -108,7 +108,7 @@ def _cutoff(rule: Rule, p: Float) -> float:
 
     adjusted = false_discovery_control(p, method="by" if rule.kind == "fdr-by" else "bh")
     rejected = p[adjusted <= rule.level]
-    return float(rejected.max()) if len(rejected) else 0.0
+    return max(map(float, rejected), default=0.0)
 
 
 def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float:
