@@ -9,7 +9,7 @@ from hvaeood_cli.cli import console
 from hvaeood_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from hvaeood_cli.cli.rows import Judged
+    from hvaeood_cli.report.rows import Judged
     from hvaeood_cli.store.reader import ScoreFile
 
 
@@ -34,7 +34,8 @@ class Printing(Enum):
         self, scores: ScoreFile, judged: Judged, top: int, done: str, again: tuple[str, ...] = ()
     ) -> None:
         """Print. done: when it was scored, in words. again: options for the next command."""
-        from hvaeood_cli.cli import rows, summary
+        from hvaeood_cli.cli import summary
+        from hvaeood_cli.report import rows
 
         if self is Printing.JSON:
             console.emit(rows.as_json(scores, judged))

@@ -81,9 +81,9 @@ def score(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rule = deciding.asked_rule(fpr, fdr, by)
-    from hvaeood_cli.cli.rows import Judged
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
+    from hvaeood_cli.report.rows import Judged
     from hvaeood_cli.store.reader import read_scores
 
     detector = Detector(
