@@ -27,28 +27,6 @@ from tests.conftest import make_images
 COMMAND = [sys.executable, "-m", "hvaeood_cli"]
 
 
-@pytest.fixture
-def run(bundle, tmp_path, monkeypatch, capfdbinary):
-    """Run a command in tmp_path: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HVAEOOD_MODEL", str(bundle.folder))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
-
-    def call(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hvaeood", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        console.out.cache_clear()
-        console.err.cache_clear()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capfdbinary.readouterr()
-        code = caught.value.code or 0
-        return int(code), out.decode("utf-8", "surrogateescape"), err.decode()
-
-    return call
-
-
 # -- score ----------------------------------------------------------------------------------------
 
 
