@@ -320,7 +320,7 @@ def test_the_tendency_is_the_share_of_pairs(values):
 def test_holm_corrects_over_k():
     random = np.random.default_rng(0)
     usual = np.sort(random.normal(size=(300, 3)), axis=0)
-    here = random.normal(size=(100, 3)) + [0.0, 0.25, 0.5]
+    here = random.normal(np.array([0.0, 0.25, 0.5]), size=(100, 3))
     corrected = [shift.p for shift in measure_drift(usual, here).shifts]
     alone = [measure_drift(usual[:, [k]], here[:, [k]]).shifts[0].p for k in range(3)]
     order = np.argsort(alone)
@@ -351,7 +351,7 @@ def test_the_decision_is_as_the_contract_says(tmp_path, calibration):
             attributes = dict(group.attrs)
             assert (attributes["rule"], attributes["level"]) == (rule.kind, rule.level)
             assert attributes["calibration_id"] == calibration.id
-            assert attributes["n_calibration"] == 700
+            assert attributes["n_calibration"] == 700 and attributes["least_p"] == 1 / 701
             flagged = group["flagged"][()]
             np.testing.assert_array_equal(
                 flagged, group["p_combined"][()] <= np.float32(attributes["threshold"])

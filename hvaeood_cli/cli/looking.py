@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from hvaeood_cli.errors import HvaeoodError, ModelError
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
@@ -31,7 +32,12 @@ class Printing(Enum):
         return next((printing for printing, asked in named.items() if asked), cls.SUMMARY)
 
     def show(
-        self, scores: ScoreFile, judged: Judged, top: int, done: str, again: tuple[str, ...] = ()
+        self,
+        scores: ScoreFile,
+        judged: Judged,
+        top: int,
+        done: str,
+        again: Mapping[str, str] | None = None,
     ) -> None:
         """Print. done: when it was scored, in words. again: options for the next command."""
         from hvaeood_cli.cli import summary
@@ -44,4 +50,4 @@ class Printing(Enum):
         elif self is Printing.CSV:
             console.emit(rows.as_csv(scores, judged))
         elif self is Printing.SUMMARY:
-            console.show(*summary.draw(scores, judged, top, done, console.out().width, again))
+            console.show(*summary.draw(scores, judged, top, done, console.out().width, again or {}))

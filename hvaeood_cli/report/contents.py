@@ -11,7 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.conformal import least_p, threshold
+from hvaeood_cli.calibration.conformal import threshold
 from hvaeood_cli.calibration.decision import Rule
 from hvaeood_cli.calibration.drift import Drift
 from hvaeood_cli.errors import HvaeoodError
@@ -57,7 +57,6 @@ class Section:
     n_scored: int
     rule: Rule | None
     n_flagged: int
-    least_p: float | None
     cut_in_words: str
     calibrated: bool  # whether the calibration that decided is at hand
     distributions: list[Distribution]
@@ -99,7 +98,6 @@ def gather(
         n_scored=int(scores.scored.sum()),
         rule=rule,
         n_flagged=int(decision.flagged.sum()) if decision else 0,
-        least_p=least_p(decision.n_calibration) if decision else None,
         cut_in_words=f"p = {decision.threshold:.2g}" if decision and decision.threshold else "",
         calibrated=calibration is not None,
         distributions=_distributions(scores, calibration),

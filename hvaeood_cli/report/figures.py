@@ -31,9 +31,9 @@ def histogram(
     usual: None where there is no calibration. cut: the threshold, a vertical line; None for none.
     Shares are drawn by their square root, so that a few odd images among thousands are seen.
     """
-    here = here[np.isfinite(here)]
+    here = here[~np.isnan(here)]
     both = here if usual is None else np.concatenate([here, usual])
-    low, high = _range(both, cut)
+    low, high = _range(both[np.isfinite(both)], cut)  # the infinite end up in the last bin
     edges = np.linspace(low, high, _BINS + 1)
     areas = [(values, name) for values, name in ((usual, "usual"), (here, "here"))]
     shares = [(_shares(values, edges), name) for values, name in areas if values is not None]

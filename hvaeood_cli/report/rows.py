@@ -181,7 +181,7 @@ def _decision(decision: Decision | None) -> dict[str, Any] | None:
     if decision is None:
         return None
     facts = {name: getattr(decision, name) for name in ATTRIBUTES}
-    return facts | {"n_flagged": int(decision.flagged.sum())}
+    return facts | {"least_p": decision.least_p, "n_flagged": int(decision.flagged.sum())}
 
 
 def _drift(drift: Drift | None) -> dict[str, Any] | None:
