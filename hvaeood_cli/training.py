@@ -17,8 +17,8 @@ from torch import Tensor
 from hvaeood_cli.bounds import bits_per_dim, score
 from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.errors import TrainingError
+from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.model.hvae import HVAE
 from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
@@ -87,7 +87,7 @@ def train(
     keep_memory()
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
-    ladder = HVAE(config).to(memory_format=torch.channels_last)
+    ladder: Ladder = build_ladder(config).to(memory_format=torch.channels_last)
     data = torch.from_numpy(np.ascontiguousarray(pixels))
     steps_an_epoch = math.ceil(len(data) / settings.batch_size)
     n_steps = settings.epochs * steps_an_epoch

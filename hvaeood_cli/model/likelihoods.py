@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hvaeood_cli.model import logistics
 from hvaeood_cli.model.config import ModelConfig
 
 
 class Likelihood(ABC):
     """The observation model. Knows how many numbers a pixel needs and what they mean."""
 
-    n_parameters: int  # output channels of the decoder for one image channel
+    n_parameters: int  # of one pixel, all its channels: the decoder's output channels
 
     @abstractmethod
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ class Likelihood(ABC):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """log p(x | z) in nats, summed over pixels.
 
-        parameters: (S * B, C * n_parameters, H, W); x: (B, C, H, W). Returns (S * B,).
+        parameters: (S * B, n_parameters, H, W); x: (B, C, H, W). Returns (S * B,).
         """
 
     @abstractmethod
@@ -54,6 +55,33 @@ class Bernoulli(Likelihood):
         return parameters.float().sigmoid()
 
 
+class DiscretizedLogistics(Likelihood):
+    """8-bit grey or RGB pixels: a mixture of discretised logistics (see `logistics`).
+
+    dequantize: add uniform noise to the 8-bit value first, as the reference code does. The
+    likelihood is then neither exactly discrete nor continuous: for comparison with it only.
+    """
+
+    def __init__(self, channels: int, dequantize: bool = False) -> None:
+        self.channels = channels
+        self.dequantize = dequantize
+        self.n_parameters = logistics.n_parameters(channels)
+
+    def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        if self.dequantize:
+            return (pixels + uniform) / 128.0 - 1.0
+        return pixels / 127.5 - 1.0
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        copies = x.repeat(parameters.shape[0] // x.shape[0], 1, 1, 1)  # (S * B, C, H, W)
+        return logistics.log_prob(logistics.mixture(parameters, self.channels), copies)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return 0.5 + 0.5 * logistics.mean(logistics.mixture(parameters, self.channels))
+
+
 def build_likelihood(config: ModelConfig) -> Likelihood:
     """The likelihood that a configuration names."""
-    return {"bernoulli": Bernoulli}[config.likelihood]()
+    if config.likelihood == "bernoulli":
+        return Bernoulli()
+    return DiscretizedLogistics(config.image_channels, config.dequantize == "uniform")
