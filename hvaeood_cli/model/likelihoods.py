@@ -16,6 +16,7 @@ class Likelihood(ABC):
     """The observation model. Knows how many numbers a pixel needs and what they mean."""
 
     n_parameters: int  # of one pixel, all its channels: the decoder's output channels
+    initial_std: float = 1.0  # of each parameter at data-dependent initialisation
 
     @abstractmethod
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
@@ -62,6 +63,8 @@ class DiscretizedLogistics(Likelihood):
     likelihood is then neither exactly discrete nor continuous: for comparison with it only.
     """
 
+    initial_std = 0.2  # a mixture's sensible start would drown in deviations of 1
+
     def __init__(self, channels: int, dequantize: bool = False) -> None:
         self.channels = channels
         self.dequantize = dequantize
@@ -77,7 +80,8 @@ class DiscretizedLogistics(Likelihood):
         return logistics.log_prob(logistics.mixture(parameters, self.channels), copies)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        return 0.5 + 0.5 * logistics.mean(logistics.mixture(parameters, self.channels))
+        mean = logistics.mean(logistics.mixture(parameters, self.channels))
+        return (0.5 + 0.5 * mean).clamp(0.0, 1.0)  # the weights sum to 1 but for rounding
 
 
 def build_likelihood(config: ModelConfig) -> Likelihood:

@@ -39,14 +39,10 @@ class ConvolutionalLadder(Ladder):
             self.down[str(i)] = stage_down(layer, channels[i - 1])
             if i < config.n_layers:
                 self.prior[str(i)] = ToGaussian(whole, channels[i], size(i))
-        self.unstem = nn.Sequential(
-            conv(
-                channels[0],
-                likelihood.n_parameters * per_pixel,
-                3 if per_pixel > 1 else config.stem_kernel,
-            ),
-            nn.PixelShuffle(config.stem_stride),
-        )
+        kernel = 3 if per_pixel > 1 else config.stem_kernel
+        last = conv(channels[0], likelihood.n_parameters * per_pixel, kernel)
+        last.initial_std = likelihood.initial_std  # type: ignore[assignment]
+        self.unstem = nn.Sequential(last, nn.PixelShuffle(config.stem_stride))
 
     def posterior_down(self, i: int, rung: Rung, d: Tensor | None) -> Gaussian | None:
         """q of the part of z_i inferred on the way down; None where there is none.
