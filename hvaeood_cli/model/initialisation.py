@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hvaeood_cli.model.layers import WEIGHTED
 
-_MIN_STD = 1e-3  # a channel that is constant over the batch is left as it is
+_MIN_STD = 1e-3  # a channel that is constant over the batch keeps its scale
 
 
 @torch.no_grad()
@@ -30,7 +30,8 @@ def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
         done.add(layer)
         channels = output.transpose(0, 1).flatten(1)  # (C, everything else)
         target = getattr(layer, "initial_std", 1.0)
-        std = channels.std(dim=1).clamp(min=_MIN_STD) / target  # (C,)
+        std = channels.std(dim=1)  # (C,)
+        std = torch.where(std < _MIN_STD, 1.0, std / target)
         mean = channels.mean(dim=1)
         gain = layer.parametrizations.weight.original0  # type: ignore[union-attr]
         gain /= std.view_as(gain)  # type: ignore[arg-type, operator]
