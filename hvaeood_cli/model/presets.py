@@ -200,6 +200,29 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def for_images(model: ModelConfig, size: int | None, channels: int | None) -> ModelConfig:
+    """The same model for images of another size or number of channels; None keeps the model's.
+
+    Raises UsageError where it has no form for them.
+    """
+    size, channels = size or model.image_size, channels or model.image_channels
+    if channels not in (1, 3):
+        raise UsageError(f"images have 1 channel (grey) or 3 (RGB), not {channels}")
+    if channels == 3 and model.likelihood == "bernoulli":
+        raise UsageError(
+            "this preset's Bernoulli likelihood is for grey images, and 3 channels are asked for",
+            "take an RGB preset, or --channels 1: colour images are then made grey",
+        )
+    if size % model.stride:
+        fits = max(1, round(size / model.stride)) * model.stride
+        raise UsageError(
+            f"images of {size}x{size} do not fit: the model's overall stride is {model.stride}",
+            f"--image-size takes multiples of {model.stride}, for example {fits}",
+        )
+    changes = {"image_size": size, "image_channels": channels}
+    return ModelConfig.model_validate(model.model_dump() | changes)
+
+
 def get_preset(name: str) -> Preset:
     """The preset of that name. Raises UsageError with the names there are."""
     if name not in PRESETS:
