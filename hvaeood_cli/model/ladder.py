@@ -82,7 +82,7 @@ class Descent(NamedTuple):
     z: dict[int, Tensor]  # (S * B, ...)
     priors: dict[int, Gaussian]  # p(z_i | z_{>i})
     posteriors: dict[int, Gaussian]  # q(z_i | ...), only where z_i came from it
-    parameters: Tensor  # of p(x | z): (S * B, n_parameters, H, W)
+    parameters: Tensor  # of p(x | z): (S * B, n_parameters * r^2, H / r, W / r), see Likelihood
 
 
 class Ladder(nn.Module, ABC):

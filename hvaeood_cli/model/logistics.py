@@ -6,12 +6,14 @@ In an RGB pixel, green's location depends on the red value and blue's on both:
 
     p(r, g, b) = sum_j pi_j P(r; mu_j^r) P(g; mu_j^g + a_j r) P(b; mu_j^b + b_j r + c_j g)
 
-Values are scaled to [-1, 1], so neighbours stand 2/255 apart. A network's raw output of zero is a
+Values are scaled to [-1, 1], so neighbours stand 2/255 apart. "..." in a shape is any arrangement
+of an image's pixels. A network's raw output of zero is a
 sensible mixture: locations spread evenly over the range, scales of about a tenth of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,10 +32,10 @@ _LOG_SCALES = (-7.0, 2.0)
 class Mixture(NamedTuple):
     """The parameters of N images' pixels, K components each; C = 1 or 3 channels."""
 
-    logits: Tensor  # (N, K, H, W): of pi
-    means: Tensor  # (N, C, K, H, W): mu
-    log_scales: Tensor  # (N, C, K, H, W)
-    coefficients: Tensor  # (N, 3, K, H, W): a, b and c in (-1, 1); (N, 0, K, H, W) for grey
+    logits: Tensor  # (N, K, ...): of pi
+    means: Tensor  # (N, C, K, ...): mu
+    log_scales: Tensor  # (N, C, K, ...)
+    coefficients: Tensor  # (N, 3, K, ...): a, b and c in (-1, 1); (N, 0, K, ...) for grey
 
 
 def n_parameters(channels: int) -> int:
@@ -42,27 +44,25 @@ def n_parameters(channels: int) -> int:
 
 
 def mixture(raw: Tensor, channels: int) -> Mixture:
-    """A decoder's output (N, n_parameters, H, W) as a mixture, in float32."""
-    # Whole planes, one parameter after the other: twice as fast below as channels last.
-    raw = raw.float().contiguous()
-    logits, *rest = raw.unflatten(1, (-1, N_COMPONENTS)).split(
-        (1, channels, channels, raw.shape[1] // N_COMPONENTS - 1 - 2 * channels), dim=1
-    )
-    means, log_scales, coefficients = rest
+    """A decoder's output (N, n_parameters, ...) as a mixture, in float32."""
+    n_channels = (1, channels, channels, raw.shape[1] // N_COMPONENTS - 1 - 2 * channels)
+    blocks = raw.unflatten(1, (-1, N_COMPONENTS)).split(n_channels, dim=1)
+    logits, means, log_scales, coefficients = blocks
     n = N_COMPONENTS
     spread = (2.0 * torch.arange(n, device=raw.device) + 1.0) / n - 1.0  # (K,)
+    spread = spread.view(-1, *[1] * (raw.dim() - 2))
     return Mixture(
         logits.squeeze(1),
-        means + spread[:, None, None],
+        means + spread,
         F.hardtanh(log_scales + _RAW_LOG_SCALE, *_LOG_SCALES),
         2.0 * torch.sigmoid(2.0 * coefficients) - 1.0,  # tanh, in a fifth of its time
     )
 
 
 def log_prob(parameters: Mixture, x: Tensor) -> Tensor:
-    """log p(x | z) in nats, summed over pixels: (N,). x: (N, C, H, W), 8-bit values as [-1, 1]."""
-    x = x.contiguous().unsqueeze(2)  # (N, C, 1, H, W)
-    means = _autoregress(parameters, x)  # (N, C, K, H, W)
+    """log p(x | z) in nats, summed over pixels: (N,). x: (N, C, ...), 8-bit values as [-1, 1]."""
+    x = x.contiguous().unsqueeze(2)  # (N, C, 1, ...)
+    means = torch.stack(list(_locations(parameters, x.unbind(1))), dim=1)  # (N, C, K, ...)
     # A bin's two sides. The outermost bins reach to infinity.
     upper = torch.where(x > 1.0 - _HALF_BIN, _FAR, x + _HALF_BIN)
     lower = torch.where(x < -1.0 + _HALF_BIN, -_FAR, x - _HALF_BIN)
@@ -70,23 +70,22 @@ def log_prob(parameters: Mixture, x: Tensor) -> Tensor:
     components = _log_interval(
         (lower - means) * inverse, (upper - means) * inverse, (lower - upper) * inverse
     )
-    joint = parameters.logits + components.sum(1)  # (N, K, H, W)
-    log_p: Tensor = joint.logsumexp(1) - parameters.logits.logsumexp(1)  # (N, H, W)
+    joint = parameters.logits + components.sum(1)  # (N, K, ...)
+    log_p: Tensor = joint.logsumexp(1) - parameters.logits.logsumexp(1)  # (N, ...)
     return log_p.flatten(1).sum(1)
 
 
 def mean(parameters: Mixture) -> Tensor:
-    """The mean that is shown for x: (N, C, H, W) in [-1, 1].
+    """The mean that is shown for x: (N, C, ...) in [-1, 1].
 
     The expected location, sum_j pi_j m_j with m_j^r = mu_j^r, m_j^g = mu_j^g + a_j m_j^r and
     m_j^b = mu_j^b + b_j m_j^r + c_j m_j^g, each m held to [-1, 1] as a pixel is. For components
     well inside the range it is E[x | z]; one that reaches beyond an end is shown at that end.
     """
-    located: list[Tensor] = []
-    for channel in range(parameters.means.shape[1]):
-        before = torch.stack(located, 1) if located else parameters.means[:, :0]
-        located.append(_locate(parameters, channel, before).clamp(-1.0, 1.0))
-    weights = parameters.logits.softmax(1).unsqueeze(1)  # (N, 1, K, H, W)
+    located: list[Tensor] = []  # of (N, K, ...)
+    for location in _locations(parameters, located):
+        located.append(location.clamp(-1.0, 1.0))
+    weights = parameters.logits.softmax(1).unsqueeze(1)  # (N, 1, K, ...)
     return (weights * torch.stack(located, 1)).sum(2)
 
 
@@ -101,16 +100,13 @@ def _log_interval(lower: Tensor, upper: Tensor, minus_width: Tensor) -> Tensor:
     return factors.log() - (F.relu(-upper) + F.relu(lower))
 
 
-def _autoregress(parameters: Mixture, x: Tensor) -> Tensor:
-    """Locations given the pixel's channels before each: (N, C, K, H, W). x: (N, C, 1, H, W)."""
-    channels = range(parameters.means.shape[1])
-    return torch.stack([_locate(parameters, c, x[:, :c]) for c in channels], dim=1)
+def _locations(parameters: Mixture, before: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Each channel's locations in turn, (N, K, ...), given the pixel's channels before it.
 
-
-def _locate(parameters: Mixture, channel: int, before: Tensor) -> Tensor:
-    """One channel's locations, (N, K, H, W); before: the channels before it, (N, channel, ...)."""
-    location = parameters.means.select(1, channel)
-    first = (0, 0, 1)[channel]  # of its coefficients: none for red, a for green, b and c for blue
-    for i in range(channel):
-        location = location + parameters.coefficients.select(1, first + i) * before.select(1, i)
-    return location
+    before: may grow meanwhile; a channel reads the entries that precede its own.
+    """
+    coefficients = iter(parameters.coefficients.unbind(1))  # a for green, b and c for blue
+    for channel, location in enumerate(parameters.means.unbind(1)):
+        for value in before[:channel]:
+            location = location + next(coefficients) * value  # noqa: PLW2901
+        yield location

@@ -42,7 +42,7 @@ class ConvolutionalLadder(Ladder):
         kernel = 3 if per_pixel > 1 else config.stem_kernel
         last = conv(channels[0], likelihood.n_parameters * per_pixel, kernel)
         last.initial_std = likelihood.initial_std  # type: ignore[assignment]
-        self.unstem = nn.Sequential(last, nn.PixelShuffle(config.stem_stride))
+        self.unstem = nn.Sequential(last)
 
     def posterior_down(self, i: int, rung: Rung, d: Tensor | None) -> Gaussian | None:
         """q of the part of z_i inferred on the way down; None where there is none.
