@@ -37,7 +37,7 @@ def by_definition(raw: np.ndarray, pixel: np.ndarray) -> float:
     n, channels = 10, len(pixel)
     logits, rest = raw[:n], raw[n:].reshape(-1, n)
     means = rest[:channels] + (2 * np.arange(n) + 1) / n - 1
-    scales = np.exp(np.clip(rest[channels : 2 * channels] - 1.5, -7, 2))
+    scales = np.exp(-np.clip(rest[channels : 2 * channels] + 1.5, -2, 7))
     coefficients = np.tanh(rest[2 * channels :])
     x = pixel / 127.5 - 1
     total = np.zeros(n)
@@ -89,7 +89,7 @@ def test_each_channel_sums_to_one_given_those_before(spread, seed, red, green):
     without = logistics.Mixture(
         parameters.logits,
         parameters.means[:, :2],
-        parameters.log_scales[:, :2],
+        parameters.sharpness[:, :2],
         parameters.coefficients,
     )
     marginal = logistics.log_prob(without, x[:, :2])
@@ -97,7 +97,7 @@ def test_each_channel_sums_to_one_given_those_before(spread, seed, red, green):
     only_red = logistics.Mixture(
         parameters.logits,
         parameters.means[:, :1],
-        parameters.log_scales[:, :1],
+        parameters.sharpness[:, :1],
         parameters.coefficients,
     )
     x_red = likelihood.observe(pixels_of(VALUES), torch.zeros(()))
@@ -157,7 +157,7 @@ def test_narrow_components_show_their_own_mean(channels):
     blocks[:, 1 : 1 + channels] *= 5.0
     blocks[:, 1 : 1 + channels, [0, 1, 8, 9]] = 0.0
     blocks[:, 0, [0, 1, 2, 7, 8, 9]] = -30.0  # the components near the ends have no weight
-    blocks[:, 1 + channels : 1 + 2 * channels] -= 3.0
+    blocks[:, 1 + channels : 1 + 2 * channels] += 3.0
     raw = blocks.flatten(1, 2)
     x = likelihood.observe(pixels_of(VALUES), torch.zeros(()))
     if channels == 1:
@@ -175,7 +175,7 @@ def sample(parameters, n, generator):
     """n RGB pixels of a (1, ..., 1, 1) mixture, (n, 3), by drawing a component first."""
     pi = parameters.logits.flatten().softmax(0)
     j = torch.multinomial(pi, n, replacement=True, generator=generator)
-    means, scales = parameters.means[0, :, :, 0, 0], parameters.log_scales[0, :, :, 0, 0].exp()
+    means, scales = parameters.means[0, :, :, 0, 0], 1 / parameters.sharpness[0, :, :, 0, 0]
     a, b, c = parameters.coefficients[0, :, :, 0, 0]
     u = torch.rand(3, n, generator=generator).clamp(1e-6, 1 - 1e-6)
     noise = scales[:, j] * u.logit()

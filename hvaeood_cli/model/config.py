@@ -43,6 +43,7 @@ class ModelConfig(BaseModel):
     dequantize: Literal["none", "uniform"] = "none"  # uniform: as the reference code, see there
     stem_kernel: Annotated[int, Field(ge=1, le=15)] = 5
     stem_stride: Annotated[int, Field(ge=1, le=8)] = 1  # 2: no features at full resolution
+    unstem_kernel: Annotated[int, Field(ge=1, le=15)] | None = None  # None: 3 with a stride
     weight_norm: bool = False  # Salimans & Kingma (2016); folded away once trained
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=2, max_length=64)]
 
@@ -94,8 +95,7 @@ class ModelConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a `dequantize` that says nothing: models from before it keep their identity."""
+        """Without later settings that say nothing: models from before them keep their identity."""
         fields: dict[str, Any] = default(self)
-        if self.dequantize == "none":
-            del fields["dequantize"]
-        return fields
+        silent = {"dequantize": "none", "unstem_kernel": None}
+        return {key: value for key, value in fields.items() if silent.get(key, ...) != value}

@@ -117,6 +117,7 @@ COMPACT_RGB = Preset(
         likelihood="logistics",
         stem_kernel=5,
         stem_stride=2,
+        unstem_kernel=1,
         layers=(
             LayerConfig(latent=8, spatial=True, channels=24, n_blocks=2, head_kernel=1),
             LayerConfig(latent=16, spatial=False, channels=32, n_blocks=2, stride=2),
@@ -178,6 +179,7 @@ COMPACT_BIVA_RGB = Preset(
         likelihood="logistics",
         stem_kernel=5,
         stem_stride=2,
+        unstem_kernel=1,
         layers=(
             LayerConfig(latent=4, spatial=True, channels=24, n_blocks=1, head_kernel=1),
             LayerConfig(latent=4, spatial=True, channels=32, n_blocks=1, stride=2),

@@ -39,7 +39,7 @@ class ConvolutionalLadder(Ladder):
             self.down[str(i)] = stage_down(layer, channels[i - 1])
             if i < config.n_layers:
                 self.prior[str(i)] = ToGaussian(whole, channels[i], size(i))
-        kernel = 3 if per_pixel > 1 else config.stem_kernel
+        kernel = config.unstem_kernel or (3 if per_pixel > 1 else config.stem_kernel)
         last = conv(channels[0], likelihood.n_parameters * per_pixel, kernel)
         last.initial_std = likelihood.initial_std  # type: ignore[assignment]
         self.unstem = nn.Sequential(last)
