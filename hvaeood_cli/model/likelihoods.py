@@ -88,16 +88,19 @@ class DiscretizedLogistics(Likelihood):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
         copies = x.repeat(parameters.shape[0] // x.shape[0], 1, 1, 1, 1)  # (S * B, C, r^2, ...)
-        return logistics.log_prob(self._mixture(parameters), copies)
+        return logistics.log_prob(self._by_pixel(parameters), copies)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        mean = logistics.mean(self._mixture(parameters)).flatten(1, 2)  # (N, C r^2, H / r, W / r)
+        mixture = logistics.mixture(self._by_pixel(parameters), self.channels)
+        mean = logistics.mean(mixture).flatten(1, 2)  # (N, C r^2, H / r, W / r)
         mean = F.pixel_shuffle(mean, self.stride)
         return (0.5 + 0.5 * mean).clamp(0.0, 1.0)  # the weights sum to 1 but for rounding
 
-    def _mixture(self, parameters: Tensor) -> logistics.Mixture:
-        raw = parameters.float().contiguous()  # whole planes: twice as fast as channels last
-        return logistics.mixture(raw.unflatten(1, (self.n_parameters, -1)), self.channels)
+    def _by_pixel(self, parameters: Tensor) -> Tensor:
+        """(N, n_parameters, r^2, H / r, W / r), float32 whatever the network runs in."""
+        # .contiguous(): whole planes are twice as fast as channels last
+        by_pixel: Tensor = parameters.float().contiguous().unflatten(1, (self.n_parameters, -1))
+        return by_pixel
 
 
 def build_likelihood(config: ModelConfig) -> Likelihood:
