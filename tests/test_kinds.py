@@ -165,6 +165,15 @@ def repeat(gaussian: Gaussian, n: int) -> Gaussian:
     return Gaussian(*(p.repeat(n_copies, *[1] * (p.dim() - 1)) for p in gaussian))
 
 
+def test_bfloat16_keeps_the_bounds_in_float32(ladder, x):
+    noise = make_noise(ladder, 2, 5)
+    full = score(ladder, x, noise, 2, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = score(ladder, x, noise, 2, 1)
+    assert low.lower_bound.dtype == torch.float32
+    torch.testing.assert_close(low.log_px, full.log_px, rtol=0.1, atol=5.0)
+
+
 def test_every_parameter_is_trained(ladder, x):
     bound = lower_bound(ladder, x, make_noise(ladder, 1, 5)).lower_bound.sum()
     bound.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -98,6 +99,9 @@ def test_train_makes_a_colour_model_of_another_size(run, tmp_path):  # noqa: F81
     assert code == 0, err
     code, _, err = run("score", "photos", "--model", "m")
     assert code == 0, err
+    code, _, err = run("reconstruct", "photos", "--model", "m", "--output", "grid.png")
+    assert code == 0, err
+    assert np.asarray(Image.open("grid.png")).ndim == 3
 
 
 def test_a_description_from_before_dequantize_keeps_its_identity():

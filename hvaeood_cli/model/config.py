@@ -40,7 +40,7 @@ class ModelConfig(BaseModel):
     image_channels: Literal[1, 3] = 1  # grey or RGB
     image_size: Annotated[int, Field(ge=4, le=4096)] = 28  # height and width, pixels
     likelihood: Literal["bernoulli", "logistics"] = "bernoulli"
-    dequantize: Literal["none", "uniform"] = "none"  # uniform: as the reference code, see there
+    dequantize: Literal["none", "uniform"] = "none"  # uniform: to compare with the reference
     stem_kernel: Annotated[int, Field(ge=1, le=15)] = 5
     stem_stride: Annotated[int, Field(ge=1, le=8)] = 1  # 2: no features at full resolution
     unstem_kernel: Annotated[int, Field(ge=1, le=15)] | None = None  # None: 3 with a stride
