@@ -27,15 +27,18 @@ def naive_lower_bound(ladder: Ladder, x: Tensor, noise: Noise, k: int, proposal:
     for i in range(1, ladder.n_layers + 1):
         rung = ladder.first_rung(copies) if rung is None else ladder.next_rung(i, rung, carried)
         if i > k:
-            rungs[i], z[i] = rung, route.draw(i, rung.posterior)
-            carried = z[i]
+            rungs[i] = rung
+            carried = None
+            if rung.posterior is not None:
+                carried = z[i] = route.draw_up(i, rung.posterior)
         else:
-            carried = rung.posterior.mean
+            carried = rung.mean
     descent = ladder.descend(rungs, z, route)
     log_w = ladder.likelihood.log_prob(descent.parameters, copies)  # (S * B,)
     for i in range(k + 1, ladder.n_layers + 1):
         prior, posterior = descent.priors[i], descent.posteriors[i]
-        log_ratio = Normal(*posterior).log_prob(z[i]) - Normal(*prior).log_prob(z[i])
+        z_i = descent.z[i]
+        log_ratio = Normal(*posterior).log_prob(z_i) - Normal(*prior).log_prob(z_i)
         log_w = log_w - log_ratio.flatten(1).sum(1)
     return log_w.unflatten(0, (n_samples, n_images)).logsumexp(0) - math.log(n_samples)
 

@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks.naive import naive_scores
 from hvaeood_cli.bounds import score
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.model.hvae import HVAE
+from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.presets import PRESETS
@@ -63,12 +63,12 @@ def bounds() -> None:
     print(f"{torch.backends.cpu.get_cpu_capability()}; naive, ours, ratio")
     for preset, n_images in (("paper-gray", 16), ("compact-gray", 32)):
         torch.manual_seed(0)
-        plain = HVAE(PRESETS[preset].model).eval()
+        plain = build_ladder(PRESETS[preset].model).eval()
         x = (torch.rand(n_images, 1, 28, 28) > 0.5).float()
-        ours = HVAE(PRESETS[preset].model).eval()
+        ours = build_ladder(PRESETS[preset].model).eval()
         ours.load_state_dict(plain.state_dict())
         fold_weight_norm(ours)
-        same = HVAE(PRESETS[preset].model).eval()
+        same = build_ladder(PRESETS[preset].model).eval()
         same.load_state_dict(plain.state_dict())
         fold_weight_norm(same)
         ours.to(memory_format=torch.channels_last)

@@ -46,21 +46,21 @@ def climb_means(ladder: Ladder, x: Tensor, n_rungs: int) -> list[Rung]:
     """
     rungs = [ladder.first_rung(x)]
     for i in range(2, n_rungs + 1):
-        rungs.append(ladder.next_rung(i, rungs[-1], rungs[-1].posterior.mean))
+        rungs.append(ladder.next_rung(i, rungs[-1], rungs[-1].mean))
     return rungs
 
 
 def follow(ladder: Ladder, means: list[Rung], route: Route) -> Descent:
     """One pass: up from layer k + 1 by posterior samples, then down to p(x | z).
 
-    means: the first k + 1 rungs of `climb_means`.
+    means: the first k + 1 rungs of `climb_means`, or more.
     """
-    first, last = route.k + 1, min(route.l, ladder.n_layers + 1) - 1
-    rungs = {first: means[first - 1]}
-    z = {first: route.draw(first, rungs[first].posterior)}  # (S * B, ...)
-    for i in range(first + 1, last + 1):
-        rungs[i] = ladder.next_rung(i, rungs[i - 1], z[i - 1])
-        z[i] = route.draw(i, rungs[i].posterior)
+    rungs, z = dict[int, Rung](), dict[int, Tensor]()
+    for i in range(route.k + 1, route.l):
+        shared = not z and i <= len(means)  # no sample below yet: the chain has this rung
+        rungs[i] = means[i - 1] if shared else ladder.next_rung(i, rungs[i - 1], z.get(i - 1))
+        if (posterior := rungs[i].posterior) is not None:
+            z[i] = route.draw_up(i, posterior)  # (S * B, ...)
     return ladder.descend(rungs, z, route)
 
 

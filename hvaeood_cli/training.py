@@ -17,8 +17,8 @@ from torch import Tensor
 from hvaeood_cli.bounds import bits_per_dim, score
 from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.errors import TrainingError
+from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.model.hvae import HVAE
 from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
@@ -82,12 +82,13 @@ def train(
     `settings.minutes`, where the clock has a say. force: drop the checkpoints of another run.
     stop: asked after every step; when it says yes, a checkpoint is saved and KeyboardInterrupt
     raised.
-    Raises TrainingError when the loss stops being finite: the last checkpoint stays.
+    Raises TrainingError when the loss or its gradient stops being finite, and says which term
+    did: the last checkpoint stays.
     """
     keep_memory()
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
-    ladder = HVAE(config).to(memory_format=torch.channels_last)
+    ladder: Ladder = build_ladder(config).to(memory_format=torch.channels_last)
     data = torch.from_numpy(np.ascontiguousarray(pixels))
     steps_an_epoch = math.ceil(len(data) / settings.batch_size)
     n_steps = settings.epochs * steps_an_epoch
@@ -133,7 +134,11 @@ def train(
         _check_finite(loss, terms, state.step)
         optimizer.zero_grad()
         fabric.backward(loss)
-        fabric.clip_gradients(wrapped, optimizer, max_norm=settings.gradient_clip)
+        norm = fabric.clip_gradients(
+            wrapped, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
+        )
+        if precision != "16-mixed":  # there the scaler skips such a step and lowers its scale
+            _check_gradient(norm, state.step)
         optimizer.step()
         state.step += 1
         state.seconds = elapsed()
@@ -220,8 +225,17 @@ def _check_finite(loss: Tensor, terms: Terms, step: int) -> None:
     named = {"log p(x|z)": terms.log_px}
     named |= {f"KL of z_{i}": kl for i, kl in enumerate(terms.kl, start=1)}
     bad = [name for name, value in named.items() if not torch.isfinite(value)]
-    raise TrainingError(
-        f"the loss is not finite at step {step}; first to go: {bad[0] if bad else 'L^{>k}'}",
+    raise _diverged("the loss", step, " and ".join(bad) or "the semantic term L^{>k}")
+
+
+def _check_gradient(norm: Tensor | None, step: int) -> None:
+    if norm is not None and not torch.isfinite(norm):
+        raise _diverged("the gradient", step, "the loss is still finite")
+
+
+def _diverged(what: str, step: int, where: str) -> TrainingError:
+    return TrainingError(
+        f"{what} is not finite at step {step}: {where}",
         "the last checkpoint is kept; try a lower --learning-rate",
     )
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.app import main
+from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
-from hvaeood_cli.model.hvae import HVAE
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.reference import describe
 from hvaeood_cli.settings import ScoreSettings
@@ -37,9 +37,9 @@ SMALL = ModelConfig(
 
 
 def make_ladder(config: ModelConfig = SMALL, seed: int = 0, gain: float = 2.0) -> Ladder:
-    """An untrained HVAE whose latents matter: weights larger than the default's."""
+    """An untrained ladder whose latents matter: weights larger than the default's."""
     torch.manual_seed(seed)
-    ladder = HVAE(config)
+    ladder = build_ladder(config)
     with torch.no_grad():
         for parameter in ladder.parameters():
             parameter.mul_(gain)

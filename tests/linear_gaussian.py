@@ -58,7 +58,7 @@ class LinearGaussianLadder(Ladder):
 
     def _rung(self, i: int, below: Tensor) -> Rung:
         mean = self.slopes[i - 1] * below
-        return Rung(Gaussian(mean, torch.full_like(mean, self.posterior_scales[i - 1])), mean)
+        return Rung(Gaussian(mean, torch.full_like(mean, self.posterior_scales[i - 1])), (mean,))
 
     def descend(self, rungs: dict[int, Rung], z: dict[int, Tensor], route: Route) -> Descent:
         z, priors = dict(z), dict[int, Gaussian]()

@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from hvaeood_cli.bounds import bits_per_dim, lower_bound
 from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.fitting import fit_bundle
-from hvaeood_cli.model.hvae import HVAE
+from hvaeood_cli.model.build import build_ladder
+from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.noise import short_key
+from hvaeood_cli.objective import Objective
 from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training import train
-from tests.conftest import SMALL, make_images
+from tests.conftest import SMALL, make_images, make_noise
 
 SETTINGS = TrainSettings(
     epochs=3, batch_size=16, validation=8, free_nats=(2.0, 1.0, 1.0), semantic_weight=0.5
@@ -79,13 +82,93 @@ def test_training_learns(tmp_path):
     assert curve[-1]["validation_bits_per_dim"][0] < 0.5 * curve[0]["validation_bits_per_dim"][0]
 
 
-def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "hvaeood_cli.model.likelihoods.Bernoulli.log_prob",
-        lambda self, parameters, x: parameters.flatten(1).sum(1) * float("nan"),
-    )
-    with pytest.raises(TrainingError, match=r"log p\(x\|z\)"):
-        train(make_images(20), make_images(2), SMALL, SETTINGS, Checkpoints(tmp_path, {}), CPU)
+def diverging(monkeypatch, term, after=2):
+    """Objective.forward with one of its terms gone after some steps."""
+    forward, calls = Objective.forward, []
+
+    def broken(self, x, noise, k, pressure):
+        loss, terms = forward(self, x, noise, k, pressure)
+        calls.append(k)
+        if len(calls) <= after:
+            return loss, terms
+        nan = float("nan")
+        if term == "semantic":
+            return loss * nan, terms._replace(semantic=terms.semantic * nan)
+        if term == "log_px":
+            return loss * nan, terms._replace(log_px=terms.log_px * nan)
+        kl = terms.kl.clone()
+        kl[term - 1] = float("inf")
+        return loss * nan, terms._replace(kl=kl)
+
+    monkeypatch.setattr(Objective, "forward", broken)
+
+
+@pytest.mark.parametrize(
+    ("term", "named"),
+    [
+        ("log_px", r"step 2: log p\(x\|z\)"),
+        (2, r"step 2: KL of z_2"),
+        ("semantic", r"step 2: the semantic term L\^\{>k\}"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch, term, named):
+    """And the checkpoint of the step before is still there, and good."""
+    monkeypatch.setattr("hvaeood_cli.training.CHECKPOINT_SECONDS", -1.0)
+    diverging(monkeypatch, term)
+    checkpoints = Checkpoints(tmp_path, {})
+    with pytest.raises(TrainingError, match=named) as caught:
+        train(make_images(60), make_images(2), SMALL, SETTINGS, checkpoints, CPU)
+    assert "checkpoint is kept" in caught.value.hint
+    saved = checkpoints.latest()
+    assert saved.state["step"] == 2
+    assert all(torch.isfinite(value).all() for value in saved.tensors.values())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("hvaeood_cli.training.CHECKPOINT_SECONDS", -1.0)
+
+    forward = Objective.forward
+
+    def broken(self, x, noise, k, pressure):
+        if len(list(tmp_path.iterdir())) == 2:  # two checkpoints
+            weight = self.ladder.up["2"][0].first.weight
+            weight.register_hook(lambda grad: grad * float("inf"))
+        return forward(self, x, noise, k, pressure)
+
+    monkeypatch.setattr(Objective, "forward", broken)
+    checkpoints = Checkpoints(tmp_path, {})
+    with pytest.raises(TrainingError, match=r"the gradient is not finite at step 2"):
+        train(make_images(60), make_images(2), SMALL, SETTINGS, checkpoints, CPU)
+    assert all(torch.isfinite(value).all() for value in checkpoints.latest().tensors.values())
+
+
+TINY_RGB = SMALL.model_dump() | {"image_channels": 3, "likelihood": "logistics"}
+
+
+@pytest.mark.parametrize("weight_norm", [False, True])
+@pytest.mark.parametrize("kind", ["hvae", "lvae", "biva"])
+def test_every_kind_learns_colour_images(tmp_path, kind, weight_norm):
+    """A few steps on four images: the bounds rise, whatever k the semantic term draws."""
+    config = ModelConfig.model_validate(TINY_RGB | {"kind": kind, "weight_norm": weight_norm})
+    images = np.repeat(make_images(4, channels=3, seed=5) // 2, 10, axis=0)
+    settings = SETTINGS.model_copy(update={"epochs": 12, "free_nats": (), "learning_rate": 1e-2})
+    trained = run(tmp_path, images, settings, config)
+    bits = [entry["validation_bits_per_dim"] for entry in trained.state.curve]
+    assert bits[0][0] < 9.5 and bits[-1][0] < bits[0][0] - 0.2
+    assert bits[-1][2] < bits[0][2] - 0.2  # L^{>2} as well
+
+
+@pytest.mark.parametrize("kind", ["hvae", "lvae", "biva"])
+def test_data_dependent_initialisation_starts_every_kind_below_nine_bits(kind):
+    """On uniform noise, of which no model can say less than 8."""
+    config = ModelConfig.model_validate(TINY_RGB | {"kind": kind, "weight_norm": True})
+    torch.manual_seed(0)
+    ladder = build_ladder(config)
+    x = ladder.likelihood.observe(torch.from_numpy(make_images(64, channels=3)), torch.zeros(()))
+    noise = make_noise(ladder, 1, 64)
+    initialise_from_data(ladder, lambda: lower_bound(ladder, x, noise))
+    log_px = lower_bound(ladder, x, noise).log_px.mean()
+    assert 8.0 < bits_per_dim(log_px, config.n_dims).item() < 9.0
 
 
 def test_a_bundle_records_what_made_it(tmp_path):
@@ -129,7 +212,7 @@ def test_too_few_images(tmp_path):
 def test_data_dependent_initialisation_and_folding():
     """Each weight-normalised layer starts with outputs of mean 0 and deviation 1."""
     torch.manual_seed(0)
-    ladder = HVAE(SMALL.model_copy(update={"weight_norm": True}))
+    ladder = build_ladder(SMALL.model_copy(update={"weight_norm": True}))
     x = (torch.rand(64, 1, 8, 8) > 0.5).float()
     outputs = {}
     initialise_from_data(ladder, lambda: ladder.first_rung(x))
@@ -148,7 +231,7 @@ def test_data_dependent_initialisation_and_folding():
     for hook in hooks:
         hook.remove()
     fold_weight_norm(ladder)
-    assert set(ladder.state_dict()) == set(HVAE(SMALL).state_dict())
+    assert set(ladder.state_dict()) == set(build_ladder(SMALL).state_dict())
     torch.testing.assert_close(ladder.first_rung(x).posterior.mean, rung.posterior.mean)
 
 
@@ -158,7 +241,7 @@ def test_the_paper_preset_trains_with_weight_norm(tmp_path):
         update={"optimizer": "adam", "semantic_weight": 0.0, "free_nats_per": "element"}
     )
     trained = run(tmp_path, make_images(60), settings, config)
-    assert set(trained.ladder.state_dict()) == set(HVAE(SMALL).state_dict())
+    assert set(trained.ladder.state_dict()) == set(build_ladder(SMALL).state_dict())
 
 
 def test_a_weight_normed_run_resumes(tmp_path, monkeypatch):

@@ -29,8 +29,23 @@ def train(
     sources: options.Sources,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model's folder.")],
     preset: Annotated[
-        str, typer.Option(metavar="NAME", help="compact-gray or paper-gray.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="compact-gray, compact-rgb, compact-biva-gray or compact-biva-rgb; paper-gray, "
+            "paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
+        ),
     ] = "compact-gray",
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=4, help="Height and width, pixels.", show_default="the preset's"
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="1 (grey) or 3 (RGB).", show_default="the preset's"),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="What the model is called.", show_default="DIR's name")
     ] = None,
@@ -94,10 +109,11 @@ def train(
     checkpoint. Next: **hvaeood score FOLDER --model DIR**
     """
     from hvaeood_cli.images.sources import open_sources
-    from hvaeood_cli.model.presets import get_preset
+    from hvaeood_cli.model.presets import for_images, get_preset
     from hvaeood_cli.settings import Precision
 
     chosen = get_preset(preset)
+    model = for_images(chosen.model, image_size, channels)
     if precision not in get_args(Precision):
         raise UsageError(f"no precision {precision!r}", ", ".join(get_args(Precision)))
     given = {
@@ -117,7 +133,7 @@ def train(
 
     where = choose_device(device)
     talk = not quiet
-    pixels, unreadable = read_pixels(manifest, chosen.model)
+    pixels, unreadable = read_pixels(manifest, model)
     if talk:
         if unreadable:
             console.warn(f"{len(unreadable)} images cannot be read, the first: {unreadable[0]}")
@@ -128,7 +144,7 @@ def train(
                 pixels,
                 out,
                 name or out.resolve().name,
-                chosen.model,
+                model,
                 settings,
                 where,
                 command=["hvaeood", *sys.argv[1:]],

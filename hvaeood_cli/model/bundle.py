@@ -100,7 +100,7 @@ class Bundle:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        from hvaeood_cli.model.hvae import HVAE
+        from hvaeood_cli.model.build import build_ladder
 
         path = self.folder / WEIGHTS
         data = _read_bytes(path)
@@ -110,7 +110,7 @@ class Bundle:
                 "copy the whole model folder again, or train it anew",
             )
         try:
-            ladder = HVAE(self.config.model_copy(update={"weight_norm": False}))
+            ladder = build_ladder(self.config.model_copy(update={"weight_norm": False}))
             ladder.load_state_dict(load(data))
         except (RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[-1].strip()

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Positive = Annotated[int, Field(ge=1, le=65536)]
 
@@ -14,7 +22,7 @@ class LayerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latent: Positive  # channels of a spatial z_i, or units of a dense one
+    latent: Positive  # channels of a spatial z_i, or units of a dense one; BIVA has two such z_i
     spatial: bool  # z_i keeps the stage's height and width; a dense z_i is a vector
     channels: Positive  # of the deterministic features h_i and d_i
     n_blocks: Annotated[int, Field(ge=1, le=64)] = 3
@@ -28,12 +36,14 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["hvae"] = "hvae"
-    image_channels: Positive = 1
+    kind: Literal["hvae", "biva", "lvae"] = "hvae"
+    image_channels: Literal[1, 3] = 1  # grey or RGB
     image_size: Annotated[int, Field(ge=4, le=4096)] = 28  # height and width, pixels
-    likelihood: Literal["bernoulli"] = "bernoulli"
+    likelihood: Literal["bernoulli", "logistics"] = "bernoulli"
+    dequantize: Literal["none", "uniform"] = "none"  # uniform: to compare with the reference
     stem_kernel: Annotated[int, Field(ge=1, le=15)] = 5
     stem_stride: Annotated[int, Field(ge=1, le=8)] = 1  # 2: no features at full resolution
+    unstem_kernel: Annotated[int, Field(ge=1, le=15)] | None = None  # None: 3 with a stride
     weight_norm: bool = False  # Salimans & Kingma (2016); folded away once trained
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=2, max_length=64)]
 
@@ -54,21 +64,38 @@ class ModelConfig(BaseModel):
         return size
 
     def latent_shape(self, i: int) -> tuple[int, ...]:
-        """Shape of z_i (i from 1): (C, H, W) if spatial, (C,) if dense."""
+        """Shape of z_i (i from 1): (C, H, W) if spatial, (C,) if dense.
+
+        BIVA's z_i, i < L, is z_i^BU and z_i^TD, one after the other along C.
+        """
         layer = self.layers[i - 1]
         size = self.feature_size(i)
-        return (layer.latent, size, size) if layer.spatial else (layer.latent,)
+        n = 2 * layer.latent if self.kind == "biva" and i < self.n_layers else layer.latent
+        return (n, size, size) if layer.spatial else (n,)
+
+    @property
+    def stride(self) -> int:
+        """Overall: how many pixels of the image one of h_L spans, each way."""
+        return self.stem_stride * math.prod(layer.stride for layer in self.layers)
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        stride = self.stem_stride
-        for layer in self.layers:
-            stride *= layer.stride
-        if self.image_size % stride:
+        if self.image_size % self.stride:
             raise ValueError(
-                f"image_size {self.image_size} is not divisible by the overall stride {stride}"
+                f"image_size {self.image_size} is not divisible by the overall stride {self.stride}"
             )
+        if self.likelihood == "bernoulli" and self.image_channels != 1:
+            raise ValueError("the bernoulli likelihood is for grey images, image_channels 1")
+        if self.likelihood == "bernoulli" and self.dequantize != "none":
+            raise ValueError("dequantize is for the logistics likelihood")
         spatial = [layer.spatial for layer in self.layers]
         if spatial != sorted(spatial, reverse=True):
             raise ValueError("a spatial latent cannot stand above a dense one")
         return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later settings that say nothing: models from before them keep their identity."""
+        fields: dict[str, Any] = default(self)
+        silent = {"dequantize": "none", "unstem_kernel": None}
+        return {key: value for key, value in fields.items() if silent.get(key, ...) != value}

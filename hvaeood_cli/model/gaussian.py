@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +29,21 @@ class Gaussian(NamedTuple):
         """
         mean, raw_scale = raw.float().chunk(2, dim=1)
         return cls(mean, F.softplus(raw_scale.clamp(min=_MIN_RAW), beta=_BETA))
+
+    @property
+    def n_channels(self) -> int:
+        """C: channels of a spatial variable, units of a dense one."""
+        return self.mean.shape[1]
+
+    def beside(self, other: Gaussian) -> Gaussian:
+        """The joint of two independent variables, one after the other along C: (S * B, ...).
+
+        other: (S * B, ...). self may have B rows, which the S samples share.
+        """
+        n_copies = other.mean.shape[0] // self.mean.shape[0]
+        copies = (part.repeat(n_copies, *[1] * (part.dim() - 1)) for part in self)
+        mean, scale = (torch.cat(parts, dim=1) for parts in zip(copies, other, strict=True))
+        return Gaussian(mean, scale)
 
     def sample(self, eps: Tensor) -> Tensor:
         """mean + scale * eps for eps (S, B, ...), B = this Gaussian's batch. Returns (S * B, ...).

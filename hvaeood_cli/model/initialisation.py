@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from hvaeood_cli.model.layers import WEIGHTED
 
-_MIN_STD = 1e-3  # a channel that is constant over the batch is left as it is
+_MIN_STD = 1e-3  # a channel that is constant over the batch keeps its scale
 
 
 @torch.no_grad()
 def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
-    """Scale and shift each weight-normalised layer so that its outputs start with mean 0, std 1.
+    """Scale and shift each weight-normalised layer so that its outputs start with mean 0, std 1,
+    or `initial_std` where the layer has one.
 
     forward: runs the module once on a batch. Each layer is rescaled by a hook as its turn
     comes, so deeper layers already see the normalised outputs of those below. A layer that is
@@ -28,7 +29,9 @@ def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
             return output
         done.add(layer)
         channels = output.transpose(0, 1).flatten(1)  # (C, everything else)
-        std = channels.std(dim=1).clamp(min=_MIN_STD)  # (C,)
+        target = getattr(layer, "initial_std", 1.0)
+        std = channels.std(dim=1)  # (C,)
+        std = torch.where(std < _MIN_STD, 1.0, std / target)
         mean = channels.mean(dim=1)
         gain = layer.parametrizations.weight.original0  # type: ignore[union-attr]
         gain /= std.view_as(gain)  # type: ignore[arg-type, operator]

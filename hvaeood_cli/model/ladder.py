@@ -1,8 +1,15 @@
 """The interface between the bounds and any hierarchical VAE.
 
 A ladder is climbed from x to z_L by the inference model, a rung for each stochastic layer, and
-descended from z_L to x by the generative model. `bounds.py` knows nothing else about a model, so
-a new kind (bidirectional or top-down inference) is a new file beside `hvae.py`.
+descended from z_L to x by the generative model. Kinds differ in where z_i is inferred:
+
+    HVAE           on the way up, from x and z_{<i}
+    Ladder VAE     on the way down, from x and z_{>i}; z_L at the turn
+    BIVA           one part on the way up (z_i^BU), the other on the way down (z_i^TD)
+
+Either way z_i is one variable with one prior p(z_i | z_{>i}), one q and one noise: its first
+channels are what is inferred on the way up, its last what is inferred on the way down.
+`bounds.py` knows nothing else about a model.
 """
 
 from __future__ import annotations
@@ -22,8 +29,13 @@ from hvaeood_cli.model.likelihoods import Likelihood
 class Rung(NamedTuple):
     """Where the climb stands in front of z_i: q(z_i | ...) and what is carried past it."""
 
-    posterior: Gaussian
-    features: Tensor  # h_i
+    posterior: Gaussian | None  # of the part of z_i inferred on the way up; None: there is none
+    features: tuple[Tensor, ...]  # h_i, and whatever else a kind carries
+
+    @property
+    def mean(self) -> Tensor | None:
+        """What a layer at or below k forwards: never a sample (Appendix D)."""
+        return None if self.posterior is None else self.posterior.mean
 
 
 Noise = Sequence[Tensor]
@@ -49,24 +61,28 @@ class Route:
     l: int
     proposal: Proposal
 
-    def draw(self, i: int, gaussian: Gaussian) -> Tensor:
-        """z_i from q or p, (S * B, ...), with the noise of layer i."""
-        return gaussian.sample(self.noise[i - 1])
+    def draw_up(self, i: int, posterior: Gaussian) -> Tensor:
+        """The part of z_i inferred on the way up, (S * B, ...): the first channels' noise."""
+        return posterior.sample(self.noise[i - 1][:, :, : posterior.n_channels])
+
+    def draw_down(self, i: int, posterior: Gaussian) -> Tensor:
+        """The part of z_i inferred on the way down, (S * B, ...): the last channels' noise."""
+        return posterior.sample(self.noise[i - 1][:, :, -posterior.n_channels :])
 
     def draw_prior(self, i: int, prior: Gaussian) -> Tensor:
         """z_i from p(z_i | z_{>i}): below the posterior by the proposal, above it a sample."""
         if i <= self.k and self.proposal == "mean":
             return prior.mean
-        return self.draw(i, prior)
+        return prior.sample(self.noise[i - 1])
 
 
 class Descent(NamedTuple):
-    """What one way down leaves behind, by layer: key i belongs to z_i."""
+    """What one way down leaves behind, by layer: key i belongs to the whole of z_i."""
 
     z: dict[int, Tensor]  # (S * B, ...)
     priors: dict[int, Gaussian]  # p(z_i | z_{>i})
     posteriors: dict[int, Gaussian]  # q(z_i | ...), only where z_i came from it
-    parameters: Tensor  # of p(x | z): (S * B, C * n_parameters, H, W)
+    parameters: Tensor  # of p(x | z): (S * B, n_parameters * r^2, H / r, W / r), see Likelihood
 
 
 class Ladder(nn.Module, ABC):
@@ -88,20 +104,22 @@ class Ladder(nn.Module, ABC):
 
     @abstractmethod
     def first_rung(self, x: Tensor) -> Rung:
-        """q(z_1 | x). x: (B, C, H, W), observed. The work that every k and sample shares."""
+        """In front of z_1. x: (B, C, H, W), observed. The work that every k and sample shares."""
 
     @abstractmethod
-    def next_rung(self, i: int, below: Rung, z: Tensor) -> Rung:
-        """q(z_i | z_{i-1}, h_{i-1}) for i >= 2.
+    def next_rung(self, i: int, below: Rung, z: Tensor | None) -> Rung:
+        """In front of z_i, i >= 2.
 
-        z: z_{i-1}, (S * B, ...), a sample or the mean. `below` may have B rows only; then its
-        features are shared by the S samples.
+        z: what is inferred of z_{i-1} on the way up, (S * B, ...), a sample or the mean; None
+        where that is nothing. `below` may have B rows only; then its features are shared by the
+        S samples.
         """
 
     @abstractmethod
     def descend(self, rungs: dict[int, Rung], z: dict[int, Tensor], route: Route) -> Descent:
         """From z_L down to p(x | z).
 
-        rungs and z: by layer, for the layers that the route takes from the posterior; the
-        samples of z drawn on the way up. All others are drawn here from the prior.
+        rungs: by layer, for the layers that the route takes from the posterior. z: what was
+        drawn of them on the way up. The rest of them is drawn here from its posterior, all
+        other layers from the prior.
         """

@@ -88,6 +88,20 @@ class ToGaussian(nn.Module):
         return out
 
 
+class MergedPosterior(nn.Module):
+    """d_i from above and the features from below, merged by a residual block, -> raw q(z_i)."""
+
+    def __init__(self, layer: LayerConfig, channels: int, size: int) -> None:
+        super().__init__()
+        self.merge = ResidualBlock(channels, channels, layer.kernel)
+        self.head = ToGaussian(layer, channels, size)
+
+    def forward(self, d: Tensor, features: Tensor) -> Tensor:
+        """d: (S * B, ...); features: (S * B, ...) or (B, ...). Returns (S * B, 2 * latent, ...)."""
+        out: Tensor = self.head(self.merge(add_skip(d, features)))
+        return out
+
+
 class FromLatent(nn.Module):
     """z -> features (N, channels, H, W) that can be added to a skip connection's."""
 

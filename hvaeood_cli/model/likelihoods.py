@@ -8,13 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hvaeood_cli.model import logistics
 from hvaeood_cli.model.config import ModelConfig
 
 
 class Likelihood(ABC):
-    """The observation model. Knows how many numbers a pixel needs and what they mean."""
+    """The observation model. Knows how many numbers a pixel needs and what they mean.
 
-    n_parameters: int  # output channels of the decoder for one image channel
+    stride: r, the stem's. A decoder works at 1/r of the image's height and width, and its output
+    holds the numbers of r x r neighbouring pixels side by side, as `nn.PixelUnshuffle` arranges
+    them: x may be rearranged to match, which has fewer channels.
+    """
+
+    n_parameters: int  # of one pixel, all its channels
+    initial_std: float = 1.0  # of each parameter at data-dependent initialisation
+
+    def __init__(self, stride: int = 1) -> None:
+        self.stride = stride
 
     @abstractmethod
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
@@ -28,7 +38,7 @@ class Likelihood(ABC):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """log p(x | z) in nats, summed over pixels.
 
-        parameters: (S * B, C * n_parameters, H, W); x: (B, C, H, W). Returns (S * B,).
+        parameters: (S * B, n_parameters * r^2, H / r, W / r); x: (B, C, H, W). Returns (S * B,).
         """
 
     @abstractmethod
@@ -45,15 +55,57 @@ class Bernoulli(Likelihood):
         return (uniform * 255.0 < pixels).to(torch.float32)
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        logits = parameters.float().unflatten(0, (-1, x.shape[0]))  # (S, B, C, H, W)
+        logits = F.pixel_shuffle(parameters.float(), self.stride)  # (S * B, 1, H, W)
+        logits = logits.unflatten(0, (-1, x.shape[0]))  # (S, B, 1, H, W)
         # log p = x * logit - log(1 + e^logit), stable at both ends
         log_p: Tensor = x * logits - F.softplus(logits)
         return log_p.flatten(2).sum(2).flatten(0, 1)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        return parameters.float().sigmoid()
+        return F.pixel_shuffle(parameters.float().sigmoid(), self.stride)
+
+
+class DiscretizedLogistics(Likelihood):
+    """8-bit grey or RGB pixels: a mixture of discretised logistics (see `logistics`).
+
+    dequantize: add uniform noise to the 8-bit value first, as the reference code does. The
+    likelihood is then neither exactly discrete nor continuous: for comparison with it only.
+    """
+
+    initial_std = 0.2  # a mixture's sensible start would drown in deviations of 1
+
+    def __init__(self, channels: int, stride: int = 1, dequantize: bool = False) -> None:
+        super().__init__(stride)
+        self.channels = channels
+        self.dequantize = dequantize
+        self.n_parameters = logistics.n_parameters(channels)
+
+    def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        if self.dequantize:
+            return (pixels + uniform) / 128.0 - 1.0
+        return pixels / 127.5 - 1.0
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
+        copies = x.repeat(parameters.shape[0] // x.shape[0], 1, 1, 1, 1)  # (S * B, C, r^2, ...)
+        return logistics.log_prob(self._by_pixel(parameters), copies)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        mixture = logistics.mixture(self._by_pixel(parameters), self.channels)
+        mean = logistics.mean(mixture).flatten(1, 2)  # (N, C r^2, H / r, W / r)
+        mean = F.pixel_shuffle(mean, self.stride)
+        return (0.5 + 0.5 * mean).clamp(0.0, 1.0)  # the weights sum to 1 but for rounding
+
+    def _by_pixel(self, parameters: Tensor) -> Tensor:
+        """(N, n_parameters, r^2, H / r, W / r), float32 whatever the network runs in."""
+        # .contiguous(): whole planes are twice as fast as channels last
+        by_pixel: Tensor = parameters.float().contiguous().unflatten(1, (self.n_parameters, -1))
+        return by_pixel
 
 
 def build_likelihood(config: ModelConfig) -> Likelihood:
     """The likelihood that a configuration names."""
-    return {"bernoulli": Bernoulli}[config.likelihood]()
+    if config.likelihood == "bernoulli":
+        return Bernoulli(config.stem_stride)
+    dequantize = config.dequantize == "uniform"
+    return DiscretizedLogistics(config.image_channels, config.stem_stride, dequantize)
