@@ -26,11 +26,13 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Put weights and optimiser moments back. Returns the run's state."""
-        model.load_state_dict(
-            {key[6:]: value for key, value in self.tensors.items() if key.startswith("model.")}
-        )
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+    ) -> dict[str, Any]:
+        """Put weights, their average and optimiser moments back. Returns the run's state."""
+        model.load_state_dict(self._under("model."))
+        if average is not None:
+            average.load_state_dict(self._under("average."))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in self.tensors.items():
@@ -46,6 +48,13 @@ class Checkpoint:
         optimizer.load_state_dict(skeleton)
         return self.state
 
+    def _under(self, prefix: str) -> dict[str, Tensor]:
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.tensors.items()
+            if key.startswith(prefix)
+        }
+
 
 @dataclass(frozen=True)
 class Checkpoints:
@@ -55,10 +64,17 @@ class Checkpoints:
     fingerprint: dict[str, Any]
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], step: int
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: nn.Module | None,
+        state: dict[str, Any],
+        step: int,
     ) -> None:
         """Write step-N.safetensors whole, then drop all but the newest two."""
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        if average is not None:
+            tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -104,15 +104,14 @@ class Detector:
         """
         from hvaeood_cli.fitting import fit_bundle, read_pixels
         from hvaeood_cli.model.presets import get_preset
-        from hvaeood_cli.runtime import choose_device
+        from hvaeood_cli.runtime import choose_device, make_fabric
 
         chosen = get_preset(preset)
         out = Path(train.pop("out", None) or mkdtemp(prefix="hvaeood-"))
         settings = chosen.train.model_validate(chosen.train.model_dump() | train)
         pixels, _ = read_pixels(self.manifest(X), chosen.model)
-        bundle = fit_bundle(
-            pixels, out, out.name, chosen.model, settings, choose_device(self.device)
-        )
+        fabric = make_fabric(choose_device(self.device))
+        bundle = fit_bundle(pixels, out, out.name, chosen.model, settings, fabric)
         self.set_params(model=str(out))
         self.bundle = bundle
         return self

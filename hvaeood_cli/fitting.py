@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from hvaeood_cli.checkpoint import Checkpoints
@@ -23,8 +24,8 @@ from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.noise import short_key
 from hvaeood_cli.reference import describe
 from hvaeood_cli.scoring import Scorer
-from hvaeood_cli.settings import Precision, ScoreSettings, TrainSettings
-from hvaeood_cli.training import Progress, train
+from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.training import CHECKPOINT_SECONDS, Progress, train
 from hvaeood_cli.version import __version__
 
 Pixels = NDArray[np.uint8]
@@ -59,10 +60,11 @@ def fit_bundle(
     name: str,
     config: ModelConfig,
     settings: TrainSettings,
-    device: torch.device,
+    fabric: Fabric,
     command: Sequence[str] = (),
-    precision: Precision = "32-true",
     force: bool = False,
+    compiled: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Bundle:
@@ -70,14 +72,16 @@ def fit_bundle(
 
     An interrupted run is continued from its last checkpoint; a finished one is returned as it is,
     or with force trained anew: the model that is there stays until the new one is written.
-    stop: see `train`. Raises UsageError for settings that do not fit the model; TrainingError for
-    too few images, other settings than the run in `out` had, a loss that is not finite.
+    fabric, compiled, checkpoint_seconds, stop: see `train`. Raises UsageError for settings that do
+    not fit the model; TrainingError for too few images, other settings than the run in `out` had,
+    a loss that is not finite.
     """
     if len(settings.free_nats) not in (0, config.n_layers):
         raise UsageError(
             f"free_nats has {len(settings.free_nats)} values for {config.n_layers} layers",
             "give one for each layer, z_1 first, or [] for none",
         )
+    precision = fabric.strategy.precision.precision
     fingerprint = {
         "model": config.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
@@ -103,12 +107,16 @@ def fit_bundle(
         config,
         settings,
         checkpoints,
-        device,
-        precision,
+        fabric,
         force,
+        compiled,
+        checkpoint_seconds,
         stop,
         report,
     )
+    if not fabric.is_global_zero:
+        fabric.barrier()  # process 0 writes the bundle
+        return read_bundle(out)
     hashes = np.array([short_key(image) for image in pixels[used]], np.uint64)
     provenance = {
         "command": list(command),
@@ -119,7 +127,8 @@ def fit_bundle(
         "n_parameters": trained.n_parameters,
         "minutes": round(trained.state.seconds / 60.0, 2),
         "steps": trained.state.step,
-        "device": str(device),
+        "device": str(fabric.device),
+        "n_processes": fabric.world_size,
         "precision": precision,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -134,6 +143,7 @@ def fit_bundle(
     reference = _reference(trained.ladder, pixels[aside])
     bundle = write_bundle(out, name, config, trained.ladder, provenance, reference, hashes)
     checkpoints.clear()
+    fabric.barrier()
     return bundle
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import logging
+from typing import TYPE_CHECKING
 
 import torch
 
 from hvaeood_cli.errors import UsageError
+from hvaeood_cli.settings import Precision
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -32,6 +38,35 @@ def choose_device(name: str = "auto") -> torch.device:
     if not present[kind]:
         raise UsageError(f"device {name} is not on this machine", "use --device auto or cpu")
     return torch.device(name)
+
+
+def make_fabric(
+    device: torch.device, precision: Precision = "32-true", devices: int = 1, strategy: str = "auto"
+) -> Fabric:
+    """Where and how training runs: on `devices` of the device's kind, by Fabric's strategy.
+
+    With "ddp", one process each: they are started here, run the same command, and share every
+    batch. Raises UsageError for more devices than there are, or a strategy that Fabric lacks.
+    """
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of each process
+    count: int | list[int] = devices
+    if device.index is not None and devices == 1:
+        count = [device.index]
+    try:
+        fabric = Fabric(
+            accelerator=device.type, devices=count, strategy=strategy, precision=precision
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(
+            f"cannot train on {devices} x {device.type} by {strategy!r}: {reason}",
+            "fewer --devices, or --strategy ddp",
+        ) from None
+    if fabric.world_size > 1:
+        fabric.launch()
+    return fabric
 
 
 def keep_memory() -> None:

@@ -27,6 +27,11 @@ class TrainSettings(BaseModel):
     schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: Annotated[float, Field(gt=0)] = 200.0  # norm above which a step is scaled
+    gradient_skip: Annotated[float, Field(gt=0)] | None = None  # ... and above which it is skipped
+    accumulate: Annotated[int, Field(ge=1)] = 1  # parts that a batch is taken in, to save memory
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = (
+        0.0  # decay of averaged weights; 0: the last ones
+    )
 
     kl_warmup: Fraction = 0.2  # beta rises 0 -> 1 over this fraction
     free_nats: tuple[float, ...] = ()  # lambda of z_1 ... z_L; empty: none

@@ -1,4 +1,8 @@
-"""Training a ladder: one loop, resumable at every checkpoint, deterministic for a seed."""
+"""Training a ladder: one loop at every size, resumable at every checkpoint, deterministic.
+
+With several processes each takes its share of the same batch, so that the weights are those of
+one process but for rounding. Process 0 alone writes, and its clock counts.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hvaeood_cli.bounds import bits_per_dim, score
 from hvaeood_cli.checkpoint import Checkpoints
-from hvaeood_cli.errors import TrainingError
+from hvaeood_cli.learner import Learner, shares
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.initialisation import initialise_from_data
@@ -24,7 +30,7 @@ from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.objective import Objective, Terms, pressure_at
 from hvaeood_cli.runtime import keep_memory, seeded_generator
-from hvaeood_cli.settings import Precision, TrainSettings
+from hvaeood_cli.settings import TrainSettings
 
 Pixels = NDArray[np.uint8]
 
@@ -41,6 +47,7 @@ class Progress:
     elbo: float
     log_px: float
     kl: list[float]
+    skipped: int  # steps so far whose gradient was not used
     images_per_second: float
     seconds_left: float
 
@@ -51,6 +58,7 @@ class State:
 
     step: int = 0
     seconds: float = 0.0  # spent training, over all sittings
+    skipped: int = 0  # steps whose gradient was not used
     curve: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch
 
 
@@ -69,24 +77,24 @@ def train(
     config: ModelConfig,
     settings: TrainSettings,
     checkpoints: Checkpoints,
-    device: torch.device,
-    precision: Precision = "32-true",
+    fabric: Fabric,
     force: bool = False,
+    compiled: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Train on `pixels` (N, C, H, W) uint8, or continue where the last checkpoint stands.
 
-    validation: images for the curve alone; no choice is made by them. The same arguments give
-    the same weights, however often the run was cut and resumed, except under
-    `settings.minutes`, where the clock has a say. force: drop the checkpoints of another run.
-    stop: asked after every step; when it says yes, a checkpoint is saved and KeyboardInterrupt
-    raised.
-    Raises TrainingError when the loss or its gradient stops being finite, and says which term
-    did: the last checkpoint stays.
+    validation: images for the curve alone; no choice is made by them. fabric: device, precision
+    and processes, launched. The same arguments give the same weights, however often the run was
+    cut and resumed, except under `settings.minutes`, where the clock has a say. force: drop the
+    checkpoints of another run. compiled: let torch.compile have the objective. stop: asked after
+    every step; when it says yes, a checkpoint is saved and KeyboardInterrupt raised.
+    Raises TrainingError when the loss stops being finite, and says which term did, or when no
+    step has had a usable gradient for a while: the last checkpoint stays.
     """
     keep_memory()
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
     ladder: Ladder = build_ladder(config).to(memory_format=torch.channels_last)
     data = torch.from_numpy(np.ascontiguousarray(pixels))
@@ -96,28 +104,29 @@ def train(
     objective = Objective(ladder, settings)
     optimizer = _optimizer(ladder, settings)
     state = State()
+    average = _average(ladder, settings.ema)
     saved = checkpoints.latest(force)
     if saved is not None:
-        state = State(**saved.restore(ladder, optimizer))
+        state = State(**saved.restore(ladder, optimizer, average))
     elif config.weight_norm:
-        first = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
-        x, noise, _ = _draw(ladder, first, settings, step=-1)
+        batch = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
+        x, noise, _ = _draw(ladder, batch, settings, step=-1)
         initialise_from_data(ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0)))
-    wrapped, optimizer = fabric.setup(objective, optimizer)
-    wrapped.train()
+        average = _average(ladder, settings.ema)
+    learner = Learner(fabric, objective, optimizer, settings, compiled)
+    if average is not None:
+        average.to(fabric.device)
 
     started, resumed_seconds = time.monotonic(), state.seconds
     last_saved = last_reported = started
-    means = _Means()
-
-    def elapsed() -> float:
-        return resumed_seconds + time.monotonic() - started
+    means, stopping = _Means(fabric.world_size), False
+    first = fabric.is_global_zero
 
     def fraction() -> float:
         by_steps = state.step / n_steps
         if settings.minutes is None:
             return by_steps
-        return max(by_steps, elapsed() / (60.0 * settings.minutes))
+        return max(by_steps, state.seconds / (60.0 * settings.minutes))
 
     while state.step < n_steps and fraction() < 1.0:
         epoch, position = divmod(state.step, steps_an_epoch)
@@ -125,47 +134,40 @@ def train(
         rows = _order(settings.seed, epoch, len(data))[begin : begin + settings.batch_size]
         x, noise, k = _draw(ladder, data[rows], settings, state.step)
         pressure = pressure_at(settings, fraction())
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * pressure.learning_rate
-
-        loss, terms = wrapped(
-            fabric.to_device(x), [fabric.to_device(eps) for eps in noise], k, pressure
-        )
-        _check_finite(loss, terms, state.step)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        norm = fabric.clip_gradients(
-            wrapped, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
-        )
-        if precision != "16-mixed":  # there the scaler skips such a step and lowers its scale
-            _check_gradient(norm, state.step)
-        optimizer.step()
+        parts = list(shares(x, noise, settings.accumulate, fabric))
+        if learner.step(parts, k, pressure, state.step, means.add):
+            if average is not None:
+                average.update_parameters(ladder)
+        else:
+            state.skipped += 1
         state.step += 1
-        state.seconds = elapsed()
-        means.add(terms, len(rows))
+        elapsed = resumed_seconds + time.monotonic() - started
+        state.seconds, stopping = _agree(fabric, elapsed, stop())
 
         now = time.monotonic()
         done = state.step == n_steps or fraction() >= 1.0
         if now - last_reported > REPORT_SECONDS or done:
             last_reported = now
-            report(means.progress(epoch + 1, fraction(), state.seconds))
+            report(means.progress(epoch + 1, fraction(), state))
         if position + 1 == steps_an_epoch or done:
-            state.curve.append(
-                {"epoch": epoch + 1, "step": state.step, "seconds": round(state.seconds, 1)}
-                | means.entry()
-                | evaluate(ladder, validation, settings, device)
-            )
-            means = _Means()
-        stopping = stop()
-        if now - last_saved > CHECKPOINT_SECONDS or stopping:
+            entry = {"epoch": epoch + 1, "step": state.step, "seconds": round(state.seconds, 1)}
+            entry |= {"skipped": state.skipped} | means.entry()
+            if first:
+                final = _chosen(ladder, average)
+                entry |= evaluate(final, validation, settings, fabric.device)
+            state.curve.append(entry)
+            means = _Means(fabric.world_size)
+        if first and (now - last_saved > checkpoint_seconds or stopping):
             last_saved = now
-            checkpoints.save(ladder, optimizer, asdict(state), state.step)
+            checkpoints.save(ladder, optimizer, average, asdict(state), state.step)
         if stopping and not done:
+            fabric.barrier()  # the checkpoint is written
             raise KeyboardInterrupt
 
-    n_parameters = sum(p.numel() for p in ladder.parameters())
-    fold_weight_norm(ladder)
-    return Trained(ladder.cpu().eval(), state, n_parameters)
+    final = _chosen(ladder, average)
+    n_parameters = sum(p.numel() for p in final.parameters())
+    fold_weight_norm(final)
+    return Trained(final.cpu().eval(), state, n_parameters)
 
 
 @torch.no_grad()
@@ -211,7 +213,27 @@ def _draw(
     return x, noise, int(torch.randint(1, ladder.n_layers, (), generator=generator))
 
 
-def _optimizer(ladder: Ladder, settings: TrainSettings) -> torch.optim.Optimizer:
+def _agree(fabric: Fabric, seconds: float, stop: bool) -> tuple[float, bool]:
+    """Process 0's clock and whether to stop, in every process."""
+    if fabric.world_size == 1:
+        return seconds, stop
+    seconds, stop = fabric.broadcast((seconds, stop))
+    return seconds, stop
+
+
+def _average(ladder: Ladder, decay: float) -> AveragedModel | None:
+    """A copy whose weights are an exponential moving average; None without a decay."""
+    if decay == 0.0:
+        return None
+    return AveragedModel(ladder, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def _chosen(ladder: Ladder, average: AveragedModel | None) -> Ladder:
+    """The weights that count: their average, where one is kept."""
+    return ladder if average is None else cast(Ladder, average.module)
+
+
+def _optimizer(ladder: Ladder, settings: TrainSettings) -> Optimizer:
     if settings.optimizer == "adam":
         return torch.optim.Adam(ladder.parameters(), lr=settings.learning_rate)
     return torch.optim.AdamW(
@@ -219,31 +241,11 @@ def _optimizer(ladder: Ladder, settings: TrainSettings) -> torch.optim.Optimizer
     )
 
 
-def _check_finite(loss: Tensor, terms: Terms, step: int) -> None:
-    if torch.isfinite(loss):
-        return
-    named = {"log p(x|z)": terms.log_px}
-    named |= {f"KL of z_{i}": kl for i, kl in enumerate(terms.kl, start=1)}
-    bad = [name for name, value in named.items() if not torch.isfinite(value)]
-    raise _diverged("the loss", step, " and ".join(bad) or "the semantic term L^{>k}")
-
-
-def _check_gradient(norm: Tensor | None, step: int) -> None:
-    if norm is not None and not torch.isfinite(norm):
-        raise _diverged("the gradient", step, "the loss is still finite")
-
-
-def _diverged(what: str, step: int, where: str) -> TrainingError:
-    return TrainingError(
-        f"{what} is not finite at step {step}: {where}",
-        "the last checkpoint is kept; try a lower --learning-rate",
-    )
-
-
 class _Means:
-    """Running means of the terms since the epoch began."""
+    """Running means of the terms since the epoch began, over this process's images."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_processes: int) -> None:
+        self.n_processes = n_processes
         self.sums: Terms | None = None
         self.n = self.images = 0
         self.started = time.monotonic()
@@ -254,7 +256,7 @@ class _Means:
         else:
             self.sums = Terms(*(a + b for a, b in zip(self.sums, terms, strict=True)))
         self.n += 1
-        self.images += n_images
+        self.images += n_images * self.n_processes
 
     def entry(self) -> dict[str, Any]:
         """For the curve."""
@@ -270,7 +272,7 @@ class _Means:
             entry["semantic"] = round(float(semantic), 3)
         return entry
 
-    def progress(self, epoch: int, fraction: float, seconds: float) -> Progress:
+    def progress(self, epoch: int, fraction: float, state: State) -> Progress:
         entry = self.entry()
         return Progress(
             epoch=epoch,
@@ -278,6 +280,7 @@ class _Means:
             elbo=entry["elbo"],
             log_px=entry["log_px"],
             kl=entry["kl"],
+            skipped=state.skipped,
             images_per_second=self.images / max(time.monotonic() - self.started, 1e-9),
-            seconds_left=seconds / max(fraction, 1e-9) * max(0.0, 1.0 - fraction),
+            seconds_left=state.seconds / max(fraction, 1e-9) * max(0.0, 1.0 - fraction),
         )

@@ -84,12 +84,12 @@ def test_a_preset_for_the_wrong_number_of_channels():
 
 
 @pytest.mark.parametrize("options", [("--image-size", "13"), ("--channels", "3")])
-def test_train_refuses_them_with_a_hint(run, folder, options):  # noqa: F811
+def test_train_refuses_them_with_a_hint(run, folder, options):
     code, out, err = run("train", folder, "--out", "m", *options)
     assert (code, out) == (2, "") and err.startswith("error: ") and "hint: " in err
 
 
-def test_train_makes_a_colour_model_of_another_size(run, tmp_path):  # noqa: F811
+def test_train_makes_a_colour_model_of_another_size(run, tmp_path):
     (tmp_path / "photos").mkdir()
     for i, image in enumerate(make_images(20, size=10, channels=3)):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "photos" / f"{i}.png")

@@ -18,6 +18,7 @@ from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.noise import short_key
 from hvaeood_cli.objective import Objective
+from hvaeood_cli.runtime import make_fabric, seeded_generator
 from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training import train
 from tests.conftest import SMALL, make_images, make_noise
@@ -25,7 +26,10 @@ from tests.conftest import SMALL, make_images, make_noise
 SETTINGS = TrainSettings(
     epochs=3, batch_size=16, validation=8, free_nats=(2.0, 1.0, 1.0), semantic_weight=0.5
 )
-CPU = torch.device("cpu")
+CPU = make_fabric(torch.device("cpu"))
+
+
+EVERY_STEP = {"checkpoint_seconds": -1.0}
 
 
 class Killed(Exception):
@@ -35,17 +39,24 @@ class Killed(Exception):
 def run(folder, images, settings=SETTINGS, config=SMALL, kill_after=None, monkeypatch=None):
     checkpoints = Checkpoints(folder, {"images": len(images)})
     if kill_after is not None:
-        monkeypatch.setattr("hvaeood_cli.training.CHECKPOINT_SECONDS", -1.0)  # every step
         saved = Checkpoints.save
 
-        def save_then_die(self, model, optimizer, state, step):
-            saved(self, model, optimizer, state, step)
+        def save_then_die(self, model, optimizer, average, state, step):
+            saved(self, model, optimizer, average, state, step)
             if step == kill_after:
                 raise Killed
 
         monkeypatch.setattr(Checkpoints, "save", save_then_die)
     try:
-        return train(images[8:], images[:8], config, settings, checkpoints, CPU)
+        return train(
+            images[8:],
+            images[:8],
+            config,
+            settings,
+            checkpoints,
+            CPU,
+            **EVERY_STEP,
+        )
     finally:
         monkeypatch and monkeypatch.undo()
 
@@ -113,11 +124,18 @@ def diverging(monkeypatch, term, after=2):
 )
 def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch, term, named):
     """And the checkpoint of the step before is still there, and good."""
-    monkeypatch.setattr("hvaeood_cli.training.CHECKPOINT_SECONDS", -1.0)
     diverging(monkeypatch, term)
     checkpoints = Checkpoints(tmp_path, {})
     with pytest.raises(TrainingError, match=named) as caught:
-        train(make_images(60), make_images(2), SMALL, SETTINGS, checkpoints, CPU)
+        train(
+            make_images(60),
+            make_images(2),
+            SMALL,
+            SETTINGS,
+            checkpoints,
+            CPU,
+            **EVERY_STEP,
+        )
     assert "checkpoint is kept" in caught.value.hint
     saved = checkpoints.latest()
     assert saved.state["step"] == 2
@@ -125,7 +143,6 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(tmp_path, monkeypatch, t
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("hvaeood_cli.training.CHECKPOINT_SECONDS", -1.0)
 
     forward = Objective.forward
 
@@ -137,8 +154,16 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
 
     monkeypatch.setattr(Objective, "forward", broken)
     checkpoints = Checkpoints(tmp_path, {})
-    with pytest.raises(TrainingError, match=r"the gradient is not finite at step 2"):
-        train(make_images(60), make_images(2), SMALL, SETTINGS, checkpoints, CPU)
+    with pytest.raises(TrainingError, match=r"gradient is not finite at step 2: up.2.0.first"):
+        train(
+            make_images(60),
+            make_images(2),
+            SMALL,
+            SETTINGS,
+            checkpoints,
+            CPU,
+            **EVERY_STEP,
+        )
     assert all(torch.isfinite(value).all() for value in checkpoints.latest().tensors.values())
 
 
@@ -253,3 +278,84 @@ def test_a_weight_normed_run_resumes(tmp_path, monkeypatch):
     resumed = run(tmp_path / "cut", images, config=config)
     for name, value in whole.ladder.state_dict().items():
         assert torch.equal(value, resumed.ladder.state_dict()[name]), name
+
+
+def weights_of(trained):
+    return trained.ladder.state_dict()
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 100])
+def test_a_batch_in_parts_takes_the_same_steps(tmp_path, n_parts):
+    """Without free nats, whose maximum over a layer is of the batch it sees."""
+    images, settings = make_images(60), SETTINGS.model_copy(update={"free_nats": ()})
+    whole = run(tmp_path / "whole", images, settings)
+    in_parts = settings.model_copy(update={"accumulate": n_parts})
+    parts = run(tmp_path / "parts", images, in_parts)
+    for name, value in weights_of(whole).items():
+        torch.testing.assert_close(value, weights_of(parts)[name], atol=2e-4, rtol=2e-3)
+
+
+def test_averaged_weights_are_the_average(tmp_path, monkeypatch):
+    """Of every step's weights, by the decay; they are what the model is, and they resume."""
+    images = make_images(60)
+    settings = SETTINGS.model_copy(update={"ema": 0.7})
+    last = run(tmp_path / "last", images)
+    averaged = run(tmp_path / "averaged", images, settings)
+    expected = {}
+    seen = []
+    saved = Checkpoints.save
+
+    def keep(self, model, *rest):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        saved(self, model, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", keep)
+    train(images[8:], images[:8], SMALL, SETTINGS, Checkpoints(tmp_path, {}), CPU, **EVERY_STEP)
+    monkeypatch.undo()
+    for name in seen[0]:
+        value = seen[0][name]
+        for step in seen[1:]:
+            value = 0.7 * value + 0.3 * step[name]
+        expected[name] = value
+    for name, value in weights_of(averaged).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
+    assert any(not torch.equal(v, weights_of(last)[n]) for n, v in weights_of(averaged).items())
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", images, settings, kill_after=5, monkeypatch=monkeypatch)
+    resumed = run(tmp_path / "cut", images, settings)
+    for name, value in weights_of(averaged).items():
+        assert torch.equal(value, weights_of(resumed)[name]), name
+
+
+def test_a_gradient_above_the_limit_is_skipped_and_counted(tmp_path):
+    images = make_images(60)
+    settings = SETTINGS.model_copy(update={"gradient_skip": 1e9})
+    assert run(tmp_path / "a", images, settings).state.skipped == 0
+    settings = SETTINGS.model_copy(update={"gradient_skip": 1e-9})
+    trained = run(tmp_path / "b", images, settings)
+    assert trained.state.skipped == 12 and trained.state.curve[-1]["skipped"] == 12
+    torch.manual_seed(seeded_generator(0, "weights").initial_seed())
+    for name, value in build_ladder(SMALL).state_dict().items():
+        assert torch.equal(value, weights_of(trained)[name]), "no step was taken"
+    more = settings.model_copy(update={"epochs": 10})
+    with pytest.raises(TrainingError, match="too long, in many steps"):
+        run(tmp_path / "c", images, more)
+
+
+def test_compiled_training_takes_the_same_steps(tmp_path, monkeypatch):
+    """Through the compiler's front end; its code generator is not what is tested."""
+    compiled, compile_ = [], torch.compile
+
+    def compile_eagerly(module, **options):
+        compiled.append(module)
+        return compile_(module, **options | {"backend": "eager"})
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    images = make_images(60)
+    checkpoints = Checkpoints(tmp_path / "c", {})
+    arguments = (images[8:], images[:8], SMALL, SETTINGS, checkpoints, CPU)
+    trained = train(*arguments, compiled=True)
+    whole = run(tmp_path / "w", images)
+    assert len(compiled) == 1
+    for name, value in weights_of(whole).items():
+        torch.testing.assert_close(value, weights_of(trained)[name], atol=1e-4, rtol=1e-3)

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvaeood_cli.errors import ExitCode, HvaeoodError
@@ -33,6 +34,13 @@ def err() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False)
+
+
+def mute() -> None:
+    """Say nothing more: for a process whose sister speaks for both."""
+    sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    out.cache_clear()
+    err.cache_clear()
 
 
 def show(*things: RenderableType) -> None:

@@ -92,9 +92,21 @@ def train(
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    devices: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Train on so many, a process each.")
+    ] = 1,
+    strategy: Annotated[
+        str, typer.Option(metavar="NAME", help="How devices share the work, by Fabric's name: ddp.")
+    ] = "auto",
     precision: Annotated[
         str, typer.Option(metavar="NAME", help="32-true, bf16-mixed or 16-mixed.")
     ] = "32-true",
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Let torch.compile have the model: for long runs.")
+    ] = False,
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.0, help="How much a kill may cost.")
+    ] = 60.0,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -126,17 +138,25 @@ def train(
         "seed": seed,
     }
     settings = _settings(chosen.train, given, setting or [])
+    if devices > 1 and "-" in sources:
+        raise UsageError(
+            "a list on standard input cannot be read by several processes",
+            "write it to files or name a folder",
+        )
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
 
     from hvaeood_cli.fitting import fit_bundle, read_pixels
-    from hvaeood_cli.runtime import choose_device
+    from hvaeood_cli.runtime import choose_device, make_fabric
 
-    where = choose_device(device)
-    talk = not quiet
+    fabric = make_fabric(choose_device(device), cast(Precision, precision), devices, strategy)
+    if not fabric.is_global_zero:
+        console.mute()
+    talk = not quiet and fabric.is_global_zero
     pixels, unreadable = read_pixels(manifest, model)
     if talk:
         if unreadable:
             console.warn(f"{len(unreadable)} images cannot be read, the first: {unreadable[0]}")
+        where = f"{devices} x {fabric.device.type}" if devices > 1 else str(fabric.device)
         console.say(f"{len(pixels):,} images, preset {preset}, on {where}, into {out}")
     with _progress(settings, talk) as report, _interruptible() as stop:
         try:
@@ -146,10 +166,11 @@ def train(
                 name or out.resolve().name,
                 model,
                 settings,
-                where,
+                fabric,
                 command=["hvaeood", *sys.argv[1:]],
-                precision=cast(Precision, precision),
                 force=force,
+                compiled=compile_,
+                checkpoint_seconds=checkpoint_every,
                 stop=stop,
                 report=report,
             )
@@ -233,8 +254,9 @@ def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progres
 def _line(progress: Progress, settings: TrainSettings) -> str:
     minutes, seconds = divmod(int(progress.seconds_left), 60)
     kls = " ".join(f"{kl:.1f}" for kl in progress.kl)
+    skipped = f"{progress.skipped} skipped  " if progress.skipped else ""
     return (
-        f"epoch {progress.epoch}/{settings.epochs}  ELBO {progress.elbo:.1f}  KL {kls}  "
+        f"epoch {progress.epoch}/{settings.epochs}  ELBO {progress.elbo:.1f}  KL {kls}  {skipped}"
         f"{progress.images_per_second:.0f} img/s  {minutes}:{seconds:02d} left"
     )
 

@@ -1,0 +1,83 @@
+"""Training through the entry point, in processes: several at once, and killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.conftest import make_images
+
+COMMAND = [sys.executable, "-m", "hvaeood_cli", "train", "images.npy"]
+COMMAND += ["--validation", "16", "--batch-size", "16", "--quiet", "--set", "free_nats=[]"]
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    np.save(tmp_path / "images.npy", make_images(80, size=28)[:, 0])
+    return tmp_path
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, capture_output=True, check=False, timeout=300
+    )
+
+
+def test_two_processes_train_as_one(images):
+    """The same global batches give the same curve, but for rounding."""
+    curves = []
+    for out, more in (("one", []), ("two", ["--devices", "2", "--strategy", "ddp"])):
+        done = train(images, "--out", out, "--epochs", "3", *more)
+        assert done.returncode == 0, done.stderr.decode()
+        training = json.loads((images / out / "training.json").read_text())
+        curves.append([epoch["validation_lower_bound"] for epoch in training["curve"]])
+    assert training["n_processes"] == 2
+    np.testing.assert_allclose(*curves, rtol=2e-3)
+    one, two = (load_file(images / out / "model.safetensors") for out in ("one", "two"))
+    for name, value in one.items():
+        np.testing.assert_allclose(value, two[name], atol=2e-3, err_msg=name)
+
+
+def test_what_several_processes_cannot_do(images):
+    command = [*COMMAND[:-2], "-", "--out", "m", "--devices", "2"]
+    done = subprocess.run(command, cwd=images, capture_output=True, check=False, input=b"")
+    assert done.returncode == 2 and b"standard input" in done.stderr
+    done = train(images, "--out", "m", "--strategy", "telepathy", "--devices", "2")
+    assert done.returncode == 2 and b"telepathy" in done.stderr and b"hint:" in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(images):
+    """kill -9 whenever it strikes; the same command ends with the same weights."""
+    arguments = ["--epochs", "250", "--checkpoint-every", "0", "--set", "ema=0.9"]
+    started = time.monotonic()
+    train(images, "--out", "brief", "--epochs", "1")
+    start_up = time.monotonic() - started
+    whole = train(images, "--out", "whole", *arguments)
+    assert whole.returncode == 0, whole.stderr.decode()
+    training_takes = json.loads((images / "whole" / "training.json").read_text())["minutes"] * 60
+    moments = random.Random(0)
+    for _ in range(20):
+        process = subprocess.Popen([*COMMAND, "--out", "cut", *arguments], cwd=images)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(start_up * 0.8 + moments.uniform(0.0, training_takes / 20))
+        assert process.poll() is None, "it is still under way"
+        process.kill()
+        process.wait()
+    steps = sorted((images / "cut" / "checkpoints").glob("step-*"))
+    assert steps, "it got somewhere between the kills"
+    last = train(images, "--out", "cut", *arguments)
+    assert last.returncode == 0, last.stderr.decode()
+    one, two = (load_file(images / out / "model.safetensors") for out in ("whole", "cut"))
+    for name, value in one.items():
+        assert np.array_equal(value, two[name]), name
+    assert not (images / "cut" / "checkpoints").exists()
