@@ -342,6 +342,7 @@ def test_a_gradient_above_the_limit_is_skipped_and_counted(tmp_path):
         run(tmp_path / "c", images, more)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the compiler's insides
 def test_compiled_training_takes_the_same_steps(tmp_path, monkeypatch):
     """Through the compiler's front end; its code generator is not what is tested."""
     compiled, compile_ = [], torch.compile
