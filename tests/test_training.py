@@ -357,6 +357,6 @@ def test_compiled_training_takes_the_same_steps(tmp_path, monkeypatch):
     arguments = (images[8:], images[:8], SMALL, SETTINGS, checkpoints, CPU)
     trained = train(*arguments, compiled=True)
     whole = run(tmp_path / "w", images)
-    assert len(compiled) == 1
+    assert compiled
     for name, value in weights_of(whole).items():
         torch.testing.assert_close(value, weights_of(trained)[name], atol=1e-4, rtol=1e-3)
