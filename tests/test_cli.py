@@ -21,6 +21,7 @@ from PIL import Image
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.app import main
 from hvaeood_cli.store.journal import journal_path
+from hvaeood_cli.text import printable, shorten
 from tests.conftest import make_images
 
 COMMAND = [sys.executable, "-m", "hvaeood_cli"]
@@ -539,6 +540,6 @@ def test_help_fits_80_columns_and_begins_with_an_example(run, command):
 
 
 def test_printable_keeps_letters_and_escapes_the_rest():
-    assert console.printable("naïve 漢字 [b]") == "naïve 漢字 [b]"
-    assert console.printable(b"\xff\x07\x9b1m\xe2\x80\xae") == "\\xff\\x07\\x9b1m\\u202e"
-    assert console.shorten("abcdefghij", 5) == "a…hij"
+    assert printable("naïve 漢字 [b]") == "naïve 漢字 [b]"
+    assert printable(b"\xff\x07\x9b1m\xe2\x80\xae") == "\\xff\\x07\\x9b1m\\u202e"
+    assert shorten("abcdefghij", 5) == "a…hij"

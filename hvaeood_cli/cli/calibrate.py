@@ -10,6 +10,7 @@ import typer
 from hvaeood_cli.cli import console, options
 from hvaeood_cli.cli.score import default_output, run
 from hvaeood_cli.errors import StoreError, UsageError
+from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
@@ -163,11 +164,11 @@ def _show(calibration: Calibration, scores: ScoreFile, place: Path) -> None:
 
     n, n_bad = len(calibration.oddness), int((~scores.scored).sum())
     text = Text.assemble("calibration ", (calibration.id, "bold"))
-    text.append(f" of {console.printable(str(calibration.about['model_name']))}: ")
+    text.append(f" of {printable(str(calibration.about['model_name']))}: ")
     text.append(f"{len(calibration):,} images, {len(calibration) - n:,} of them for the density\n")
     if n_bad:
         text.append(f"left out  {n_bad:,} that could not be read\n", style="yellow")
     text.append(f"p-values  from {n:,} images, so none below 1/{n + 1} = {least_p(n):.2g}\n")
     text.append("kept in   ")
-    text.append(console.printable(str(place)), style="bold")
+    text.append(printable(str(place)), style="bold")
     console.show(text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hvaeood_cli.cli import console, options
+from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
     from hvaeood_cli.model.bundle import Bundle
@@ -49,7 +50,7 @@ def models(
         facts = _facts(bundle)
         cells = [facts["name"], facts["images"], facts["n_layers"], facts["n_parameters"]]
         where = "ships" if bundle.folder.parent == model_folders()[0] else str(bundle.folder)
-        table.add_row(*(Text(console.printable(str(cell))) for cell in [*cells, where]))
+        table.add_row(*(Text(printable(str(cell))) for cell in [*cells, where]))
     console.show(table)
     console.say("hvaeood models NAME shows one; hvaeood train makes another")
 
@@ -93,5 +94,5 @@ def _show(bundle: Bundle) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for key, value in facts.items():
-        table.add_row(key, Text(console.printable(str(value))))
+        table.add_row(key, Text(printable(str(value))))
     console.show(table)

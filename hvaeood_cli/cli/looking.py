@@ -1,0 +1,103 @@
+"""Reads the images of a score file again, and reconstructs them with the model that scored them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hvaeood_cli.errors import HvaeoodError, ModelError
+from hvaeood_cli.look import Look
+
+if TYPE_CHECKING:
+    from hvaeood_cli.images.decode import Decoded
+    from hvaeood_cli.model.bundle import Bundle
+    from hvaeood_cli.store.reader import ScoreFile
+
+
+def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
+    """The model that made a score file: the one that is named, else found by its hash.
+
+    Raises ModelError where it is not there, or the one that is named did not make the scores.
+    """
+    from hvaeood_cli.model.bundle import find_bundle, list_bundles
+
+    name, sha256 = scores.attributes["model_name"], scores.attributes["model_sha256"]
+    if model is not None:
+        bundle = find_bundle(model)
+        if bundle.sha256 != sha256:
+            raise ModelError(
+                f"{scores.path} was scored with {name} ({sha256[:12]}), not with {bundle.name} "
+                f"({bundle.sha256[:12]})",
+                "name the model that made the scores, or score again",
+            )
+        return bundle
+    for bundle in list_bundles():
+        if bundle.sha256 == sha256:
+            return bundle
+    raise ModelError(
+        f"the model {name} ({sha256[:12]}) that made {scores.path} is not among the models here",
+        "--model FOLDER says where it is",
+    )
+
+
+class Looking:
+    """A `Looker` for one score file. The model is loaded at the first look."""
+
+    def __init__(
+        self,
+        scores: ScoreFile,
+        model: str | None = None,
+        data_root: Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Raises ModelError as `bundle_of`; loads neither model nor torch."""
+        from hvaeood_cli.detector import Detector
+
+        self._scores = scores
+        self._data_root = data_root
+        self._detector = Detector(
+            bundle_of(scores, model).folder,
+            n_importance_samples=1,
+            proposal=scores.attributes["proposal"],
+            seed=int(scores.attributes["seed"]),
+            device=device,
+        )
+
+    def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
+        from hvaeood_cli.images.preprocess import fit
+        from hvaeood_cli.noise import short_key
+
+        config = self._detector.bundle.config
+        read = [self._read(row) for row in rows]
+        images = [image for image in read if not isinstance(image, HvaeoodError)]
+        if not images:
+            return [image for image in read if isinstance(image, HvaeoodError)]
+        pixels = np.stack(
+            [fit(image, config.image_channels, config.image_size).pixels for image in images]
+        )
+        views = self._detector.scorer.reconstruct(pixels)
+        looks: list[Look | HvaeoodError] = []
+        for row, image in zip(rows, read, strict=True):
+            if isinstance(image, HvaeoodError):
+                looks.append(image)
+                continue
+            i = sum(isinstance(look, Look) for look in looks)
+            content = int(self._scores.content[row])
+            changed = content not in (0, short_key(pixels[i]))
+            looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed))
+        return looks
+
+    def _read(self, row: int) -> Decoded | HvaeoodError:
+        from hvaeood_cli.images.sources import open_sources
+
+        name = os.fsdecode(bytes(self._scores.names[row]))
+        try:
+            return open_sources([name], data_root=self._data_root).read(0)[0]
+        except HvaeoodError as error:
+            return error
+
+

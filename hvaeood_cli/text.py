@@ -1,0 +1,29 @@
+"""Text from outside, made safe to show: file names are hostile input."""
+
+from __future__ import annotations
+
+
+def printable(text: str | bytes) -> str:
+    """Text that cannot change the terminal's state or direction: the rest is escaped.
+
+    Bytes that are not UTF-8, control characters, escape sequences, line breaks and bidirectional
+    overrides come out as \\x1b, \\n, \\u202e and the like.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` characters, the middle left out."""
+    if len(text) <= width:
+        return text
+    head = max(1, (width - 1) // 3)
+    return text[:head] + "…" + text[-(width - 1 - head) :]
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
