@@ -99,5 +99,3 @@ class Looking:
             return open_sources([name], data_root=self._data_root).read(0)[0]
         except HvaeoodError as error:
             return error
-
-

@@ -18,6 +18,7 @@ from hvaeood_cli.calibration.drift import LEVEL, Drift, measure_drift
 from hvaeood_cli.reference import Reference
 from hvaeood_cli.store.decision import ATTRIBUTES, Decision
 from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.text import defuse
 
 JSON_FORMAT, JSON_VERSION = "hvaeood-score", 1
 
@@ -99,11 +100,6 @@ def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
-
-
-def defuse(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:

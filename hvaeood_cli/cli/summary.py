@@ -13,10 +13,10 @@ from rich.text import Text
 
 from hvaeood_cli.calibration.conformal import least_p
 from hvaeood_cli.calibration.decision import Rule
-from hvaeood_cli.text import printable, shorten
 from hvaeood_cli.cli.rows import Judged
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.text import printable, shorten
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _MAX_ERRORS = 5
