@@ -29,7 +29,7 @@ from hvaeood_cli.tui.screens.all_k import AllKScreen
 from hvaeood_cli.tui.screens.browse import BrowseScreen
 from hvaeood_cli.tui.screens.compare import CompareScreen
 from hvaeood_cli.tui.screens.help import HelpScreen
-from hvaeood_cli.tui.screens.judging import JudgingScreen
+from hvaeood_cli.tui.screens.judging import SnapshotScreen
 from hvaeood_cli.tui.screens.look import LookScreen
 from hvaeood_cli.tui.threshold import Threshold, words
 from hvaeood_cli.tui.view import Snapshot, View, take
@@ -69,7 +69,7 @@ class Workbench(App[None]):
     TITLE = "hvaeood"
     CSS_PATH = "app.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("a", "all_k", "All k"),
+        Binding("a", "all_k", "All k", show=False),
         Binding("c", "compare", "Compare"),
         Binding("x", "other_file", "Other file", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
@@ -105,7 +105,7 @@ class Workbench(App[None]):
         return self.file.snapshot
 
     def on_mount(self) -> None:
-        self.push_screen(BrowseScreen(self.snapshot, self._image_widget))
+        self.push_screen(BrowseScreen(self.snapshot, self._image_widget, len(self.files) > 1))
         if self._hint:
             self.notify(HINT, timeout=8, markup=False)
 
@@ -138,7 +138,7 @@ class Workbench(App[None]):
 
     def _show(self) -> None:
         for screen in self.screen_stack:
-            if isinstance(screen, JudgingScreen) and screen.is_mounted:
+            if isinstance(screen, SnapshotScreen) and screen.is_mounted:
                 screen.show(self.snapshot)
 
     def action_other_file(self) -> None:

@@ -187,8 +187,8 @@ def promise(run: Run, verdict: Verdict) -> str:
         return "no error rate without a calibration"
     if isinstance(threshold, ByScore):
         rate = f"FPR about {100 * (rate_of(run, threshold) or 0):.2g} %; "
-        return f"{rate}if all {run.n_scored:,} belonged, about {expected:,.1f} would be"
-    return f"if all {run.n_scored:,} belonged, about {expected:,.1f} would be"
+        return f"{rate}if all belonged, about {expected:,.1f} would be"
+    return f"if all belonged, about {expected:,.1f} would be"
 
 
 def words(run: Run, threshold: Threshold) -> str:

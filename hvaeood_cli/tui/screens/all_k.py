@@ -10,24 +10,20 @@ from textual.containers import Grid, Vertical
 from textual.content import Content
 from textual.widgets import Footer, Static
 
-from hvaeood_cli.tui.histogram import Binning
+from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.run import Axis
-from hvaeood_cli.tui.screens.judging import JudgingScreen
+from hvaeood_cli.tui.screens.judging import SnapshotScreen
 from hvaeood_cli.tui.threshold import line_on
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.distribution import Distribution
 
 
-class AllKScreen(JudgingScreen):
+class AllKScreen(SnapshotScreen):
     """One plot a k of the quantity at hand; what is flagged is red in each."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q,a", "app.pop_screen", "Back", key_display="esc"),
     ]
-
-    @property
-    def row(self) -> None:
-        return None
 
     def compose(self) -> ComposeResult:
         run, quantity = self.snapshot.run, self.snapshot.view.axis.quantity
@@ -37,7 +33,7 @@ class AllKScreen(JudgingScreen):
                 (f"  {quantity} at every k: ", "$text-muted"),
                 ("█ here", "$primary"),
                 ("  █ flagged", "$error"),
-                "  ⠒⠒ calibration" if run.calibration else "",
+                "  ─ calibration" if run.calibration else "",
             ),
             id="place",
         )
@@ -49,21 +45,22 @@ class AllKScreen(JudgingScreen):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.query_one(Grid).styles.grid_size_columns = self._n_columns()
-        self.call_after_refresh(self.show, self.snapshot)
+        self.show(self.snapshot)
 
     def on_resize(self) -> None:
-        self.query_one(Grid).styles.grid_size_columns = self._n_columns()
-        self.call_after_refresh(self.show, self.snapshot)
+        self.query_one("#plots", Grid).styles.grid_size_columns = self._n_columns()
 
     def show(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         run, view = snapshot.run, snapshot.view
         for plot in self.query(Distribution):
             axis = Axis(view.axis.quantity, int((plot.id or "k-0").removeprefix("k-")))
-            binning = Binning(run, axis, run.shown_range(axis), plot.n_bins)
-            line = line_on(run, snapshot.verdict, axis)
-            plot.show(binning.count(snapshot.verdict.flagged), line, view.log)
+
+            def count(n_bins: int, axis: Axis = axis) -> Histogram:
+                binning = Binning(run, axis, run.shown_range(axis), n_bins)
+                return binning.count(snapshot.verdict.flagged)
+
+            plot.show(count, line_on(run, snapshot.verdict, axis), view.log)
 
     def _n_columns(self) -> int:
         """As many as leave each plot 36 columns."""

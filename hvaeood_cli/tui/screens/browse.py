@@ -10,12 +10,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Footer
+from textual.content import Content
+from textual.widgets import Footer, Static
 
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui import threshold as thresholds
 from hvaeood_cli.tui.cells import table_cell, table_columns
-from hvaeood_cli.tui.histogram import Binning
+from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.messages import Ask, Decide, Glance, Open
 from hvaeood_cli.tui.run import Axis, Quantity, Run
 from hvaeood_cli.tui.screens.asking import AskText, Confirm
@@ -31,6 +32,8 @@ from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
 from hvaeood_cli.tui.widgets.verdict_bar import VerdictBar
 from hvaeood_cli.tui.widgets.virtual_table import VirtualTable
 
+THRESHOLD = Binding.Group("Threshold", compact=True)
+
 
 class BrowseScreen(JudgingScreen):
     """Given a snapshot; says what is asked for next."""
@@ -38,19 +41,19 @@ class BrowseScreen(JudgingScreen):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (104, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "nudge(-1)", "Looser", key_display="←"),
-        Binding("right", "nudge(1)", "Stricter", key_display="→"),
+        Binding("left", "nudge(-1)", "Looser", key_display="←", group=THRESHOLD),
+        Binding("right", "nudge(1)", "Stricter", key_display="→", group=THRESHOLD),
         Binding("shift+left", "nudge(-5)", "Looser by 5", show=False),
         Binding("shift+right", "nudge(5)", "Stricter by 5", show=False),
-        Binding("r", "next_rule", "Rule"),
+        Binding("r", "next_rule", "Next rule", show=False),
         Binding("t", "type_threshold", "Type the threshold", show=False),
-        Binding("k", "step_k(1)", "Next k"),
+        Binding("k", "step_k(1)", "Next k", show=False),
         Binding("K", "step_k(-1)", "Previous k", show=False),
-        Binding("m", "next_quantity", "Measure"),
+        Binding("m", "next_quantity", "Next measure", show=False),
         Binding("l", "log", "Log counts", show=False),
-        Binding("f", "only('flagged')", "Flagged"),
-        Binding("u", "only('unreadable')", "Unreadable", show=False),
-        Binding("j", "only('judged')", "Judged", show=False),
+        Binding("f", "only('flagged')", "Flagged only", show=False),
+        Binding("u", "only('unreadable')", "Unreadable only", show=False),
+        Binding("j", "only('judged')", "Judged only", show=False),
         Binding("d", "next_differing", "Differs at k", show=False),
         Binding("slash", "find", "Find", key_display="/"),
         Binding("escape", "clear", "Clear filters", show=False),
@@ -60,14 +63,20 @@ class BrowseScreen(JudgingScreen):
         Binding("w", "decide", "Write decision", show=False),
     ]
 
-    def __init__(self, snapshot: Snapshot, image_widget: ImageWidget | None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, image_widget: ImageWidget | None, others: bool = False
+    ) -> None:
+        """others: whether there is a second file."""
         super().__init__(snapshot)
+        self._others = others
         self._image_widget = image_widget
         self._binned: tuple[Run, Axis, int, Binning] | None = None
 
     def compose(self) -> ComposeResult:
         yield VerdictBar()
-        yield Chips(id="axes")
+        with Horizontal(id="head"):
+            yield Chips(id="axes")
+            yield Static(id="legend")
         yield Distribution()
         yield Chips(id="filters")
         with Horizontal(id="below"):
@@ -82,13 +91,10 @@ class BrowseScreen(JudgingScreen):
         self.query_one(VirtualTable).focus()
         self.call_after_refresh(self.show, self.snapshot)
 
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._plot)
-
     def show(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         run, view = snapshot.run, snapshot.view
-        self.query_one(VerdictBar).show(snapshot)
+        self.query_one(VerdictBar).show(snapshot, self._others)
         self._show_axes()
         self._show_filters()
         self._plot()
@@ -125,11 +131,17 @@ class BrowseScreen(JudgingScreen):
             action = f"screen.axis('{axis.quantity.name}', {axis.k})"
             ks.append(Chip("all" if all_k else str(axis.k), action, axis == view.axis))
         scale = [Chip("log" if view.log else "linear", "screen.log")]
-        views = [Chip("all k", "app.all_k")]
-        if len(self.app.files) > 1:  # type: ignore[attr-defined]
-            views += [Chip("compare", "app.compare"), Chip("other file", "app.other_file")]
-        self.query_one("#axes", Chips).show(
-            ("", quantities), ("k", ks), ("counts", scale), ("see", views)
+        self.query_one("#axes", Chips).show(("m", quantities), ("k", ks), ("l", scale))
+        unit = f", {view.axis.unit}" if view.axis.unit else ""
+        self.query_one("#legend", Static).update(
+            Content.assemble(
+                (f"{run.label(view.axis)}{unit}  ", "bold"),
+                ("█", "$primary"),
+                " here  ",
+                ("█", "$error"),
+                " flagged",
+                "  ─ calibration" if run.calibration else "",
+            )
         )
 
     def _show_filters(self) -> None:
@@ -143,19 +155,20 @@ class BrowseScreen(JudgingScreen):
         end = [Chip(text, "screen.find", bool(wanted.text))]
         if wanted:
             end.append(Chip(f"clear ({len(self.snapshot.rows):,} listed)", "screen.clear"))
-        self.query_one("#filters", Chips).show(("", shown), ("differs at", ks), ("", end))
+        self.query_one("#filters", Chips).show(("f u j", shown), ("d most at", ks), ("/", end))
 
     def _plot(self) -> None:
         snapshot, plot = self.snapshot, self.query_one(Distribution)
         run, view = snapshot.run, snapshot.view
-        n_bins = plot.n_bins
-        kept = self._binned
-        if kept is None or kept[0] is not run or kept[1:3] != (view.axis, n_bins):
-            binning = Binning(run, view.axis, run.shown_range(view.axis), n_bins)
-            self._binned = kept = (run, view.axis, n_bins, binning)
-        line = thresholds.line_on(run, snapshot.verdict, view.axis)
-        plot.border_title = None
-        plot.show(kept[3].count(snapshot.verdict.flagged), line, view.log)
+
+        def count(n_bins: int) -> Histogram:
+            kept = self._binned
+            if kept is None or kept[0] is not run or kept[1:3] != (view.axis, n_bins):
+                binning = Binning(run, view.axis, run.shown_range(view.axis), n_bins)
+                self._binned = kept = (run, view.axis, n_bins, binning)
+            return kept[3].count(snapshot.verdict.flagged)
+
+        plot.show(count, thresholds.line_on(run, snapshot.verdict, view.axis), view.log)
 
     def _show_detail(self) -> None:
         row = self.row

@@ -14,7 +14,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from hvaeood_cli.text import printable
-from hvaeood_cli.tui.histogram import Binning
+from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.joint import COLUMNS, Joint, join
 from hvaeood_cli.tui.run import Axis, Quantity
 from hvaeood_cli.tui.threshold import line_on
@@ -52,10 +52,7 @@ class CompareScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.query_one(VirtualTable).focus()
-        self.call_after_refresh(self._show)
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._plot)
+        self._show()
 
     def _show(self) -> None:
         counts = ", ".join(f"{name} {n:,}" for name, n in self._joint.counts().items())
@@ -70,17 +67,22 @@ class CompareScreen(Screen[None]):
         plot, axis = self.query_one(Distribution), self._axis
         spans = [snapshot.run.shown_range(axis) for snapshot in self._two]
         span = (min(span[0] for span in spans), max(span[1] for span in spans))
-        flagged = first.verdict.flagged & False
-        bars = Binning(first.run, axis, span, plot.n_bins).count(flagged)
-        line = Binning(second.run, axis, span, plot.n_bins).count(second.verdict.flagged & False)
         scale = first.run.n_scored / max(second.run.n_scored, 1)
-        at = line_on(first.run, first.verdict, axis)
-        plot.show(bars._replace(usual=None), at, self._log, line.here.astype(np.float64) * scale)
+
+        def count(n_bins: int) -> Histogram:
+            """The second file stands where the calibration does elsewhere."""
+            bars, line = (
+                Binning(snapshot.run, axis, span, n_bins).count(snapshot.verdict.flagged)
+                for snapshot in self._two
+            )
+            return bars._replace(usual=line.here.astype(np.float64) * scale)
+
+        plot.show(count, line_on(first.run, first.verdict, axis), self._log)
         self.query_one("#place", Static).update(
             Content.assemble(
                 (f"{first.run.label(axis)}  ", "bold"),
                 ("█ ", "$primary"),
-                f"{_named(first)}   ⠒⠒ {_named(second)}",
+                f"{_named(first)}   ─ {_named(second)}",
                 ("  scaled to as many", "$text-muted"),
             )
         )
@@ -117,13 +119,17 @@ class CompareScreen(Screen[None]):
     @on(VirtualTable.SortAsked)
     def sort_asked(self, event: VirtualTable.SortAsked) -> None:
         key, descending = str(event.key), self._by[1]
-        self._by = (key, not descending if key == self._by[0] else key != "path")
+        self._by = (key, not descending if key == self._by[0] else self._telling(key))
         self._tabulate()
 
     def action_next_column(self) -> None:
         following = COLUMNS[(COLUMNS.index(self._by[0]) + 1) % len(COLUMNS)]
-        self._by = (following, following != "path")
+        self._by = (following, self._telling(following))
         self._tabulate()
+
+    def _telling(self, key: str) -> bool:
+        """Whether the odd end of a column is its upper one."""
+        return key != "path" and not (self._joint.are_p and key in ("first", "second"))
 
     def action_reverse(self) -> None:
         self._by = (self._by[0], not self._by[1])

@@ -21,7 +21,7 @@ _KEYS = {
         ("x", "browse the other file"),
     ],
     "Threshold": [
-        ("← →", "looser, stricter; with shift by five steps; the wheel on the plot does it too"),
+        ("← →", "looser, stricter; shift: five steps; so does the wheel on the plot"),
         ("r", "rule: FPR, FDR, FDR-BY, or by the score that is plotted"),
         ("t", "type it; a click in the plot puts it there"),
         ("w", "write the decision into the score file"),
@@ -79,7 +79,7 @@ class HelpScreen(ModalScreen[None]):
 def _lines() -> list[Content]:
     lines = []
     for title, keys in _KEYS.items():
-        lines.append(Content.assemble((title, "$text-muted")))
+        lines.append(Content.assemble((title, "bold")))
         lines += [
             Content.assemble((f"  {key:<14}", "bold $text-accent"), what) for key, what in keys
         ]

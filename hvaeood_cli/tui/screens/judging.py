@@ -12,30 +12,36 @@ from hvaeood_cli.tui.messages import Copy, Judge
 from hvaeood_cli.tui.screens.asking import AskText
 from hvaeood_cli.tui.view import Snapshot
 
+JUDGE = Binding.Group("Judge", compact=True)
 
-class JudgingScreen(Screen[None]):
-    """A screen with an image at hand."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "mark('ood')", "OOD", show=False),
-        Binding("2", "mark('fine')", "Fine", show=False),
-        Binding("3", "mark('unsure')", "Unsure", show=False),
-        Binding("0", "mark('')", "Unmark", show=False),
-        Binding("n", "note", "Note", show=False),
-        Binding("y", "copy", "Copy path", show=False),
-    ]
+class SnapshotScreen(Screen[None]):
+    """A screen that follows the snapshot."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__()
         self.snapshot = snapshot
 
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw another moment."""
+        raise NotImplementedError
+
+
+class JudgingScreen(SnapshotScreen):
+    """A screen with an image at hand."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "mark('ood')", "OOD", group=JUDGE),
+        Binding("2", "mark('fine')", "Fine", group=JUDGE),
+        Binding("3", "mark('unsure')", "Unsure", group=JUDGE),
+        Binding("0", "mark('')", "Unmark", show=False),
+        Binding("n", "note", "Note"),
+        Binding("y", "copy", "Copy path", show=False),
+    ]
+
     @property
     def row(self) -> int | None:
         """The image at hand."""
-        raise NotImplementedError
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Draw another moment."""
         raise NotImplementedError
 
     def action_mark(self, mark: str) -> None:

@@ -21,19 +21,17 @@ from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.detail import Detail, MarkChips
 from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
 
+STEP = Binding.Group("Other image", compact=True)
+
 
 class LookScreen(JudgingScreen):
     """Given a snapshot and a place in its rows; pictures come when they are ready."""
 
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,up", "step(-1)", "Previous", key_display="←"),
-        Binding("right,down", "step(1)", "Next", key_display="→"),
+        Binding("left,up", "step(-1)", "Previous", key_display="←", group=STEP),
+        Binding("right,down", "step(1)", "Next", key_display="→", group=STEP),
         Binding("d", "differences", "Differences"),
-        Binding("1", "mark('ood')", "OOD"),
-        Binding("2", "mark('fine')", "Fine"),
-        Binding("3", "mark('unsure')", "Unsure"),
-        Binding("n", "note", "Note"),
         Binding("escape,enter,q", "app.pop_screen", "Back", key_display="esc"),
     ]
 
@@ -60,7 +58,7 @@ class LookScreen(JudgingScreen):
         with Horizontal(id="differences"):
             yield Picture("as scored", self._image_widget, id="observed")
             for k in range(n_layers):
-                yield Picture(f"|x − k = {k}|", self._image_widget, id=f"difference-{k}")
+                yield Picture(f"difference, k = {k}", self._image_widget, id=f"difference-{k}")
         yield Static(id="remark")
         yield MarkChips()
         yield Detail()
@@ -123,7 +121,7 @@ class LookScreen(JudgingScreen):
             Content.assemble((f"{place}  ", "$text-muted"), (name, "bold"))
         )
         self.query_one(Detail).show(self.snapshot, self._row, wide=True)
-        self.query_one(MarkChips).show_marks(self.snapshot, self._row)
+        self.query_one(MarkChips).show_marks(self.snapshot, self._row, wide=True)
 
     def _clear(self, remark: str) -> None:
         for picture in self.query(Picture):

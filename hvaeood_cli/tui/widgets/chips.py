@@ -27,7 +27,11 @@ class Chips(Static):
         width: 1fr;
         text-wrap: nowrap;
         text-overflow: ellipsis;
-        & > .chips--label { color: $text-muted; }
+        link-style: none;
+        link-style-hover: bold;
+        link-color-hover: $text;
+        link-background-hover: $primary 40%;
+        & > .chips--label { color: $text-accent; }
         & > .chips--chip { color: $text; }
         & > .chips--chosen { color: $text-primary; background: $primary-muted; text-style: bold; }
     }
@@ -39,7 +43,7 @@ class Chips(Static):
         chosen = self.get_visual_style("chips--chosen")
         parts: list[Content | tuple[str, Style]] = []
         for label, chips in groups:
-            gap = "   " if parts else ""
+            gap = "  " if parts else ""
             parts.append((f"{gap}{label} " if label else gap, styles["label"]))
             for chip in chips:
                 look = chosen if chip.chosen else styles["chip"]

@@ -22,9 +22,10 @@ class Detail(Static):
     DEFAULT_CSS = "Detail { height: auto; width: 1fr; }"
 
     def show(self, snapshot: Snapshot, row: int, wide: bool = False) -> None:
-        """wide: the figures in one line a k, with the bounds."""
+        """wide: more figures, and no path: it stands above."""
         run, scores = snapshot.run, snapshot.run.scores
-        lines: list[Content] = [Content(printable(bytes(scores.names[row]))).stylize("bold")]
+        path = Content(printable(bytes(scores.names[row]))).stylize("bold")
+        lines: list[Content] = [] if wide else [path]
         if scores.status[row] != 0:
             lines += self._unreadable(snapshot, row)
         else:
@@ -50,14 +51,14 @@ class Detail(Static):
             text = f"  suspicion {oddness:.1f} spreads"
         else:
             percentile = run.percentile(row, ODDNESS) or 0.0
-            text = f"  p {p:.2g}, odder than {_percent(percentile)} of the calibration"
+            text = f"  p {p:.2g}, odder than {_percent(percentile)} of usual"
         return Content.assemble(said, text)
 
     def _of_k(self, snapshot: Snapshot, row: int, k: int, wide: bool) -> Content:
         run, scores = snapshot.run, snapshot.run.scores
         bound = f"{scores.lower_bound[row, k]:10.1f}"
         bits = f"{run.values(Axis(Quantity.BITS, k))[row]:9.3f}" if wide else ""
-        kl = f"{scores.kl[row, k]:9.1f}{scores.log_px[row, k]:10.1f}" if wide else ""
+        kl = f"{scores.kl[row, k]:9.1f}{scores.log_px[row, k]:12.1f}" if wide else ""
         ratio, p, percentile = " " * 9, "", ""
         if k:
             ratio = f"{scores.llr[row, k - 1]:9.1f}"
@@ -71,7 +72,7 @@ class Detail(Static):
             text = f"{k:2}{ratio}{bound}{bits}{kl}{p:>9}{percentile:>8}"
         parts: Line = [(text, "bold $text-warning" if differs else "")]
         if differs and wide:
-            parts.append(("   differs most", "$text-warning"))
+            parts.append(("  ◂ most", "$text-warning"))
         return Content.assemble(*parts)
 
     def _unreadable(self, snapshot: Snapshot, row: int) -> list[Content]:
@@ -88,20 +89,26 @@ class Detail(Static):
 class MarkChips(Chips):
     """The marks to click."""
 
-    def show_marks(self, snapshot: Snapshot, row: int) -> None:
+    def show_marks(self, snapshot: Snapshot, row: int, wide: bool = False) -> None:
+        """wide: there is room for more than marks."""
         here = int(snapshot.marks[row])
         chips = [
             Chip(f"{number} {MARK_WORDS[number]}", f"screen.mark('{mark}')", here == number)
             for number, mark in enumerate(MARKS, start=1)
         ]
         chips += [Chip("0 none", "screen.mark('')"), Chip("n note", "screen.note")]
-        self.show(("", chips), ("", [Chip("y copy path", "screen.copy")]))
+        if wide:
+            chips += [
+                Chip("y copy path", "screen.copy"),
+                Chip("d differences", "screen.differences"),
+            ]
+        self.show(("", chips))
 
 
 def _head(calibrated: bool, wide: bool) -> str:
     ratio, bound = "LLR>k", "L>k"
     end = f"{'p':>9}{'pctile':>8}" if calibrated else ""
-    middle = f"{'bits/dim':>9}{'KL':>9}{'log p(x|z)':>10}" if wide else ""
+    middle = f"{'bits/dim':>9}{'KL':>9}{'log p(x|z)':>12}" if wide else ""
     return f" k{ratio:>9}{bound:>10}{middle}{end}"
 
 

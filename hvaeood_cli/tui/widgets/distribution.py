@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.style import Style
 from textual import events
 from textual.message import Message
-from textual_plot import HiResMode, PlotWidget
+from textual_plot import PlotWidget
 from textual_plot.axis_formatter import NumericAxisFormatter
 
 from hvaeood_cli.tui.histogram import Histogram
+from hvaeood_cli.tui.widgets.bars import Bars
 
 
 class _Powers(NumericAxisFormatter):
@@ -72,54 +74,61 @@ class Distribution(PlotWidget, can_focus=False):
         self.set_reactive(PlotWidget.margin_top, 0)
         self.set_reactive(PlotWidget.margin_bottom, 1)
         self.set_reactive(PlotWidget.margin_left, 7)
-        self._shown: tuple[Histogram, float | None, bool, NDArray[np.float64] | None] | None = None
+        self._shown: tuple[Callable[[int], Histogram], float | None, bool] | None = None
+        self._span = (0.0, 1.0)
 
-    @property
-    def n_bins(self) -> int:
-        """One a column of the plot."""
-        return max(10, min(self.size.width - self.margin_left - 2, 400))
-
-    def show(
-        self,
-        histogram: Histogram,
-        line: float | None,
-        log: bool,
-        other: NDArray[np.float64] | None = None,
-    ) -> None:
-        """line: the threshold. log: counts on a logarithmic axis. other: counts to lay over it."""
-        self._shown = (histogram, line, log, other)
+    def show(self, count: Callable[[int], Histogram], line: float | None, log: bool) -> None:
+        """count: the histogram of so many bins. line: the threshold. log: counts, not the axis."""
+        self._shown = (count, line, log)
         self._draw()
 
     def notify_style_update(self) -> None:
         """A theme's colours are in the drawing."""
-        self._draw()
         super().notify_style_update()
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    @property
+    def _inside(self) -> tuple[int, int]:
+        """Columns and rows between the axes: a bin a column."""
+        width = self.size.width - self.margin_left - 2
+        return width, self.size.height - self.margin_top - self.margin_bottom - 2
 
     def _draw(self) -> None:
-        if self._shown is None or not self.is_mounted:
+        n_bins, rows = self._inside
+        if self._shown is None or n_bins < 1 or rows < 1:
             return
-        histogram, line, log, other = self._shown
+        count, line, log = self._shown
+        histogram = count(n_bins)
         colour = {
-            part: str(self.get_component_rich_style(f"distribution--{part}")) for part in self.PARTS
+            part: _hex(self.get_component_rich_style(f"distribution--{part}"))
+            for part in self.PARTS
         }
+        tops = [histogram.here] if histogram.usual is None else [histogram.here, histogram.usual]
+        top = max(float(counts.max()) for counts in tops)
+        top = 1.05 * float(_height(np.array([max(top, 1.0)]), log)[0])
         self.clear()
         self.set_y_formatter(_Powers() if log else _Counts())
-        centres, width = histogram.centres, float(histogram.edges[1] - histogram.edges[0])
-        for part, counts in (("here", histogram.here), ("flagged", histogram.flagged)):
-            there = counts > 0
-            if there.any():
-                x, y = centres[there], _height(counts[there], log)
-                self.bar(x, y, width * 0.98, colour[part], HiResMode.HALFBLOCK)
-        for line_counts in (histogram.usual, other):
-            if line_counts is not None:
-                self.plot(centres, _height(line_counts, log), colour["usual"], HiResMode.BRAILLE)
         low, high = float(histogram.edges[0]), float(histogram.edges[-1])
+        self._span = (low, high)
+        self.set_xlimits(low, high)
+        self.set_ylimits(0.0, top)
+
+        def eighths(counts: NDArray[Any]) -> NDArray[np.int64]:
+            full = np.rint(_height(counts, log) / top * rows * 8).astype(np.int64)
+            return np.where(counts > 0, np.maximum(full, 1), 0)
+
+        bars = Bars(rows, eighths(histogram.here), eighths(histogram.flagged))
+        caps = None if histogram.usual is None else eighths(histogram.usual)
+        for (glyph, ink, paper), cells in bars.cells(caps).items():
+            style = f"{colour.get(ink, '')} on {colour[paper]}" if paper else colour[ink]
+            columns, levels = zip(*cells, strict=True)
+            y = (np.array(levels) + 0.5) / rows * top
+            self.scatter(histogram.centres[list(columns)], y, glyph, style.strip())
         if line is not None:
             self.add_v_line(min(max(line, low), high), colour["line"])
-        self.set_xlimits(low, high)
-        tops = [histogram.here, histogram.usual, other]
-        top = max(float(counts.max()) for counts in tops if counts is not None)
-        self.set_ylimits(0.0, 1.05 * float(_height(np.array([max(top, 1.0)]), log)[0]))
 
     # -- the mouse ----------------------------------------------------------------------------
 
@@ -141,15 +150,20 @@ class Distribution(PlotWidget, can_focus=False):
     def _point(self, event: events.MouseEvent) -> None:
         event.stop()
         x = event.screen_x - self.region.x - self.margin_left
-        inside = self._scale_rectangle.width
-        if self._shown is not None and 0 <= x <= inside + 1:
-            low, high = self._shown[0].edges[[0, -1]]
-            self.post_message(self.Pointed(float(low + (high - low) * (x - 0.5) / inside)))
+        n_bins, _ = self._inside
+        if self._shown is not None and 0 <= x <= n_bins + 1:
+            low, high = self._span
+            self.post_message(self.Pointed(low + (high - low) * (x - 0.5) / n_bins))
 
 
 def _height(counts: NDArray[Any], log: bool) -> NDArray[np.float64]:
     """Of a bar; no image is at 0 on either scale."""
     return np.log10(1.0 + counts) if log else counts.astype(np.float64)
+
+
+def _hex(style: Style) -> str:
+    """A theme's colour, by the name that a canvas takes."""
+    return style.color.name if style.color else "default"
 
 
 def _short(count: float) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
@@ -26,10 +26,11 @@ class Picture(Vertical):
         width: 1fr;
         height: 1fr;
         min-width: 12;
-        align-horizontal: center;
+        padding: 0 1 0 0;
         & > .caption { width: 1fr; height: 1; text-align: center; color: $text-muted; }
         & > .words { width: 1fr; height: auto; text-align: center; color: $text-muted; }
-        & > .image { width: auto; height: 1fr; }
+        & > .frame { width: 1fr; height: 1fr; align-horizontal: center; }
+        .image { width: auto; height: auto; }
     }
     """
 
@@ -43,7 +44,8 @@ class Picture(Vertical):
         yield Static(Content(self._caption), classes="caption")
         yield Static(classes="words")
         if self._widget is not None:
-            yield self._widget(classes="image")
+            with Container(classes="frame"):
+                yield self._widget(classes="image")
 
     def show(self, pixels: NDArray[np.uint8]) -> None:
         """pixels: (H, W) or (H, W, 3)."""

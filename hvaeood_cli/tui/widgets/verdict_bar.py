@@ -34,7 +34,8 @@ class VerdictBar(Vertical):
         yield Static(id="source")
         yield Chips(id="rules")
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, snapshot: Snapshot, others: bool) -> None:
+        """others: whether there is a second file."""
         run, verdict = snapshot.run, snapshot.verdict
         self.set_class(verdict.n_flagged > 0, "-flagged")
         tone = "bold $text-error" if verdict.n_flagged else "bold $text-success"
@@ -65,6 +66,9 @@ class VerdictBar(Vertical):
         steps = [
             Chip("◂ looser", "screen.nudge(-1)"),
             Chip("stricter ▸", "screen.nudge(1)"),
-            Chip("type", "screen.type_threshold"),
+            Chip("type it", "screen.type_threshold"),
         ]
-        self.query_one(Chips).show(("Rule", rules), ("", steps))
+        views = [Chip("all k", "app.all_k")]
+        if others:
+            views += [Chip("compare", "app.compare"), Chip("other file", "app.other_file")]
+        self.query_one(Chips).show(("r", rules), ("", steps), ("a", views))
