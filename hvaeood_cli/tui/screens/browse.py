@@ -133,16 +133,17 @@ class BrowseScreen(JudgingScreen):
         scale = [Chip("log" if view.log else "linear", "screen.log")]
         self.query_one("#axes", Chips).show(("m", quantities), ("k", ks), ("l", scale))
         unit = f", {view.axis.unit}" if view.axis.unit else ""
-        self.query_one("#legend", Static).update(
-            Content.assemble(
-                (f"{run.label(view.axis)}{unit}  ", "bold"),
-                ("█", "$primary"),
-                " here  ",
-                ("█", "$error"),
-                " flagged",
-                "  ─ calibration" if run.calibration else "",
-            )
+        legend = self.query_one("#legend", Static)
+        content = Content.assemble(
+            (f"{run.label(view.axis)}{unit}  ", "bold"),
+            ("█", "$primary"),
+            " here  ",
+            ("█", "$error"),
+            " flagged",
+            "  ─ calibration" if run.calibration else "",
         )
+        if content != legend.content:
+            legend.update(content)
 
     def _show_filters(self) -> None:
         wanted, run = self.snapshot.view.filter, self.snapshot.run

@@ -49,4 +49,6 @@ class Chips(Static):
                 look = chosen if chip.chosen else styles["chip"]
                 click = Style.from_meta({"@click": chip.action}) if chip.action else Style()
                 parts.append((f" {chip.text} ", look + click))
-        self.update(Content.assemble(*parts))
+        content = Content.assemble(*parts)
+        if content != self.content:
+            self.update(content, layout=False)

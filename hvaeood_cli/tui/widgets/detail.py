@@ -39,7 +39,9 @@ class Detail(Static):
             mark = MARK_WORDS[MARKS.index(judgement.mark) + 1] if judgement.mark else ""
             parts: Line = [(mark, "bold $text-accent"), "  " if mark else ""]
             lines.append(Content.assemble(*parts, (printable(judgement.note), "italic")))
-        self.update(Content("\n").join(lines))
+        content = Content("\n").join(lines)
+        if content != self.content:
+            self.update(content)
 
     def _rank(self, snapshot: Snapshot, row: int) -> Content:
         run = snapshot.run

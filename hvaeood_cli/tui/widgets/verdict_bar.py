@@ -45,7 +45,8 @@ class VerdictBar(Vertical):
                 f" of {run.n_scored:,}",
                 (f"  {words(run, verdict.threshold)}", "bold"),
                 f": {promise(run, verdict)}",
-            )
+            ),
+            layout=False,
         )
         about = run.scores.attributes
         model = printable(str(about["model_name"]))
@@ -59,7 +60,8 @@ class VerdictBar(Vertical):
                 (run.title, "bold"),
                 (f"  model {model} ({printable(str(about['model_sha256']))[:8]})  ", "$text-muted"),
                 (usual, "$text-muted" if run.calibration else "$text-warning"),
-            )
+            ),
+            layout=False,
         )
         here = kind_of(verdict.threshold)
         rules = [Chip(_NAMES[kind], f"screen.rule('{kind}')", kind == here) for kind in kinds(run)]

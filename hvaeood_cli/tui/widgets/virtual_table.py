@@ -116,7 +116,9 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
             self.cursor = 0
         self.cursor = max(0, min(self.cursor, len(rows) - 1))
         self._columns, self._rows, self._cell, self._sorted = columns, rows, cell, by
-        self.virtual_size = Size(self.size.width, len(rows) + 1)
+        size = Size(self.size.width, len(rows) + 1)
+        if size != self.virtual_size:
+            self.virtual_size = size
         self._follow()
         self.refresh()
         self._say()
