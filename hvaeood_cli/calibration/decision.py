@@ -122,4 +122,4 @@ def _level_for(rule: Rule, needed: float, n: int) -> float:
     """The least level that n images support, rounded up to two digits."""
     level = rule.level / needed * least_p(n)
     digits = 1 - math.floor(math.log10(level))
-    return math.ceil(level * 10**digits) / 10**digits
+    return math.ceil(level * 10.0**digits) / 10.0**digits
