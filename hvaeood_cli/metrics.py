@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.floating[Any]]
+Float = NDArray[np.float64]
+
+_RESAMPLES = 1000
+_MAX_DRAWS = 10_000_000  # images drawn in all resamples of one score; large sets get fewer
 
 
 class Metrics(NamedTuple):
@@ -22,6 +26,15 @@ class Metrics(NamedTuple):
     n: int  # images of each class
 
 
+class Intervals(NamedTuple):
+    """Bootstrap 95 % intervals, (low, high), of each figure in `Metrics`."""
+
+    auroc: tuple[float, float]
+    auprc: tuple[float, float]
+    fpr80: tuple[float, float]
+    n_resamples: int
+
+
 def compare(inside: Scores, outside: Scores, seed: int = 0) -> Metrics:
     """Metrics of scores (n,) of in-distribution images against (m,) of others.
 
@@ -30,6 +43,20 @@ def compare(inside: Scores, outside: Scores, seed: int = 0) -> Metrics:
     """
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+    truth, scores = balanced(inside, outside, seed)
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return Metrics(
+        auroc=float(roc_auc_score(truth, scores)),
+        auprc=float(average_precision_score(truth, scores)),
+        fpr80=float(fpr[np.argmax(tpr >= 0.8)]),
+        n=len(truth) // 2,
+    )
+
+
+def balanced(
+    inside: Scores, outside: Scores, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
+    """Truth (0 in-distribution, 1 out) and scores of equally many of both, (2 n,) each."""
     n = min(len(inside), len(outside))
     if n == 0 or np.isnan(inside).any() or np.isnan(outside).any():
         raise ValueError("both sets need scores, and none of them NaN")
@@ -38,12 +65,54 @@ def compare(inside: Scores, outside: Scores, seed: int = 0) -> Metrics:
         scores if len(scores) == n else random.choice(scores, n, replace=False)
         for scores in (inside, outside)
     ]
-    truth = np.repeat([0, 1], n)
-    scores = np.concatenate(drawn)
-    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
-    return Metrics(
-        auroc=float(roc_auc_score(truth, scores)),
-        auprc=float(average_precision_score(truth, scores)),
-        fpr80=float(fpr[np.argmax(tpr >= 0.8)]),
-        n=n,
-    )
+    return np.repeat([0, 1], n), np.concatenate(drawn)
+
+
+def bootstrap(inside: Scores, outside: Scores, seed: int = 0) -> Intervals:
+    """How far chance moves the figures of `compare`: images of each class drawn again.
+
+    Percentile intervals. The sort is done once and each resample is a weighting of it, which
+    takes a tenth of the time of scikit-learn's functions called anew; the tests hold one against
+    the other.
+    """
+    truth, scores = balanced(inside, outside, seed)
+    n = len(truth) // 2
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), 2 * n - 1)  # of each run of ties
+    random = np.random.default_rng(seed)
+    n_resamples = int(np.clip(_MAX_DRAWS // n, 100, _RESAMPLES))
+    figures = np.empty((n_resamples, 3))
+    for row in figures:
+        weights = np.concatenate(
+            [np.bincount(random.integers(n, size=n), minlength=n) for _ in range(2)]
+        )
+        row[:] = _weighted(weights[order], truth[order], ends)
+    low, high = np.percentile(figures, [2.5, 97.5], axis=0)
+    auroc, auprc, fpr80 = ((float(a), float(b)) for a, b in zip(low, high, strict=True))
+    return Intervals(auroc, auprc, fpr80, n_resamples)
+
+
+def _weighted(
+    weights: NDArray[np.int64], truth: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """AUROC, average precision and FPR80 of weighted images, sorted by score downwards."""
+    tp = np.cumsum(weights * truth)[ends]
+    fp = np.cumsum(weights)[ends] - tp
+    tpr, fpr = tp / tp[-1], fp / fp[-1]
+    auroc = np.trapezoid(np.concatenate([[0.0], tpr]), np.concatenate([[0.0], fpr]))
+    precision = tp / np.maximum(tp + fp, 1)
+    auprc = (np.diff(tpr, prepend=0.0) * precision).sum()
+    return float(auroc), float(auprc), float(fpr[np.argmax(tpr >= 0.8)])
+
+
+def curves(inside: Scores, outside: Scores, seed: int = 0) -> tuple[Float, Float]:
+    """ROC and precision-recall curves of the images that `compare` takes.
+
+    Returns (points, 2) of false- and true-positive rate, and (points, 2) of recall and precision.
+    """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    truth, scores = balanced(inside, outside, seed)
+    fpr, tpr, _ = roc_curve(truth, scores)
+    precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
+    return np.column_stack([fpr, tpr]), np.column_stack([recall[::-1], precision[::-1]])

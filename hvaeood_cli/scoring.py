@@ -87,7 +87,9 @@ class Scorer:
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """Each image as seen from k = 0 ... L - 1: the paper's Figure 1, from the scored passes."""
-        observed, means = zip(*((x, means) for x, _, means in self._passes(pixels)), strict=True)
+        size = min(self.images_per_pass, len(pixels))  # a picture need not be exact to the last bit
+        passes = self._passes(pixels, size=size)
+        observed, means = zip(*((x, means) for x, _, means in passes), strict=True)
         return Reconstructions(
             torch.cat(observed).cpu().numpy(), torch.cat(means, dim=1).cpu().numpy()
         )
@@ -110,11 +112,14 @@ class Scorer:
 
     @torch.inference_mode()
     def _passes(
-        self, pixels: Pixels, noises: list[ImageNoise] | None = None
+        self,
+        pixels: Pixels,
+        noises: list[ImageNoise] | None = None,
+        size: int | None = None,
     ) -> Iterator[tuple[Tensor, Scores, Tensor]]:
         """The images a pass at a time: x (B, C, H, W), its scores, E[x|z] by k (L, B, C, H, W)."""
         settings = self.settings
-        for n, x, noise in self._padded(pixels, noises):
+        for n, x, noise in self._padded(pixels, noises, size):
             means: list[Tensor] = []
 
             def keep(k: int, descent: Descent, x: Tensor = x, means: list[Tensor] = means) -> None:
@@ -134,11 +139,14 @@ class Scorer:
             yield x[:n], Scores(*(part[:n] for part in scores)), torch.stack(means)[:, :n]
 
     def _padded(
-        self, pixels: Pixels, noises: list[ImageNoise] | None = None
+        self,
+        pixels: Pixels,
+        noises: list[ImageNoise] | None = None,
+        size: int | None = None,
     ) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
         """Passes of one shape: how many rows count, x (B, C, H, W) observed, noise by layer."""
         noises = noises or [self.noise(image) for image in pixels]
-        size = self.images_per_pass
+        size = size or self.images_per_pass
         for first in range(0, len(pixels), size):
             n = min(size, len(pixels) - first)
             rows = [first + i if i < n else first for i in range(size)]  # the last is padded

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hvaeood_cli.cli import console
+from hvaeood_cli.cli.app import main
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.model.hvae import HVAE
@@ -78,3 +82,26 @@ def folder(tmp_path: Path) -> Path:
         place = images / "deeper" if i >= 10 else images
         Image.fromarray(image[0]).save(place / f"{i:02d}.png")
     return images
+
+
+@pytest.fixture
+def run(bundle, tmp_path, monkeypatch, capfdbinary):
+    """Run a command in tmp_path: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HVAEOOD_MODEL", str(bundle.folder))
+    monkeypatch.setenv("HVAEOOD_MODELS", str(tmp_path / "own-models"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+
+    def call(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hvaeood", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        console.out.cache_clear()
+        console.err.cache_clear()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capfdbinary.readouterr()
+        code = caught.value.code or 0
+        return int(code), out.decode("utf-8", "surrogateescape"), err.decode()
+
+    return call

@@ -18,35 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvaeood_cli.cli import console
-from hvaeood_cli.cli.app import main
 from hvaeood_cli.store.journal import journal_path
 from hvaeood_cli.text import printable, shorten
 from tests.conftest import make_images
 
 COMMAND = [sys.executable, "-m", "hvaeood_cli"]
-
-
-@pytest.fixture
-def run(bundle, tmp_path, monkeypatch, capfdbinary):
-    """Run a command in tmp_path: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HVAEOOD_MODEL", str(bundle.folder))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
-
-    def call(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hvaeood", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        console.out.cache_clear()
-        console.err.cache_clear()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capfdbinary.readouterr()
-        code = caught.value.code or 0
-        return int(code), out.decode("utf-8", "surrogateescape"), err.decode()
-
-    return call
 
 
 # -- score ----------------------------------------------------------------------------------------
@@ -165,9 +141,13 @@ def test_the_next_command_works(run, folder, tmp_path):
     for source in ("few.npy", "images"):
         _, out, _ = run("score", source, "--seed", "3", "--model", os.environ["HVAEOOD_MODEL"])
         words = shlex.split(" ".join(out.split("next")[-1].split()))
-        assert words[:2] == ["hvaeood", "reconstruct"] and "--seed" in words
-        words[-1] = f"{source}.png"
-        assert run(*words[1:])[0] == 0
+        at = words.index("hvaeood", 1)
+        report, reconstruct = words[:at], words[at:]
+        assert report[:2] == ["hvaeood", "report"] and "--model" in report
+        assert reconstruct[:2] == ["hvaeood", "reconstruct"] and "--seed" in reconstruct
+        reconstruct[-1] = f"{source}.png"
+        assert run(*report[1:], "-o", f"{source}.html")[0] == 0
+        assert run(*reconstruct[1:])[0] == 0
 
 
 def test_a_folder_called_as_the_model_does_not_hide_it(run, folder, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvaeood_cli.metrics import compare
+from hvaeood_cli.metrics import _weighted, bootstrap, compare
 
 
 def test_a_perfect_and_a_useless_score():
@@ -48,3 +48,34 @@ def test_nan_and_nothing_are_errors():
     for inside, outside in ((np.array([np.nan]), np.ones(1)), (np.ones(0), np.ones(1))):
         with pytest.raises(ValueError, match="NaN"):
             compare(inside, outside)
+
+
+def test_the_bootstrap_weighs_images_as_scikit_learn_does():
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+    random = np.random.default_rng(0)
+    truth = np.repeat([0, 1], 30)
+    scores = random.integers(0, 8, 60) + truth  # ties
+    weights = random.integers(0, 4, 60)
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), 59)
+    auroc, auprc, fpr80 = _weighted(weights[order], truth[order], ends)
+    assert auroc == pytest.approx(roc_auc_score(truth, scores, sample_weight=weights))
+    assert auprc == pytest.approx(average_precision_score(truth, scores, sample_weight=weights))
+    fpr, tpr, _ = roc_curve(truth, scores, sample_weight=weights, drop_intermediate=False)
+    assert fpr80 == pytest.approx(fpr[np.argmax(tpr >= 0.8)])
+
+
+def test_bootstrap_intervals_hold_the_figure_and_shrink_with_n():
+    random = np.random.default_rng(1)
+    widths = []
+    for n in (50, 800):
+        inside, outside = random.normal(size=n), random.normal(1.0, size=n)
+        found, intervals = compare(inside, outside), bootstrap(inside, outside)
+        for name in ("auroc", "auprc", "fpr80"):
+            low, high = getattr(intervals, name)
+            assert low <= getattr(found, name) <= high
+        widths.append(intervals.auroc[1] - intervals.auroc[0])
+    # the normal approximation: 1.96 standard errors on each side (Hanley & McNeil, 1982)
+    assert widths[1] < widths[0] / 3 and widths[1] == pytest.approx(2 * 1.96 * 0.0121, rel=0.2)
+    assert bootstrap(inside, outside) == bootstrap(inside, outside)

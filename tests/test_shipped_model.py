@@ -76,3 +76,20 @@ def test_it_was_trained_on_the_first_55000_and_no_other(detector):
     known = [short_key(image) in trained for image in train]
     assert sum(known[:55_000]) >= 54_000
     assert sum(known[55_000:]) <= 5  # FashionMNIST repeats a few images
+
+
+def test_it_ships_calibrated_on_images_it_was_not_trained_on(detector):
+    calibration = detector.calibration
+    assert calibration is not None and len(calibration) == 5000
+    assert not np.isin(calibration.content, detector.bundle.training_hashes()).any()
+    pixels = detector.pixels(detector.manifest(str(MIXED)))
+    examples = np.array([short_key(image) for image in pixels], np.uint64)
+    assert not np.isin(calibration.content, examples).any()
+
+
+def test_it_flags_digits_from_the_first_minute(detector, labels):
+    p = detector.p_values(str(MIXED))
+    assert (p[labels == 1] <= 0.05).mean() >= 0.8
+    assert (p[labels == 0] <= 0.05).mean() <= 0.12, "180 images: 5 % and three standard errors"
+    flagged = detector.predict(str(MIXED)) == -1
+    np.testing.assert_array_equal(flagged, p <= detector.false_positive_rate)

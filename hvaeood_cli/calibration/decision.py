@@ -107,8 +107,8 @@ def _cutoff(rule: Rule, p: Float) -> float:
     from scipy.stats import false_discovery_control
 
     adjusted = false_discovery_control(p, method="by" if rule.kind == "fdr-by" else "bh")
-    rejected = p[adjusted <= rule.level]
-    return max(map(float, rejected), default=0.0)
+    rejected: Float = p[adjusted <= rule.level]
+    return float(rejected.max()) if len(rejected) else 0.0
 
 
 def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float:

@@ -14,6 +14,7 @@ from hvaeood_cli.cli.config import load_defaults
 from hvaeood_cli.cli.decide import decide
 from hvaeood_cli.cli.models import models
 from hvaeood_cli.cli.reconstruct import reconstruct
+from hvaeood_cli.cli.report import report
 from hvaeood_cli.cli.score import score
 from hvaeood_cli.cli.train import train
 from hvaeood_cli.cli.tui import tui
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(score)
 app.command()(decide)
+app.command()(report)
 app.command()(calibrate)
 app.command()(train)
 app.command()(models)

@@ -39,7 +39,7 @@ def decide(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rule = deciding.asked_rule(fpr, fdr, by)
-    from hvaeood_cli.cli.rows import Judged
+    from hvaeood_cli.report.rows import Judged
     from hvaeood_cli.store.reader import read_scores
 
     scores = read_scores(file)

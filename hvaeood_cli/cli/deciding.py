@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.errors import CalibrationError, UsageError
+from hvaeood_cli.cli.looking import bundle_of
+from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
@@ -67,17 +68,16 @@ def calibration_of(scores: ScoreFile, model: str | None, path: Path | None) -> C
     Raises CalibrationError for a broken one, ModelError for a model that is named and not there.
     """
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.model.bundle import find_bundle, list_bundles
 
     if path is not None:
         return Calibration.load(path)
-    if model is not None:
-        return Calibration.find(find_bundle(model).calibration_paths)
-    sha256 = scores.attributes["model_sha256"]
-    for bundle in list_bundles():
-        if bundle.sha256 == sha256:
-            return Calibration.find(bundle.calibration_paths)
-    return None
+    try:
+        bundle = bundle_of(scores, model)
+    except ModelError:
+        if model is not None:
+            raise
+        return None
+    return Calibration.find(bundle.calibration_paths)
 
 
 def not_calibrated(model: str) -> CalibrationError:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hvaeood_cli.errors import HvaeoodError, ModelError
-from hvaeood_cli.look import Look
 
 if TYPE_CHECKING:
     from hvaeood_cli.images.decode import Decoded
+    from hvaeood_cli.look import Look
     from hvaeood_cli.model.bundle import Bundle
     from hvaeood_cli.store.reader import ScoreFile
 
@@ -68,7 +66,10 @@ class Looking:
         )
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
+        import numpy as np
+
         from hvaeood_cli.images.preprocess import fit
+        from hvaeood_cli.look import Look
         from hvaeood_cli.noise import short_key
 
         config = self._detector.bundle.config

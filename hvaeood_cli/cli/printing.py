@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
@@ -9,7 +10,7 @@ from hvaeood_cli.cli import console
 from hvaeood_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from hvaeood_cli.cli.rows import Judged
+    from hvaeood_cli.report.rows import Judged
     from hvaeood_cli.store.reader import ScoreFile
 
 
@@ -31,10 +32,16 @@ class Printing(Enum):
         return next((printing for printing, asked in named.items() if asked), cls.SUMMARY)
 
     def show(
-        self, scores: ScoreFile, judged: Judged, top: int, done: str, again: tuple[str, ...] = ()
+        self,
+        scores: ScoreFile,
+        judged: Judged,
+        top: int,
+        done: str,
+        again: Mapping[str, str] | None = None,
     ) -> None:
         """Print. done: when it was scored, in words. again: options for the next command."""
-        from hvaeood_cli.cli import rows, summary
+        from hvaeood_cli.cli import summary
+        from hvaeood_cli.report import rows
 
         if self is Printing.JSON:
             console.emit(rows.as_json(scores, judged))
@@ -43,4 +50,4 @@ class Printing(Enum):
         elif self is Printing.CSV:
             console.emit(rows.as_csv(scores, judged))
         elif self is Printing.SUMMARY:
-            console.show(*summary.draw(scores, judged, top, done, console.out().width, again))
+            console.show(*summary.draw(scores, judged, top, done, console.out().width, again or {}))

@@ -81,9 +81,9 @@ def score(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rule = deciding.asked_rule(fpr, fdr, by)
-    from hvaeood_cli.cli.rows import Judged
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
+    from hvaeood_cli.report.rows import Judged
     from hvaeood_cli.store.reader import read_scores
 
     detector = Detector(
@@ -157,18 +157,16 @@ def _calibration(
     return found
 
 
-def _repeated(detector: Detector, data_root: Path | None) -> tuple[str, ...]:
-    """The options that `reconstruct` needs to show what was scored here."""
+def _repeated(detector: Detector, data_root: Path | None) -> dict[str, str]:
+    """The options that the next command needs to find the model and show what was scored here."""
     usual = type(detector)()
-    given = [
-        ("--model", str(detector.model), str(usual.model)),
-        ("--seed", str(detector.seed), str(usual.seed)),
-        ("--proposal", detector.proposal, usual.proposal),
-        ("--data-root", str(data_root or ""), ""),
-    ]
-    return tuple(
-        part for name, value, default in given if value != default for part in (name, value)
-    )
+    given = {
+        "--model": (str(detector.model), str(usual.model)),
+        "--data-root": (str(data_root or ""), ""),
+        "--seed": (str(detector.seed), str(usual.seed)),
+        "--proposal": (detector.proposal, usual.proposal),
+    }
+    return {name: value for name, (value, default) in given.items() if value != default}
 
 
 def default_output(sources: list[str]) -> Path:

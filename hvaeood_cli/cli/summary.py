@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hvaeood_cli.calibration.conformal import least_p
 from hvaeood_cli.calibration.decision import Rule
-from hvaeood_cli.cli.rows import Judged
+from hvaeood_cli.report.rows import Judged
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.reader import ScoreFile
 from hvaeood_cli.text import printable, shorten
 
+_FLAG = "●"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _MAX_ERRORS = 5
 
@@ -28,7 +28,7 @@ def draw(
     top: int,
     done: str,
     width: int,
-    options: tuple[str, ...] = (),
+    options: Mapping[str, str],
 ) -> Iterator[RenderableType]:
     """The whole summary for a terminal of this width, from top to bottom.
 
@@ -78,7 +78,7 @@ def _verdict(scores: ScoreFile, decision: Decision) -> Text:
         text.append(f"of these, about {rule.level * n_flagged:,.1f} at most belong, on average")
     text.append(
         f"\ncalibration {printable(decision.calibration_id)}, {decision.n_calibration:,} images: "
-        f"no p below {least_p(decision.n_calibration):.2g}",
+        f"no p below {decision.least_p:.2g}",
         style="dim",
     )
     return text
@@ -87,6 +87,8 @@ def _verdict(scores: ScoreFile, decision: Decision) -> Text:
 def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: int) -> Table:
     decision = scores.decision
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    if decision:
+        table.add_column("", width=1)
     table.add_column("p" if decision else "suspicion", justify="right")
     for k in range(1, scores.n_layers):
         table.add_column(f"LLR>{k}", justify="right")
@@ -94,7 +96,7 @@ def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: in
     table.add_column("image", no_wrap=True)
     room = max(20, width - 11 - 10 * scores.n_layers - 3)
     for i in rows:
-        cells: list[Text | str] = [_rank(scores, judged, i)]
+        cells: list[Text | str] = list(_rank(scores, judged, i))
         for k in range(1, scores.n_layers):
             style = "yellow" if k == judged.k[i] else ""
             cells.append(Text(f"{scores.llr[i, k - 1]:.1f}", style=style))
@@ -103,17 +105,21 @@ def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: in
     return table
 
 
-def _rank(scores: ScoreFile, judged: Judged, i: np.int64) -> Text:
+def _rank(scores: ScoreFile, judged: Judged, i: np.int64) -> Iterator[Text]:
     """What the row is ranked by: its p-value, marked where flagged, or its suspicion."""
     if scores.decision is None:
-        return Text(f"{judged.suspicion[i]:.1f}", style="bold")
-    p = f"{scores.decision.p_combined[i]:.2g}"
-    return Text(f"\u25cf {p}", style="bold red") if scores.decision.flagged[i] else Text(p)
+        yield Text(f"{judged.suspicion[i]:.1f}", style="bold")
+        return
+    flagged = scores.decision.flagged[i]
+    yield Text(_FLAG if flagged else "", style="bold red")
+    p = float(scores.decision.p_combined[i])
+    words = f"{p:.5f}" if p >= 1e-5 else f"{p:.0e}"
+    yield Text(words, style="bold red" if flagged else "")
 
 
 def _explanation(scores: ScoreFile, judged: Judged) -> Text:
     if scores.decision:
-        words = "\u25cf flagged; p: how often an image that belongs scores as odd; LLR in nats"
+        words = f"{_FLAG} flagged; p: how often an image that belongs scores as odd; LLR in nats"
         return Text(words, style="dim")
     whose = "the model's held-out images" if judged.reference.from_model else "this batch's median"
     return Text(f"suspicion: spreads above {whose} at this k; LLR in nats", style="dim")
@@ -156,12 +162,20 @@ def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterat
         yield Text(f"  and {len(bad) - _MAX_ERRORS:,} more; --jsonl lists them all", style="dim")
 
 
-def _tail(scores: ScoreFile, order: NDArray[np.int64], options: tuple[str, ...]) -> Text:
+def _tail(scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str]) -> Text:
+    """Where the scores are, and what to type next; nothing for names that a shell cannot take."""
     text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
+    commands = [["hvaeood", "report", str(scores.path), *_given(options, "--model", "--data-root")]]
     if len(order):
         name = bytes(scores.names[order[0]]).decode("utf-8", "surrogateescape")
-        if name.isprintable():
-            text.append("\nnext    ")
-            command = shlex.join(["hvaeood", "reconstruct", name, *options, "-o", "grid.png"])
-            text.append(command, style="bold")
+        commands.append(["hvaeood", "reconstruct", name, *_given(options), "-o", "grid.png"])
+    shown = [command for command in commands if all(part.isprintable() for part in command)]
+    for number, command in enumerate(shown):
+        text.append("\n        " if number else "\nnext    ")
+        text.append(shlex.join(command), style="bold")
     return text
+
+
+def _given(options: Mapping[str, str], *names: str) -> list[str]:
+    """Options as words, all or those that are named."""
+    return [word for name in names or options if name in options for word in (name, options[name])]

@@ -39,6 +39,11 @@ class Decision:
     def __len__(self) -> int:
         return len(self.flagged)
 
+    @property
+    def least_p(self) -> float:
+        """The smallest p_combined that can be, 1 / (n + 1)."""
+        return 1.0 / (self.n_calibration + 1.0)
+
 
 COLUMNS = ("p_value", "p_combined", "combined", "k", "flagged")
 ATTRIBUTES = ("rule", "level", "threshold", "calibration_id", "n_calibration")
@@ -65,6 +70,7 @@ def read_decision(columns: dict[str, h5py.Dataset], attributes: dict[str, Any]) 
 def _write(group: h5py.Group, decision: Decision) -> None:
     for key in ATTRIBUTES:
         group.attrs[key] = getattr(decision, key)
+    group.attrs["least_p"] = decision.least_p
     for field in COLUMNS:
         values = getattr(decision, field)
         chunks = (max(1, min(len(values), _CHUNK)), *(1 for _ in values.shape[1:]))

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,18 @@ def as_json(scores: ScoreFile, judged: Judged) -> Iterator[str]:
     yield "\n]}\n"
 
 
+def files_as_json(
+    files: Sequence[ScoreFile], judged: Sequence[Judged], comparisons: list[dict[str, Any]]
+) -> Iterator[str]:
+    """One object, streamed: how well the files are told apart, then each as `as_json` has it."""
+    head = {"format": "hvaeood-report", "version": JSON_VERSION, "comparisons": comparisons}
+    yield json.dumps(head)[:-1] + ', "files": ['
+    for number, (scores, of_file) in enumerate(zip(files, judged, strict=True)):
+        yield ",\n" if number else "\n"
+        yield from as_json(scores, of_file)
+    yield "]}\n"
+
+
 def as_jsonl(scores: ScoreFile, judged: Judged) -> Iterator[str]:
     """An object an image, in manifest order."""
     for row in _rows(scores, judged):
@@ -83,23 +95,52 @@ def as_jsonl(scores: ScoreFile, judged: Judged) -> Iterator[str]:
 
 def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
     """A header, then a row an image. Cells that a spreadsheet would run get an apostrophe."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    layers = range(scores.n_layers)
+    write = _CsvLines()
+    yield write(_csv_header(scores.n_layers))
+    for row in _rows(scores, judged):
+        yield write(_csv_cells(row, scores.n_layers))
+
+
+def files_as_csv(files: Sequence[ScoreFile], judged: Sequence[Judged]) -> Iterator[str]:
+    """As `as_csv`, of all files, with the score file and the label in front of each row."""
+    write = _CsvLines()
+    n_layers = max(scores.n_layers for scores in files)
+    yield write(["score_file", "label", *_csv_header(n_layers)])
+    for scores, of_file in zip(files, judged, strict=True):
+        for i, row in enumerate(_rows(scores, of_file)):
+            label = None if scores.label is None else int(scores.label[i])
+            yield write([defuse(str(scores.path)), label, *_csv_cells(row, n_layers)])
+
+
+class _CsvLines:
+    """Cells -> a line of CSV."""
+
+    def __init__(self) -> None:
+        self._buffer = io.StringIO()
+        self._writer = csv.writer(self._buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+    def __call__(self, cells: list[Any]) -> str:
+        self._writer.writerow(["" if cell is None else cell for cell in cells])
+        line = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        return line
+
+
+def _csv_header(n_layers: int) -> list[str]:
+    layers = range(n_layers)
     header = ["path", "status", "error", "suspicion", "k", "bits_per_dim"]
     header += [f"lower_bound_{k}" for k in layers] + [f"llr_{k}" for k in layers[1:]]
-    header += [f"p_{k}" for k in layers[1:]] + ["p_combined", "flagged"]
-    writer.writerow(header)
-    for row in _rows(scores, judged):
-        cells = [defuse(row["path"]), row["status"], defuse(row["error"])]
-        cells += [row["suspicion"], row["k"], row["bits_per_dim"]]
-        cells += row["lower_bound"] + row["llr"]
-        cells += row["p_value"] or [None] * (scores.n_layers - 1)
-        cells += [row["p_combined"], None if row["flagged"] is None else int(row["flagged"])]
-        writer.writerow(["" if cell is None else cell for cell in cells])  # "" and numbers
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
+    return header + [f"p_{k}" for k in layers[1:]] + ["p_combined", "flagged"]
+
+
+def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
+    cells = [defuse(row["path"]), row["status"], defuse(row["error"])]
+    cells += [row["suspicion"], row["k"], row["bits_per_dim"]]
+    for name, n in (("lower_bound", n_layers), ("llr", n_layers - 1), ("p_value", n_layers - 1)):
+        values = row[name] or []
+        cells += values + [None] * (n - len(values))
+    return [*cells, row["p_combined"], None if row["flagged"] is None else int(row["flagged"])]
 
 
 def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:
@@ -136,7 +177,7 @@ def _decision(decision: Decision | None) -> dict[str, Any] | None:
     if decision is None:
         return None
     facts = {name: getattr(decision, name) for name in ATTRIBUTES}
-    return facts | {"n_flagged": int(decision.flagged.sum())}
+    return facts | {"least_p": decision.least_p, "n_flagged": int(decision.flagged.sum())}
 
 
 def _drift(drift: Drift | None) -> dict[str, Any] | None:

@@ -1,0 +1,217 @@
+"""`hvaeood report`: score files as one page to pass on, or as rows for a script."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvaeood_cli.cli import console, deciding, options
+from hvaeood_cli.errors import HvaeoodError, StoreError, UsageError
+from hvaeood_cli.version import __version__
+
+if TYPE_CHECKING:
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.look import Looker
+    from hvaeood_cli.report.labels import Labels
+    from hvaeood_cli.store.reader import ScoreFile
+
+_FORMATS = ("html", "json", "csv", "md")
+
+
+def report(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.h5", help="Score files.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where it goes.",
+            show_default="report.html; stdout for the other formats",
+        ),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", metavar="|".join(_FORMATS), help="A page, or data.")
+    ] = "html",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Columns path and label (0 belongs, 1 does not): how well are they told apart?",
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=0, max=500, help="How many odd images are shown.")
+    ] = 24,
+    model: options.ModelOfScores = None,
+    calibration: deciding.CalibrationFile = None,
+    data_root: options.DataRoot = None,
+    device: options.Device = "auto",
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a report of score files: one page that needs nothing else.
+
+    Example: **hvaeood report photos.scores.h5 -o report.html**
+
+    Shows what is flagged and by which rule, the distributions, the oddest images beside their
+    reconstructions, and whether the batch as a whole has drifted. With --labels, or with several
+    files (the first belongs, the others do not), also how well they are told apart.
+
+    Next: open report.html, or **hvaeood decide FILE.h5 --fdr 0.05** and report again.
+    """
+    if format_ not in _FORMATS:
+        raise UsageError(f"no format is called {format_!r}", f"formats: {', '.join(_FORMATS)}")
+    out = output or (Path("report.html") if format_ == "html" else None)
+    if out and out.is_dir():
+        raise UsageError(f"{out} is a folder", f"name a file: -o report.{format_}")
+    if out and not out.parent.is_dir():
+        raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
+    from hvaeood_cli.report.labels import read_labels
+    from hvaeood_cli.store.reader import read_scores
+
+    found = [read_scores(path) for path in files]
+    known = read_labels(labels) if labels else None
+    calibrations = [_calibration(scores, model, calibration) for scores in found]
+    fingerprint = _fingerprint(files, labels, calibrations, (format_, top, __version__))
+    if out and out.exists() and not force:
+        _check_done(out, fingerprint)
+        if not quiet:
+            console.say(f"{out} is there already, made from these very scores")
+        return
+    if format_ in ("json", "csv"):
+        lines = _data(format_, found, calibrations, known)
+    else:
+        lines = _written(
+            format_, found, calibrations, known, top, model, data_root, device, fingerprint
+        )
+    if out is None:
+        console.emit(lines)
+        return
+    _write(out, lines)
+    if not quiet:
+        console.say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _calibration(scores: ScoreFile, model: str | None, path: Path | None) -> Calibration | None:
+    """The calibration that decided a file; None where it is not at hand, or nothing is decided."""
+    found = deciding.calibration_of(scores, model, path)
+    if found is None or scores.decision is None:
+        return None
+    return found if found.id == scores.decision.calibration_id else None
+
+
+def _data(
+    format_: str,
+    files: list[ScoreFile],
+    calibrations: list[Calibration | None],
+    labels: Labels | None,
+) -> Iterator[str]:
+    from hvaeood_cli.report import rows
+    from hvaeood_cli.report.evaluation import evaluate
+
+    judged = [rows.Judged.by(s, c) for s, c in zip(files, calibrations, strict=True)]
+    if format_ == "csv":
+        yield from rows.files_as_csv(files, judged)
+        return
+    compared = evaluate(files, _names(files), labels)
+    yield from rows.files_as_json(files, judged, [one.facts() for one in compared])
+
+
+def _written(
+    format_: str,
+    files: list[ScoreFile],
+    calibrations: list[Calibration | None],
+    labels: Labels | None,
+    top: int,
+    model: str | None,
+    data_root: Path | None,
+    device: str,
+    fingerprint: str,
+) -> Iterator[str]:
+    from hvaeood_cli.report import markdown, page
+    from hvaeood_cli.report.contents import Contents, gather
+    from hvaeood_cli.report.evaluation import evaluate
+
+    remarks: list[str] = []
+    sections = []
+    compared = evaluate(files, _names(files), labels)  # what is wrong with labels is said first
+    for scores, calibration in zip(files, calibrations, strict=True):
+        look = None
+        if format_ == "html" and top:
+            look = _looker(scores, model, data_root, device, remarks)
+        sections.append(gather(scores, calibration, look, top))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    contents = Contents(sections, compared, created, __version__, remarks)
+    if format_ == "md":
+        yield from markdown.render(contents)
+    else:
+        yield page.render(contents, fingerprint)
+
+
+def _looker(
+    scores: ScoreFile, model: str | None, data_root: Path | None, device: str, remarks: list[str]
+) -> Looker | None:
+    """Who can show this file's images; where nobody can, a remark says why."""
+    from hvaeood_cli.cli.looking import Looking
+
+    try:
+        return Looking(scores, model, data_root, device)
+    except HvaeoodError as error:
+        if model is not None:
+            raise
+        if error.message not in remarks:
+            remarks.append(f"{error.message}: images are not shown. {error.hint}")
+        return None
+
+
+def _names(files: list[ScoreFile]) -> list[str]:
+    return [str(scores.path) for scores in files]
+
+
+def _fingerprint(
+    files: list[Path],
+    labels: Path | None,
+    calibrations: list[Calibration | None],
+    settings: tuple[object, ...],
+) -> str:
+    """Of everything that the report is made from, images aside."""
+    digest = hashlib.sha256(json.dumps([str(setting) for setting in settings]).encode())
+    for path in [*files, *([labels] if labels else [])]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for calibration in calibrations:
+        digest.update((calibration.id if calibration else "none").encode())
+    return digest.hexdigest()
+
+
+def _check_done(out: Path, fingerprint: str) -> None:
+    """Raise StoreError unless `out` is the very report that was asked for."""
+    from hvaeood_cli.report.page import fingerprint_of
+
+    if fingerprint_of(out) != fingerprint:
+        raise StoreError(f"{out} is there already", "choose another -o, or --force to replace it")
+
+
+def _write(out: Path, lines: Iterator[str]) -> None:
+    from hvaeood_cli.files import replacing
+
+    try:
+        with (
+            replacing(out) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            file.writelines(lines)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {out}: {error.strerror or error}", "make room, or choose another -o"
+        ) from None

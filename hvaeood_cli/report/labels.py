@@ -1,0 +1,60 @@
+"""labels.csv: what is known of images, for evaluation alone."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.errors import SourceError
+from hvaeood_cli.store.reader import ScoreFile
+
+_VALUES = {"0": 0, "1": 1, "in": 0, "out": 1, "ood": 1}
+
+Labels = dict[bytes, int]
+
+
+def read_labels(path: Path) -> Labels:
+    """Paths and labels (0 in-distribution, 1 out) from a CSV with the columns path and label.
+
+    Raises SourceError for anything else.
+    """
+    hint = "a line an image, with the columns path and label: 0 belongs, 1 does not"
+    labels: Labels = {}
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = {"path", "label"} - set(reader.fieldnames or ())
+            if missing:
+                raise SourceError(f"{path} has no column {sorted(missing)[0]!r}", hint)
+            for row in reader:
+                word = (row["label"] or "").strip().lower()
+                if word not in _VALUES:
+                    line = reader.line_num
+                    raise SourceError(f"{path}, line {line}: {word!r} is not a label", hint)
+                labels[os.fsencode((row["path"] or "").removeprefix("./"))] = _VALUES[word]
+    except (OSError, csv.Error, ValueError) as error:
+        raise SourceError(f"cannot read {path}: {error}", hint) from None
+    return labels
+
+
+def match(labels: Labels, scores: ScoreFile) -> NDArray[np.int8]:
+    """The label of every row, (N,), -1 where there is none.
+
+    A label's path may leave out leading folders of the path that was scored; the longest match
+    counts.
+    """
+    found = np.full(len(scores), -1, np.int8)
+    for row, name in enumerate(scores.names):
+        rest = bytes(name)
+        while True:
+            if rest in labels:
+                found[row] = labels[rest]
+                break
+            _, slash, rest = rest.partition(b"/")
+            if not slash:
+                break
+    return found

@@ -1,0 +1,79 @@
+"""The page: one HTML file that needs nothing else, from a template, under a strict policy."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hvaeood_cli.report import figures
+from hvaeood_cli.report.contents import Contents
+from hvaeood_cli.report.evaluation import Comparison
+from hvaeood_cli.text import printable
+
+_HERE = Path(__file__).parent
+
+
+def render(contents: Contents, fingerprint: str) -> str:
+    """HTML. fingerprint: of all inputs, kept in the page; see `fingerprint_of`."""
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    environment = Environment(
+        loader=PackageLoader("hvaeood_cli", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"printable": printable, "p": format_p, "number": format_number}
+    return environment.get_template("page.html.j2").render(
+        report=contents,
+        style=style,
+        style_hash=f"sha256-{digest}",
+        fingerprint=fingerprint,
+        roc=lambda comparison: _curves(comparison, "roc"),
+        precision_recall=lambda comparison: _curves(comparison, "precision_recall"),
+        colour=line_class,
+    )
+
+
+def fingerprint_of(path: Path) -> str | None:
+    """The fingerprint in a page that this program made; None for any other file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            head = file.read(2000)
+    except (OSError, UnicodeDecodeError):
+        return None
+    _, mark, rest = head.partition('<meta name="hvaeood-report" content="')
+    return rest[:64] if mark else None
+
+
+def format_p(p: float | None) -> str:
+    return "" if p is None else f"{p:.2g}"
+
+
+def format_number(value: float) -> str:
+    """Four digits, as far as they mean something."""
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def line_class(score: str) -> str:
+    """The CSS class of a score's curve."""
+    if score == "combined":
+        return "combined"
+    if score.startswith("LLR>"):
+        return f"llr{min(int(score[4:]), 4)}"
+    return "likelihood"
+
+
+def _curves(comparison: Comparison, which: str) -> str:
+    """The curves that matter, the combined score on top: L, the LLR, combined."""
+    shown = [figure for figure in comparison.figures if not figure.score.startswith("L>")]
+    axes = {
+        "roc": ("false-positive rate", "true-positive rate"),
+        "precision_recall": ("recall", "precision"),
+    }
+    lines = [(line_class(figure.score), getattr(figure, which)) for figure in shown]
+    return figures.curve(lines, *axes[which])

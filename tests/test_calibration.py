@@ -1,0 +1,396 @@
+"""Calibration and decisions, against brute force, exchangeability and scikit-learn."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, false_discovery_control
+from sklearn.mixture import GaussianMixture
+
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold
+from hvaeood_cli.calibration.decision import Rule, decide, least_group
+from hvaeood_cli.calibration.density import Density, statistics
+from hvaeood_cli.calibration.drift import measure_drift
+from hvaeood_cli.errors import CalibrationError, StoreError
+from hvaeood_cli.store.decision import write_decision
+from hvaeood_cli.store.reader import read_scores
+from tests.score_files import make_scores
+
+scores_lists = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return make_scores(tmp_path_factory.mktemp("usual") / "s.h5", 1000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def calibration(usual) -> Calibration:
+    return Calibration.of(usual)
+
+
+# -- conformal p-values ---------------------------------------------------------------------------
+
+
+@given(scores_lists, scores_lists)
+def test_p_is_as_defined_with_ties_against_the_image(calibration, scores):
+    found = conformal_p(np.sort(calibration), np.array([*scores, np.nan]))
+    n = len(calibration)
+    for p, s in zip(found, scores, strict=False):
+        assert p == (1 + sum(c >= s for c in calibration)) / (n + 1)
+    assert np.isnan(found[-1])
+
+
+def test_exchangeable_images_have_valid_p():
+    """Whichever of the n + 1 values is the new one, P(p <= a) <= a; with equality at i / (n + 1)"""
+    for values in ([3.0, 1, 4, 2, 5], [1.0, 1, 2, 2, 2]):
+        p = [
+            conformal_p(np.sort(values[:i] + values[i + 1 :]), np.array([values[i]]))[0]
+            for i in range(5)
+        ]
+        for level in np.arange(1, 6) / 5:
+            assert np.mean(np.array(p) <= level + 1e-12) <= level + 1e-12
+        if len(set(values)) == 5:
+            np.testing.assert_allclose(np.sort(p), np.arange(1, 6) / 5)
+
+
+@given(scores_lists, st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9]), st.integers(-5, 5))
+def test_above_the_threshold_is_just_where_p_is_at_most_the_level(calibration, level, s):
+    ordered = np.sort(calibration)
+    p = conformal_p(ordered, np.array([float(s)]))[0]
+    assert (s > threshold(ordered, level)) == (p <= level + 1e-12)
+
+
+def test_what_a_level_takes():
+    for level in (0.01, 0.05, 0.001, 1 / 3):
+        n = n_needed(level)
+        assert least_p(n) <= level + 1e-12 < least_p(n - 1)
+
+
+# -- the density ----------------------------------------------------------------------------------
+
+
+def test_oddness_is_what_scikit_learn_says(usual):
+    values = statistics(usual)
+    density = Density.fit(values)
+    standard = (values - values.mean(0)) / values.std(0)
+    n_components = len(density.log_weights)
+    theirs = GaussianMixture(n_components, reg_covar=1e-3, random_state=0).fit(standard)
+    constant = 0.5 * values.shape[1] * np.log(2 * np.pi)
+    ours = -density.oddness(values) - constant
+    np.testing.assert_allclose(ours, theirs.score_samples(standard), rtol=1e-9, atol=1e-9)
+    assert n_components == 4
+
+
+def test_what_cannot_be_computed_is_odd_and_both_tails_are(usual):
+    values = statistics(usual)
+    density = Density.fit(values)
+    odd = np.tile(values.mean(0), (4, 1))
+    odd[0, 0], odd[1, 0] = np.nan, -np.inf
+    odd[2, -1] += 50.0
+    odd[3, -1] -= 50.0
+    oddness = density.oddness(odd)
+    assert np.isinf(oddness[:2]).all() and (oddness[:2] > 0).all()
+    assert (oddness[2:] > density.oddness(values).max()).all()
+
+
+def test_few_images_get_a_simple_density(tmp_path):
+    density = Calibration.of(make_scores(tmp_path / "s.h5", 120)).density
+    assert len(density.log_weights) == 1 and np.isfinite(density.precisions).all()
+
+
+# -- the calibration ------------------------------------------------------------------------------
+
+
+def test_it_does_not_depend_on_the_order_of_the_images(tmp_path, usual, calibration):
+    shuffled = make_scores(tmp_path / "s.h5", 1000, seed=1, shuffle=True)
+    again = Calibration.of(shuffled)
+    assert (shuffled.names != usual.names).any() and again.id == calibration.id
+    assert Calibration.of(make_scores(tmp_path / "t.h5", 1000, seed=2)).id != calibration.id
+    changed = make_scores(tmp_path / "u.h5", 1000, seed=1, model_sha256="cd" * 32)
+    assert Calibration.of(changed).id != calibration.id
+
+
+def test_it_is_kept_whole(tmp_path, calibration, usual):
+    calibration.save(tmp_path / "c.npz")
+    again = Calibration.load(tmp_path / "c.npz")
+    assert again.id == calibration.id and again.settings == calibration.settings
+    np.testing.assert_array_equal(again.combined(usual), calibration.combined(usual))
+
+
+def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
+    path, whole = tmp_path / "c.npz", tmp_path / "whole.npz"
+    calibration.save(whole)
+    data = whole.read_bytes()
+
+    def rewrite(change):
+        with np.load(whole) as file:
+            arrays = dict(file)
+        change(arrays)
+        np.savez(path, **arrays)
+
+    def head(**changes):
+        def change(arrays):
+            arrays["head"] = np.array(json.dumps(json.loads(str(arrays["head"])) | changes))
+
+        rewrite(change)
+
+    def pickled(arrays):
+        arrays["llr"] = np.array([{}], object)
+
+    damages = {
+        "no such calibration": lambda: path.unlink(missing_ok=True),
+        "not a whole calibration": lambda: path.write_bytes(data[: len(data) // 2]),
+        "(": lambda: path.write_bytes(b"text"),
+        "format is": lambda: head(format="other"),
+        "version 2": lambda: head(format_version=2),
+        "does not match its id": lambda: head(id="0" * 16),
+        "wrong shape": lambda: rewrite(lambda a: a.update(kl=a["kl"][1:])),
+        "not a whole": lambda: rewrite(lambda a: a.pop("kl")),
+        "pickle": lambda: rewrite(pickled),
+    }
+    for words, damage in damages.items():
+        damage()
+        with pytest.raises(CalibrationError) as caught:
+            Calibration.load(path)
+        assert words in caught.value.message and caught.value.hint
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x", "w") as f:
+        for _ in range(1100):
+            f.write(bytes(1 << 20))
+    assert path.stat().st_size < 2 << 20
+    with pytest.raises(CalibrationError, match="1 GiB"):
+        Calibration.load(path)
+
+
+def test_too_few_images_are_refused(tmp_path):
+    with pytest.raises(CalibrationError, match="99 scored images are too few") as caught:
+        Calibration.of(make_scores(tmp_path / "s.h5", 100, bad=(4,)))
+    assert "100" in caught.value.hint
+
+
+# -- decisions ------------------------------------------------------------------------------------
+
+
+def test_the_promised_false_positive_rate_holds(tmp_path, calibration):
+    """On average over calibrations; one of 700 scores moves it by about sqrt(a (1 - a) / 700)."""
+    n = 4000
+    new = make_scores(tmp_path / "s.h5", n, seed=3)
+    for level in (0.01, 0.05, 0.2):
+        n_flagged = decide(calibration, new, Rule("fpr", level)).flagged.sum()
+        spread = np.sqrt(level * (1 - level) * (1 / n + 1 / len(calibration.oddness)))
+        assert abs(n_flagged / n - level) < 3 * spread
+    odd = decide(calibration, make_scores(tmp_path / "o.h5", 500, seed=4, shift=40.0), Rule())
+    assert odd.flagged.mean() > 0.95
+
+
+def test_false_discoveries_are_as_promised(tmp_path, calibration):
+    usual = make_scores(tmp_path / "s.h5", 4000, seed=5)
+    odd = make_scores(tmp_path / "o.h5", 400, seed=6, shift=40.0)
+    p, p_odd = (decide(calibration, s, Rule()).p_combined for s in (usual, odd))
+    proportions = []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        batch = np.append(random.choice(p, 200, False), random.choice(p_odd, 20, False))
+        flagged = false_discovery_control(batch.astype(np.float64)) <= 0.05
+        proportions.append(flagged[:200].sum() / max(flagged.sum(), 1))
+    assert np.mean(proportions) <= 0.05 + 3 * np.std(proportions) / np.sqrt(40) + 0.02
+
+
+@pytest.mark.parametrize(("kind", "method"), [("fdr", "bh"), ("fdr-by", "by")])
+def test_fdr_flags_what_scipy_rejects(tmp_path, calibration, kind, method):
+    mixed = make_scores(tmp_path / "s.h5", 60, seed=7, bad=(3,))
+    odd = make_scores(tmp_path / "o.h5", 40, seed=8, shift=40.0)
+    with h5py.File(mixed.path, "r+") as file, h5py.File(odd.path) as other:
+        for name in ("lower_bound", "llr", "kl", "log_px"):
+            file[f"scores/{name}"][20:] = other[f"scores/{name}"][()]
+    mixed = read_scores(mixed.path)
+    decision = decide(calibration, mixed, Rule(kind, 0.1))
+    p = conformal_p(calibration.oddness, calibration.combined(mixed)[mixed.scored])
+    expected = false_discovery_control(p, method=method) <= 0.1
+    np.testing.assert_array_equal(decision.flagged[mixed.scored], expected)
+    assert 0 < expected.sum() < 60 and not decision.flagged[3]
+    assert decision.threshold == pytest.approx(p[expected].max())
+
+
+def test_rows_without_scores_are_not_judged(tmp_path, calibration):
+    decision = decide(calibration, make_scores(tmp_path / "s.h5", 5, bad=(0, 2)), Rule())
+    assert np.isnan(decision.p_combined[[0, 2]]).all() and np.isnan(decision.p_value[0]).all()
+    assert not decision.flagged[[0, 2]].any() and list(decision.k[[0, 2]]) == [0, 0]
+    assert np.isfinite(decision.p_combined[[1, 3, 4]]).all()
+
+
+def test_the_k_that_differs_most(tmp_path, calibration):
+    scores = make_scores(tmp_path / "s.h5", 3)
+    llr = np.array([calibration.llr.mean(0)] * 3)
+    llr[0, 0] += 30.0
+    llr[1, 1] -= 30.0
+    llr[2] += [3.0, 30.0]
+    object.__setattr__(scores, "llr", llr.astype(np.float32))
+    assert list(decide(calibration, scores, Rule()).k) == [1, 2, 2]
+
+
+def test_scores_made_in_another_way_are_refused_with_both_values(tmp_path, calibration):
+    others = {
+        "importance samples S: 16 calibrated, 1 here": {"n_importance_samples": 1},
+        "the proposal: mean calibrated, sample here": {"proposal": "sample"},
+        "the model: abababababab calibrated, cdcdcdcdcdcd here": {"model_sha256": "cd" * 32},
+        "the preprocessing: none calibrated, None here": {"settings": {}},
+    }
+    for words, changes in others.items():
+        scores = make_scores(tmp_path / "s.h5", 3, **changes)
+        with pytest.raises(CalibrationError) as caught:
+            decide(calibration, scores, Rule())
+        assert words in caught.value.message and "hvaeood calibrate" in caught.value.hint
+    decide(calibration, make_scores(tmp_path / "s.h5", 3, seed=0), Rule())
+
+
+def test_a_level_that_n_cannot_support_names_the_n_that_it_takes(tmp_path, calibration):
+    scores = make_scores(tmp_path / "s.h5", 10)
+    assert len(calibration.oddness) == 700
+    with pytest.raises(CalibrationError) as caught:
+        decide(calibration, scores, Rule("fpr", 0.001))
+    assert "1/701" in caught.value.message and "at least 1,428 images" in caught.value.hint
+    decide(calibration, scores, Rule("fpr", 1 / 701 + 1e-9))
+    with pytest.raises(CalibrationError, match="1/701"):
+        decide(calibration, scores, Rule("fdr-by", 0.003))  # ten images: 0.003 / 2.93
+    for level in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(CalibrationError, match="between 0 and 1"):
+            Rule("fpr", level)
+    with pytest.raises(CalibrationError, match="no rule"):
+        Rule("other")
+
+
+@given(st.integers(20, 500), st.integers(1, 300), st.sampled_from([0.05, 0.2]))
+def test_the_least_group_that_an_fdr_can_flag(n, n_images, level):
+    group = least_group(Rule("fdr", level), n, n_images)
+    for size in (group - 1, group):
+        if not 1 <= size <= n_images:
+            continue
+        p = np.ones(n_images)
+        p[:size] = least_p(n)
+        flags = (false_discovery_control(p) <= level + 1e-12).any()
+        assert flags == (size >= group)
+
+
+# -- drift ----------------------------------------------------------------------------------------
+
+
+def test_drift_is_quiet_at_its_level(tmp_path, calibration):
+    llr = make_scores(tmp_path / "s.h5", 4000, seed=9).llr
+    random = np.random.default_rng(0)
+    alarms = sum(
+        measure_drift(calibration.sorted_llr, random.choice(llr, 100, replace=False)).drifted
+        for _ in range(100)
+    )
+    assert alarms <= binom.ppf(0.9999, 100, 0.05)
+
+
+def test_drift_sees_a_shift_and_says_how_large(tmp_path, calibration):
+    small, large = (
+        measure_drift(calibration.sorted_llr, make_scores(tmp_path / "s.h5", 800, shift=s).llr)
+        for s in (0.7, 20.0)
+    )
+    assert small.drifted and small.largest.effect in ("negligible", "small")
+    assert large.drifted and large.largest.effect == "large" and large.largest.higher > 0.95
+    assert "LLR>" in str(large) and "large" in str(large) and "800" in str(large)
+    assert "no drift" in str(measure_drift(calibration.sorted_llr, calibration.llr))
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8))
+def test_the_tendency_is_the_share_of_pairs(values):
+    usual = np.array([[-1.0], [0.0], [0.0], [2.0]])
+    here = np.array(values, float)[:, None]
+    pairs = itertools.product(here[:, 0], usual[:, 0])
+    wins = [float(a > b) + 0.5 * float(a == b) for a, b in pairs]
+    assert measure_drift(usual, here).shifts[0].higher == pytest.approx(np.mean(wins))
+
+
+def test_holm_corrects_over_k():
+    random = np.random.default_rng(0)
+    usual = np.sort(random.normal(size=(300, 3)), axis=0)
+    here = random.normal(np.array([0.0, 0.25, 0.5]), size=(100, 3))
+    corrected = [shift.p for shift in measure_drift(usual, here).shifts]
+    alone = [measure_drift(usual[:, [k]], here[:, [k]]).shifts[0].p for k in range(3)]
+    order = np.argsort(alone)
+    expected = np.maximum.accumulate([alone[order[i]] * (3 - i) for i in range(3)])
+    np.testing.assert_allclose([corrected[i] for i in order], np.minimum(expected, 1.0))
+
+
+# -- in the score file ----------------------------------------------------------------------------
+
+
+def test_the_decision_is_as_the_contract_says(tmp_path, calibration):
+    scores = make_scores(tmp_path / "s.h5", 50, bad=(7,))
+    with h5py.File(scores.path) as file:
+        before = {name: file[name][()] for name in ("scores/llr", "images/path")}
+    for rule in (Rule(), Rule("fdr", 0.2)):
+        decision = decide(calibration, scores, rule)
+        write_decision(scores.path, decision)
+        with h5py.File(scores.path) as file:
+            group = file["decision"]
+            shapes = {name: (group[name].shape, group[name].dtype) for name in group}
+            assert shapes == {
+                "p_value": ((50, 2), np.float32),
+                "p_combined": ((50,), np.float32),
+                "combined": ((50,), np.float32),
+                "k": ((50,), np.int8),
+                "flagged": ((50,), np.bool_),
+            }
+            attributes = dict(group.attrs)
+            assert (attributes["rule"], attributes["level"]) == (rule.kind, rule.level)
+            assert attributes["calibration_id"] == calibration.id
+            assert attributes["n_calibration"] == 700 and attributes["least_p"] == 1 / 701
+            flagged = group["flagged"][()]
+            np.testing.assert_array_equal(
+                flagged, group["p_combined"][()] <= np.float32(attributes["threshold"])
+            )
+            for name, values in before.items():
+                np.testing.assert_array_equal(file[name][()], values)
+        again = read_scores(scores.path).decision
+        np.testing.assert_array_equal(again.p_value, decision.p_value)
+    write_decision(scores.path, None)
+    assert read_scores(scores.path).decision is None
+    assert [path.name for path in tmp_path.iterdir()] == ["s.h5"]
+
+
+def test_a_strange_decision_is_refused(tmp_path, calibration):
+    scores = make_scores(tmp_path / "s.h5", 50)
+    write_decision(scores.path, decide(calibration, scores, Rule()))
+    whole = scores.path.read_bytes()
+
+    def change(action):
+        scores.path.write_bytes(whole)
+        with h5py.File(scores.path, "r+") as file:
+            action(file)
+
+    def shorten(file):
+        del file["decision/flagged"]
+        file["decision/flagged"] = np.zeros(3, bool)
+
+    def link(file):
+        del file["decision"]
+        file["decision"] = h5py.SoftLink("/scores")
+
+    damages = [
+        shorten,
+        link,
+        lambda file: file["decision"].attrs.pop("rule"),
+        lambda file: file["decision"].attrs.create("level", "much"),
+        lambda file: file["decision"].pop("k"),
+    ]
+    for damage in damages:
+        change(damage)
+        with pytest.raises(StoreError):
+            read_scores(scores.path)

@@ -1,0 +1,205 @@
+"""calibrate, decide, and the decisions of score, through the entry point."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.model.bundle import model_folders, read_bundle, write_bundle
+from hvaeood_cli.noise import short_key
+from tests.conftest import SMALL, make_images, make_ladder
+
+
+@pytest.fixture
+def own(bundle, tmp_path, monkeypatch) -> Path:
+    """A model of the user's own, not calibrated yet; the one that commands take."""
+    folder = tmp_path / "own"
+    ladder = make_ladder(gain=1.0)  # its scores have no far tails
+    write_bundle(folder, "own", SMALL, ladder, {}, {}, bundle.training_hashes())
+    monkeypatch.setenv("HVAEOOD_MODEL", str(folder))
+    return folder
+
+
+@pytest.fixture
+def held_out(tmp_path) -> Path:
+    path = tmp_path / "held-out.npy"
+    np.save(path, make_images(200, seed=1)[:, 0] // 64)  # nearly black
+    return path
+
+
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    """Twenty images like those held out, and three nearly white."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i, image in enumerate(make_images(20, seed=2) // 64):
+        Image.fromarray(image[0]).save(folder / f"{i:02d}.png")
+    for i, image in enumerate(make_images(3, seed=4) // 64):
+        Image.fromarray(255 - image[0]).save(folder / f"odd{i}.png")
+    return folder
+
+
+def test_from_images_to_flags(run, own, held_out, odd, tmp_path):
+    code, out, err = run("calibrate", held_out)
+    assert (code, err) == (0, "")
+    assert "200 images, 60 of them for the density" in out and "1/141" in out
+    calibration = Calibration.load(own / "calibration.npz")
+    assert calibration.id in out and len(calibration) == 200
+    code, out, _ = run("score", "mixed")
+    assert code == 0 and "flagged at FPR 1 %: if all 23 belonged, about 0.2 would be" in out
+    with h5py.File(tmp_path / "mixed.scores.h5") as file:
+        group = file["decision"]
+        assert group.attrs["rule"] == "fpr" and group.attrs["level"] == 0.01
+        assert group.attrs["calibration_id"] == calibration.id
+        assert list(group["flagged"][()]) == [False] * 20 + [True] * 3
+    code, table, _ = run("score", "mixed", "--csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["flagged"] for row in rows] == ["0"] * 20 + ["1"] * 3
+    whole = json.loads(run("score", "mixed", "--json")[1])
+    assert whole["decision"]["n_flagged"] == 3 and whole["drift"]["n"] == 23
+    assert [image["flagged"] for image in whole["images"]] == [False] * 20 + [True] * 3
+    assert whole["images"][-1]["p_combined"] == pytest.approx(1 / 141, rel=1e-5)
+    assert whole["ranked_by"] == "calibration" and len(whole["images"][0]["p_value"]) == 2
+
+
+def test_from_a_score_file_and_again(run, own, held_out):
+    run("score", held_out, "-o", "held.h5")
+    first = json.loads(run("calibrate", "held.h5", "--json")[1])
+    assert first["n_images"] == 200 and first["least_p"] == pytest.approx(1 / 141)
+    before = (own / "calibration.npz").stat().st_mtime_ns
+    assert json.loads(run("calibrate", held_out, "--json")[1])["id"] == first["id"]
+    assert (own / "calibration.npz").stat().st_mtime_ns == before, "it was there already"
+    code, _, err = run("calibrate", f"{held_out}#0:150", "--scores", "other.h5")
+    assert code == 3 and "another calibration" in err and "--force" in err
+    assert run("calibrate", f"{held_out}#0:150", "--scores", "other.h5", "--force")[0] == 0
+    assert len(Calibration.load(own / "calibration.npz")) == 150
+    assert run("calibrate", "held.h5", "-o", "mine.npz")[0] == 0
+    assert run("score", "mixed", "--calibration", "none-such.npz")[0] == 3
+
+
+def test_training_images_are_refused(run, own, held_out, tmp_path):
+    pixels = np.load(held_out)[:, None]
+    trained = np.sort(np.array([short_key(image) for image in pixels[:7]], np.uint64))
+    np.save(own / "training_images.npy", trained)
+    code, _, err = run("calibrate", held_out)
+    assert code == 3 and "7 of 200 images were in the training set" in err
+    assert "--allow-training-images" in err and not (own / "calibration.npz").exists()
+    assert run("calibrate", held_out, "--allow-training-images")[0] == 0
+
+
+def test_another_models_scores_are_no_calibration(run, own, bundle, held_out, monkeypatch):
+    run("score", held_out, "-o", "held.h5")
+    code, _, err = run("calibrate", "held.h5", "--model", "fashionmnist")
+    assert code == 3 and "model own" in err and "fashionmnist" in err
+
+
+def test_a_model_that_ships_is_calibrated_in_the_users_folder(run, own, held_out, tmp_path):
+    assert run("calibrate", held_out, "--model", "fashionmnist", "-S", "1")[0] == 0
+    sha256 = read_bundle(find_shipped()).sha256
+    assert (tmp_path / "own-models" / "calibrations" / f"{sha256[:16]}.npz").is_file()
+    assert not list(find_shipped().glob("*.tmp"))
+
+
+def find_shipped() -> Path:
+    return model_folders()[0] / "fashionmnist"
+
+
+def test_without_a_calibration_images_are_ranked_and_decisions_refused(run, own, odd):
+    code, out, _ = run("score", "mixed")
+    assert code == 0 and "suspicion" in out and "flagged" not in out
+    for arguments in (["--fpr", "0.05"], ["--fdr", "0.1"], ["--fail-on-flagged"]):
+        code, _, err = run("score", "mixed", *arguments)
+        assert code == 3 and "not calibrated" in err and "hvaeood calibrate" in err
+    code, _, err = run("decide", "mixed.scores.h5", "--model", own)
+    assert code == 3 and "not calibrated" in err
+
+
+def test_settings_other_than_the_calibrations(run, own, held_out, odd, tmp_path):
+    run("calibrate", held_out)
+    code, _, err = run("score", "mixed", "-S", "2", "-o", "s2.h5")
+    assert code == 0 and "not decided" in err and "16 calibrated, 2 here" in err
+    with h5py.File(tmp_path / "s2.h5") as file:
+        assert "decision" not in file
+    code, _, err = run("score", "mixed", "-S", "2", "--fpr", "0.05", "-o", "s3.h5")
+    assert code == 3 and "16 calibrated, 2 here" in err
+    assert not (tmp_path / "s3.h5").exists(), "nothing is scored in vain"
+    code, _, err = run("decide", "s2.h5", "--model", own)
+    assert code == 3 and "16 calibrated, 2 here" in err
+    assert run("score", "mixed", "--seed", "5", "-o", "s4.h5")[0] == 0, "a seed is no difference"
+
+
+def test_levels(run, own, held_out, odd, tmp_path):
+    run("calibrate", held_out)
+    code, _, err = run("score", "mixed", "--fpr", "0.001")
+    assert code == 3 and "1/141" in err and "calibrate on at least 1,428 images" in err
+    assert not (tmp_path / "mixed.scores.h5").exists()
+    usage = [
+        (["--fpr", "0.1", "--fdr", "0.1"], "exclude"),
+        (["--by"], "--fdr"),
+        (["--fpr", "0"], "between 0 and 1"),
+        (["--fdr", "2"], "between 0 and 1"),
+    ]
+    for arguments, words in usage:
+        code, _, err = run("score", "mixed", *arguments)
+        assert code == 2 and words in err
+    assert run("score", "mixed", "--fpr", "0.05", "-q")[0] == 0
+    assert run("score", "mixed", "--fpr", "0.05", "--fail-on-flagged", "-q")[0] == 1
+    (odd / "bad.png").write_bytes(b"text")
+    assert run("score", "mixed", "-q", "--force")[0] == 4
+    assert run("score", "mixed", "-q", "--fail-on-flagged")[0] == 1, (
+        "what was asked for comes first"
+    )
+
+
+def test_deciding_anew_scores_nothing(run, own, held_out, odd, tmp_path):
+    run("calibrate", held_out)
+    run("score", "mixed", "-q")
+    path = tmp_path / "mixed.scores.h5"
+    shutil.rmtree(odd)
+    before = path.read_bytes()
+    assert run("decide", path, "--model", own, "-q")[0] == 0
+    assert path.read_bytes() == before, "decided so already"
+    code, out, _ = run("decide", path, "--model", own, "--fdr", "0.2")
+    assert code == 0 and "flagged at FDR 20 %: of these, about" in out
+    with h5py.File(path) as file:
+        assert dict(file["decision"].attrs)["rule"] == "fdr"
+    code, _, err = run("decide", path, "--model", own, "--fdr", "0.05", "--by")
+    assert code == 0 and "stand out together" in err
+    assert run("decide", path, "--model", own, "--fpr", "0.05", "--fail-on-flagged", "-q")[0] == 1
+    code, out, _ = run("decide", path, "--model", own, "--json")
+    assert json.loads(out)["decision"]["level"] == 0.05, "the file's own rule stays"
+    code, _, err = run("decide", tmp_path / "none.h5")
+    assert code == 3 and "no such score file" in err
+
+
+def test_deciding_needs_no_torch(run, own, held_out, odd, tmp_path):
+    run("calibrate", held_out)
+    run("score", "mixed", "-q")
+    script = (
+        "import sys\n"
+        "from hvaeood_cli.cli.app import main\n"
+        f"sys.argv = ['hvaeood', 'decide', 'mixed.scores.h5', '--model', {str(own)!r}]\n"
+        "try:\n    main()\n"
+        "finally:\n    print('torch' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0 and done.stderr.decode().strip() == "False"
+
+
+def test_a_retrained_model_is_not_calibrated(own, bundle, tmp_path):
+    (own / "calibration.npz").write_bytes(b"of the old weights")
+    write_bundle(own, "own", SMALL, make_ladder(seed=1), {}, {}, np.zeros(0, np.uint64))
+    assert not (own / "calibration.npz").exists()

@@ -1,0 +1,294 @@
+"""The report: what it says, that it stays one harmless page, and what a script gets."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.decision import Rule, decide
+from hvaeood_cli.report import figures
+from hvaeood_cli.store.decision import write_decision
+from hvaeood_cli.store.reader import read_scores
+from tests.conftest import make_images
+from tests.score_files import make_scores
+
+HOSTILE = [
+    b"<img src=http://canary.invalid/x onerror=alert(1)>.png",
+    b"\"quoted\" 'twice' & </script></style><script>alert(2)</script>",
+    "\u202egnp.exe \u2066x".encode(),
+    b"esc\x1b]0;title\x07\nline\r\ttab",
+    b"\xff\xfe not utf-8",
+    b"=cmd|' /C calc'!A0",
+    b"{{ 7 * 7 }}{% raw %}|pipe|`tick`",
+    b"x" * 300,
+]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+class Tags(html.parser.HTMLParser):
+    """Every tag with its attributes, and all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """usual.h5, odd.h5 and hostile.h5, decided by calibration.npz."""
+    folder = tmp_path_factory.mktemp("files")
+    calibration = Calibration.of(make_scores(folder / "held-out.h5", 1000, seed=1))
+    calibration.save(folder / "calibration.npz")
+    sets = {
+        "usual.h5": make_scores(folder / "usual.h5", 300, seed=2),
+        "odd.h5": make_scores(folder / "odd.h5", 100, seed=3, shift=15.0),
+        "hostile.h5": make_scores(
+            folder / "hostile.h5", 8, seed=4, shift=15.0, names=HOSTILE, bad=(5,)
+        ),
+    }
+    for scores in sets.values():
+        write_decision(scores.path, decide(calibration, scores, Rule()))
+    return folder
+
+
+@pytest.fixture
+def report(run, files, tmp_path):
+    """Run the command on copies of the files: (exit code, stdout, stderr)."""
+    for path in files.iterdir():
+        shutil.copy(path, tmp_path)
+
+    def call(*arguments):
+        return run("report", *arguments, "--calibration", "calibration.npz")
+
+    return call
+
+
+def test_the_page_says_what_was_flagged_and_why(report, tmp_path):
+    code, out, err = report("odd.h5")
+    assert (code, out) == (0, "") and "report.html" in err
+    page = Tags((tmp_path / "report.html").read_text())
+    scores = read_scores(tmp_path / "odd.h5")
+    n_flagged = int(scores.decision.flagged.sum())
+    assert f"{n_flagged} flagged" in page.text and "at FPR 1 %" in page.text
+    assert "It differs from the calibration." in page.text and "large" in page.text
+    assert "the model made-up (abababababab)" in page.text and "are not shown" in page.text
+    assert scores.decision.calibration_id in page.text
+    first = int(np.argsort(-scores.decision.combined, kind="stable")[0])
+    assert scores.names[first].decode() in page.text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 4, "combined, two LLR, bits/dim"
+    assert sum(attributes.get("class") == "cut" for _, attributes in page.tags) == 3
+
+
+def test_one_page_that_needs_nothing_else(report, tmp_path):
+    report("hostile.h5", "-o", "r.html", "--top", "8")
+    text = (tmp_path / "r.html").read_text()
+    page = Tags(text)
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object", "base", "form"}
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    for shown in (
+        "<img src=http://canary.invalid/x",
+        "\\u202egnp",
+        "\\xff\\xfe not",
+        "{{ 7 * 7 }}",
+    ):
+        assert shown in page.text, "a name is text"
+    assert "\x1b" not in text and "\u202e" not in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_in_a_real_browser(report, tmp_path):
+    """From file://: no console message, no request, no element out of a file's name."""
+    report("hostile.h5", "usual.h5", "-o", "r.html")
+    log = tmp_path / "net.json"
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --disable-quic --enable-logging=stderr"
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *flags.split(),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--log-net-log={log}",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--dump-dom",
+            f"file://{tmp_path / 'r.html'}",
+        ],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    dom = Tags(done.stdout.decode())
+    assert "CONSOLE" not in done.stderr.decode("utf-8", "replace")
+    assert b"canary" not in log.read_bytes()
+    assert "</script></style><script>alert(2)" in dom.text
+    assert not [tag for tag, _ in dom.tags if tag == "script"]
+    assert sum(tag == "svg" for tag, _ in dom.tags) >= 8
+
+
+def test_odd_images_stand_beside_their_reconstructions(run, folder, bundle, tmp_path):
+    run("score", "images", "-q", "-o", "s.h5")
+    (folder / "00.png").unlink()
+    Image.fromarray(make_images(1, seed=99)[0, 0]).save(folder / "01.png")
+    code, _, err = run("report", "s.h5", "--model", bundle.folder)
+    assert code == 0, err
+    page = Tags((tmp_path / "report.html").read_text())
+    pictures = [a["src"] for tag, a in page.tags if tag == "img"]
+    assert len(pictures) == 11 * 4, "eleven images, each from k = 0, 1, 2"
+    assert "no such file" in page.text and "not the image that was scored" in page.text
+    assert "not calibrated" in page.text
+
+
+def test_labels_and_several_files_are_compared(report, tmp_path):
+    code, out, _ = report("usual.h5", "odd.h5", "--format", "json")
+    assert code == 0
+    (comparison,) = json.loads(out)["comparisons"]
+    assert (comparison["inside"], comparison["outside"]) == ("usual.h5", "odd.h5")
+    by_name = {row["score"]: row for row in comparison["scores"]}
+    assert list(by_name) == ["L", "L>1", "L>2", "LLR>1", "LLR>2", "combined"]
+    for row in by_name.values():
+        assert row["n"] == 100
+        for name in ("auroc", "auprc", "fpr80"):
+            low, high = row["intervals"][name]
+            assert low <= row[name] <= high
+    assert by_name["combined"]["auroc"] > 0.9
+    lines = ["path,label"] + [f"{i:05d}.png,{int(i >= 250)}" for i in range(300)]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    code, out, _ = report("usual.h5", "--labels", "labels.csv", "--format", "json")
+    (comparison,) = json.loads(out)["comparisons"]
+    assert (comparison["n_inside"], comparison["n_outside"]) == (250, 50)
+    code, _, _ = report("usual.h5", "odd.h5", "-o", "r.html")
+    page = Tags((tmp_path / "r.html").read_text())
+    assert "AUROC" in page.text and "bootstrap" in page.text
+    assert sum("curve" in (a.get("class") or "") for _, a in page.tags) >= 8
+
+
+def test_labels_in_the_files_say_which_belongs(run, tmp_path, files):
+    make_scores(tmp_path / "a.h5", 50, shift=9.0, label=1)
+    make_scores(tmp_path / "b.h5", 50, seed=5, label=0)
+    _, out, _ = run("report", "a.h5", "b.h5", "--format", "json")
+    (comparison,) = json.loads(out)["comparisons"]
+    assert (comparison["inside"], comparison["outside"]) == ("b.h5", "a.h5")
+
+
+def test_data_for_scripts(report, tmp_path):
+    code, table, _ = report("hostile.h5", "usual.h5", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert code == 0 and len(rows) == 308
+    assert rows[0]["score_file"] == "hostile.h5" and rows[5]["status"] == "damaged"
+    assert rows[5]["path"].startswith("'=cmd") and rows[5]["p_combined"] == ""
+    scores = read_scores(tmp_path / "hostile.h5")
+    for row, i in zip(rows[:5], range(5), strict=True):
+        assert float(row["p_combined"]) == pytest.approx(scores.decision.p_combined[i], rel=1e-5)
+        assert row["flagged"] == str(int(scores.decision.flagged[i]))
+        assert float(row["p_2"]) == pytest.approx(scores.decision.p_value[i, 1], rel=1e-5)
+    _, out, _ = report("hostile.h5", "--format", "json")
+    (file,) = json.loads(out)["files"]
+    names = [image["path"].encode("utf-8", "surrogateescape") for image in file["images"]]
+    assert names == HOSTILE, "any file name round-trips"
+    _, text, _ = report("hostile.h5", "usual.h5", "--format", "md")
+    assert "flagged** at FPR 1 %" in text and "| `LLR>1` |" in text
+    assert "\\|pipe\\|" in text and "\x1b" not in text
+    widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line[:1] == "|"}
+    assert widths == {7, 4, 5}, "no name breaks a table"
+
+
+def test_nothing_is_overwritten_without_force(report, tmp_path):
+    assert report("usual.h5")[0] == 0
+    page = (tmp_path / "report.html").read_bytes()
+    code, _, err = report("usual.h5")
+    assert code == 0 and "already" in err and (tmp_path / "report.html").read_bytes() == page
+    code, _, err = report("odd.h5")
+    assert code == 3 and "--force" in err and (tmp_path / "report.html").read_bytes() == page
+    (tmp_path / "mine.html").write_text("mine")
+    assert report("odd.h5", "-o", "mine.html")[0] == 3
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    assert report("odd.h5", "--force")[0] == 0
+
+
+def test_bad_input_is_an_error_with_a_hint_and_leaves_nothing(report, run, tmp_path):
+    whole = (tmp_path / "usual.h5").read_bytes()
+    (tmp_path / "text.h5").write_text("text")
+    (tmp_path / "short.h5").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "newer.h5").write_bytes(whole)
+    with h5py.File(tmp_path / "newer.h5", "r+") as file:
+        file.attrs["format_version"] = 2
+    make_scores(tmp_path / "other.h5", 10, model_sha256="cd" * 32)
+    (tmp_path / "nothing.csv").write_text("path,label\nelsewhere.png,1\n")
+    (tmp_path / "one-kind.csv").write_text("path,label\n00001.png,1\n")
+    (tmp_path / "columns.csv").write_text("name,truth\n00001.png,1\n")
+    (tmp_path / "word.csv").write_text("path,label\n00001.png,maybe\n")
+    (tmp_path / "binary.csv").write_bytes(b"path,label\n\x00\xff,1\n")
+    cases = [
+        (["none.h5"], "no such score file"),
+        (["text.h5"], "not a whole score file"),
+        (["short.h5"], "not a whole score file"),
+        (["newer.h5"], "version 2"),
+        (["usual.h5", "other.h5"], "cannot be compared"),
+        (["usual.h5", "--labels", "nothing.csv"], "name none of these images"),
+        (["usual.h5", "--labels", "one-kind.csv"], "0 scored images that belong"),
+        (["usual.h5", "--labels", "columns.csv"], "no column"),
+        (["usual.h5", "--labels", "word.csv"], "line 2: 'maybe'"),
+        (["usual.h5", "--labels", "none.csv"], "cannot read"),
+        (["usual.h5", "--labels", "binary.csv"], "none of these"),
+        (["usual.h5", "--model", "fashionmnist"], "was scored with made-up"),
+    ]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for arguments, words in cases:
+        code, out, err = run("report", *arguments)
+        assert (code, out) == (3, "") and words in err and "hint:" in err, (arguments, err)
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    for arguments in (["usual.h5", "--format", "pdf"], ["usual.h5", "-o", "no/such.html"]):
+        code, _, err = run("report", *arguments)
+        assert code == 2 and "hint:" in err
+
+
+def test_a_decision_whose_calibration_is_gone_is_still_told(run, files, tmp_path):
+    shutil.copy(files / "odd.h5", tmp_path)
+    code, _, _ = run("report", "odd.h5")
+    page = Tags((tmp_path / "report.html").read_text())
+    assert code == 0 and "flagged" in page.text and "not at hand" in page.text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 997.0), (1e-6, 3e-6), (5.0, 5.1)])
+def test_ticks_are_round_and_inside(low, high):
+    found = list(figures.ticks(low, high))
+    assert 2 <= len(found) <= 13 and min(found) >= low - 1e-9 and max(found) <= high + 1e-9
+    steps = np.diff(found)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+
+
+def test_figures_of_strange_scores():
+    for here in (np.zeros(0), np.zeros(5), np.array([np.inf, 1.0]), np.array([1e30, -1e30])):
+        assert "nan" not in figures.histogram(None, here, None, "x").lower()
+        assert "nan" not in figures.histogram(here, here, 1.0, "x", "cut").lower()
+
+
+def test_piped_to_a_reader_that_goes_away(files):
+    command = f"{sys.executable} -m hvaeood_cli report usual.h5 --format csv | head -1"
+    done = subprocess.run(["sh", "-c", command], cwd=files, capture_output=True, check=True)
+    assert b"Traceback" not in done.stderr
