@@ -133,7 +133,8 @@ class Workbench(App[None]):
 
     def _take(self, view: View, judgements: Judgements | None = None) -> None:
         now = self.snapshot
-        self.file.snapshot = take(now.run, view, judgements or now.judgements, now)
+        judged = now.judgements if judgements is None else judgements
+        self.file.snapshot = take(now.run, view, judged, now)
         self._show()
 
     def _show(self) -> None:

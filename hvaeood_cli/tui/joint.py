@@ -65,8 +65,9 @@ def match(first: ScoreFile, second: ScoreFile) -> NDArray[np.int32]:
 
 
 def join(first: Run, second: Run, verdicts: tuple[Verdict, Verdict]) -> Joint:
-    """What two runs make of the images they share."""
+    """What two runs make of the images that both could score."""
     rows = match(first.scores, second.scores)
+    rows = rows[first.scores.scored[rows[:, 0]] & second.scores.scored[rows[:, 1]]]
     runs = (first, second)
     are_p = all(run.calibration is not None for run in runs)
     columns = [

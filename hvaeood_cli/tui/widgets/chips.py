@@ -37,8 +37,13 @@ class Chips(Static):
     }
     """
 
+    _shown: tuple[tuple[str, list[Chip]], ...] = ()
+
     def show(self, *groups: tuple[str, list[Chip]]) -> None:
         """groups: a label each, and its chips."""
+        if groups == self._shown:
+            return
+        self._shown = groups
         styles = {part: self.get_visual_style(f"chips--{part}") for part in ("label", "chip")}
         chosen = self.get_visual_style("chips--chosen")
         parts: list[Content | tuple[str, Style]] = []
@@ -49,6 +54,4 @@ class Chips(Static):
                 look = chosen if chip.chosen else styles["chip"]
                 click = Style.from_meta({"@click": chip.action}) if chip.action else Style()
                 parts.append((f" {chip.text} ", look + click))
-        content = Content.assemble(*parts)
-        if content != self.content:
-            self.update(content, layout=False)
+        self.update(Content.assemble(*parts), layout=False)

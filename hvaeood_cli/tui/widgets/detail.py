@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from textual.content import Content
+from textual.content import Content, Span
 from textual.widgets import Static
 
 from hvaeood_cli.store.judgements import MARKS
@@ -20,6 +20,7 @@ class Detail(Static):
     """Path, scores, p-values and percentiles of a row; what a person made of it."""
 
     DEFAULT_CSS = "Detail { height: auto; width: 1fr; }"
+    _shown: tuple[str, list[Span]] = ("", [])
 
     def show(self, snapshot: Snapshot, row: int, wide: bool = False) -> None:
         """wide: more figures, and no path: it stands above."""
@@ -40,7 +41,9 @@ class Detail(Static):
             parts: Line = [(mark, "bold $text-accent"), "  " if mark else ""]
             lines.append(Content.assemble(*parts, (printable(judgement.note), "italic")))
         content = Content("\n").join(lines)
-        if content != self.content:
+        shown = (content.plain, content.spans)
+        if shown != self._shown:
+            self._shown = shown
             self.update(content)
 
     def _rank(self, snapshot: Snapshot, row: int) -> Content:
