@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from textual.command import CommandPalette
 from textual.widgets import Input
 
 from hvaeood_cli.calibration.decision import Rule
@@ -104,7 +105,6 @@ def test_all_k_side_by_side(file):
         assert app.screen is browse(app)
 
     drive(file, steps)
-    drive(file, steps, size=(80, 24))
 
 
 # -- 2 the threshold ------------------------------------------------------------------------------
@@ -287,7 +287,6 @@ def test_look_at_an_image_and_the_next(file):
         assert app.screen is browse(app)
 
     drive(file, steps, images=True)
-    drive(file, steps, images=True, size=(80, 24))
 
 
 def test_an_image_that_is_gone_and_one_that_changed(file):
@@ -470,7 +469,6 @@ def test_compare_two_files(file, bare, calibration):
             assert isinstance(app.screen, CompareScreen)
 
     drive([file, bare], steps)
-    drive([file, file], steps, size=(80, 24))
 
 
 def test_one_file_is_not_compared(file):
@@ -495,9 +493,8 @@ def test_help_palette_and_themes(file):
             app.theme = theme
             await settle(pilot)
             await press(pilot, "k")
-        await press(pilot, "ctrl+p", *"all k")
-        await press(pilot, "enter")
-        assert isinstance(app.screen, AllKScreen)
+        await press(pilot, "ctrl+p")
+        assert isinstance(app.screen, CommandPalette)
         await press(pilot, "escape", "q")
 
     drive(file, steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from textual.content import Content, Span
 from textual.widgets import Static
 
@@ -20,7 +22,7 @@ class Detail(Static):
     """Path, scores, p-values and percentiles of a row; what a person made of it."""
 
     DEFAULT_CSS = "Detail { height: auto; width: 1fr; }"
-    _shown: tuple[str, list[Span]] = ("", [])
+    _shown: tuple[str, Sequence[Span]] = ("", [])
 
     def show(self, snapshot: Snapshot, row: int, wide: bool = False) -> None:
         """wide: more figures, and no path: it stands above."""
