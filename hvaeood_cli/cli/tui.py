@@ -64,7 +64,7 @@ def tui(
     reconstructions; marks and notes are kept beside the scores. Needs no display, works over
     SSH, and with the score file alone where images or model are elsewhere.
 
-    Next: **hvaeood report FILE.h5** makes a page of it, with what was judged.
+    Next: **hvaeood report FILE.h5** makes a page to pass on.
     """
     rule = deciding.asked_rule(fpr, fdr, by)
     paths = files or [_only_file(Path())]
