@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import deciding, options
-from hvaeood_cli.errors import HvaeoodError, ModelError, StoreError, UsageError
+from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, StoreError, UsageError
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
@@ -70,7 +70,12 @@ def tui(
     paths = files or [_only_file(Path())]
     if len(paths) > 2:
         raise UsageError(f"{len(paths)} score files; two can be compared", "name one or two")
-    opened = [_open(path, model, calibration, data_root, device) for path in paths]
+    opened = [_open(paths[0], model, calibration, data_root, device)]
+    for path in paths[1:]:
+        try:
+            opened.append(_open(path, model, calibration, data_root, device))
+        except (ModelError, CalibrationError):  # what was named is the first file's
+            opened.append(_open(path, None, None, data_root, device))
     if rule and opened[0].run.calibration is None:
         raise deciding.not_calibrated(str(opened[0].run.scores.attributes["model_name"]))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

@@ -10,8 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Footer
 
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui import threshold as thresholds
@@ -25,9 +24,10 @@ from hvaeood_cli.tui.screens.taking import TakeAway
 from hvaeood_cli.tui.taking import LISTS, rows_of
 from hvaeood_cli.tui.threshold import ByScore, Threshold
 from hvaeood_cli.tui.view import SHOWN, Filter, Snapshot, View, columns
-from hvaeood_cli.tui.widgets.chips import Chip, Chips
+from hvaeood_cli.tui.widgets.axis_bar import AxisBar
 from hvaeood_cli.tui.widgets.detail import Detail, MarkChips
 from hvaeood_cli.tui.widgets.distribution import Distribution
+from hvaeood_cli.tui.widgets.filter_bar import FilterBar
 from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
 from hvaeood_cli.tui.widgets.verdict_bar import VerdictBar
 from hvaeood_cli.tui.widgets.virtual_table import VirtualTable
@@ -74,11 +74,9 @@ class BrowseScreen(JudgingScreen):
 
     def compose(self) -> ComposeResult:
         yield VerdictBar()
-        with Horizontal(id="head"):
-            yield Chips(id="axes")
-            yield Static(id="legend")
+        yield AxisBar()
         yield Distribution()
-        yield Chips(id="filters")
+        yield FilterBar(id="filters")
         with Horizontal(id="below"):
             yield VirtualTable("nothing to list here: escape clears the filters", id="images")
             with VerticalScroll(id="side", can_focus=False):
@@ -95,8 +93,8 @@ class BrowseScreen(JudgingScreen):
         self.snapshot = snapshot
         run, view = snapshot.run, snapshot.view
         self.query_one(VerdictBar).show(snapshot, self._others)
-        self._show_axes()
-        self._show_filters()
+        self.query_one(AxisBar).show(snapshot)
+        self.query_one(FilterBar).show_filters(snapshot)
         self._plot()
         self.query_one(VirtualTable).show(
             table_columns(snapshot),
@@ -118,45 +116,6 @@ class BrowseScreen(JudgingScreen):
         return self.snapshot.run.calibration is not None
 
     # -- parts --------------------------------------------------------------------------------
-
-    def _show_axes(self) -> None:
-        run, view = self.snapshot.run, self.snapshot.view
-        quantities = [
-            Chip(q, f"screen.axis('{q.name}', {view.axis.k})", q is view.axis.quantity)
-            for q in run.quantities
-        ]
-        ks = []
-        for axis in run.axes(view.axis.quantity):
-            all_k = axis.k == 0 and axis.quantity in (Quantity.LLR, Quantity.P)
-            action = f"screen.axis('{axis.quantity.name}', {axis.k})"
-            ks.append(Chip("all" if all_k else str(axis.k), action, axis == view.axis))
-        scale = [Chip("log" if view.log else "linear", "screen.log")]
-        self.query_one("#axes", Chips).show(("m", quantities), ("k", ks), ("l", scale))
-        unit = f", {view.axis.unit}" if view.axis.unit else ""
-        legend = self.query_one("#legend", Static)
-        content = Content.assemble(
-            (f"{run.label(view.axis)}{unit}  ", "bold"),
-            ("█", "$primary"),
-            " here  ",
-            ("█", "$error"),
-            " flagged",
-            "  ─ calibration" if run.calibration else "",
-        )
-        if content != legend.content:
-            legend.update(content)
-
-    def _show_filters(self) -> None:
-        wanted, run = self.snapshot.view.filter, self.snapshot.run
-        shown = [
-            Chip(f"{name} {n:,}", f"screen.only('{name}')", name == wanted.shown)
-            for name, n in self.snapshot.n_shown.items()
-        ]
-        ks = [Chip(str(k), f"screen.differing({k})", k == wanted.k) for k in range(1, run.n_layers)]
-        text = f"“{printable(wanted.text)}”" if wanted.text else "find"
-        end = [Chip(text, "screen.find", bool(wanted.text))]
-        if wanted:
-            end.append(Chip(f"clear ({len(self.snapshot.rows):,} listed)", "screen.clear"))
-        self.query_one("#filters", Chips).show(("f u j", shown), ("d most at", ks), ("/", end))
 
     def _plot(self) -> None:
         snapshot, plot = self.snapshot, self.query_one(Distribution)
