@@ -17,6 +17,7 @@ from hvaeood_cli.cli.reconstruct import reconstruct
 from hvaeood_cli.cli.report import report
 from hvaeood_cli.cli.score import score
 from hvaeood_cli.cli.train import train
+from hvaeood_cli.cli.tui import tui
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 from hvaeood_cli.version import __version__
 
@@ -36,6 +37,7 @@ app.command()(calibrate)
 app.command()(train)
 app.command()(models)
 app.command()(reconstruct)
+app.command()(tui)
 
 
 def _print_version(wanted: bool) -> None:

@@ -18,6 +18,7 @@ from hvaeood_cli.calibration.drift import LEVEL, Drift, measure_drift
 from hvaeood_cli.reference import Reference
 from hvaeood_cli.store.decision import ATTRIBUTES, Decision
 from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.text import defuse
 
 JSON_FORMAT, JSON_VERSION = "hvaeood-score", 1
 
@@ -140,11 +141,6 @@ def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
         values = row[name] or []
         cells += values + [None] * (n - len(values))
     return [*cells, row["p_combined"], None if row["flagged"] is None else int(row["flagged"])]
-
-
-def defuse(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:

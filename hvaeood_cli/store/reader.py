@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import h5py
 import numpy as np
@@ -20,6 +21,27 @@ _OPTIONAL = ("conversions", "content")  # datasets that version 1 does not promi
 _MAX_DEFLATE = 1100  # the best ratio gzip can reach; a column that claims more is not in the file
 
 
+class Errors(Sequence[str]):
+    """Why each row could not be read, (N,), empty where it could. Kept for those rows alone."""
+
+    def __init__(self, n: int, reasons: dict[int, str]) -> None:
+        self._n = n
+        self._reasons = reasons
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> str | list[str]:
+        rows = range(self._n)[index]
+        if isinstance(rows, range):
+            return [self._reasons.get(row, "") for row in rows]
+        return self._reasons.get(rows, "")
+
+
 @dataclass(frozen=True)
 class ScoreFile:
     """A score file, read into memory. Columns as in `docs/score-file.md`."""
@@ -28,7 +50,7 @@ class ScoreFile:
     attributes: dict[str, Any]
     settings: dict[str, Any]
     names: NDArray[np.bytes_]  # (N,)
-    errors: list[str]  # (N,)
+    errors: Errors  # (N,)
     status: NDArray[np.int8]  # (N,)
     status_codes: dict[str, int]
     conversions: NDArray[np.uint16]  # (N,), zeros where the file has none
@@ -98,6 +120,7 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
         raise StoreError(f"{path}: /images/path and /images/error do not have {n} rows")
     label = _dataset(file, "/images/label") if "/images/label" in file else None
     conversions = columns.get("conversions")
+    status = columns["status"][()]
     return ScoreFile(
         path=path,
         attributes=attributes,
@@ -105,8 +128,8 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
         names=names.astype(f"S{names.dtype.itemsize}")[()]
         if names.dtype.kind == "S"
         else np.array(names[()], dtype=bytes),
-        errors=[bytes(text).decode("utf-8", "replace") for text in errors[()]],
-        status=columns["status"][()],
+        errors=_errors(errors, status),
+        status=status,
         status_codes=json.loads(columns["status"].attrs["codes"]),
         conversions=np.zeros(n, np.uint16) if conversions is None else conversions[()],
         conversion_codes={} if conversions is None else json.loads(conversions.attrs["codes"]),
@@ -120,6 +143,17 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
         label=None if label is None else label[()],
         decision=_decision(file, n, n_layers) if decisions.GROUP in file else None,
     )
+
+
+def _errors(dataset: h5py.Dataset, status: NDArray[np.int8]) -> Errors:
+    """The reasons of the rows that have any: a million empty strings are not worth decoding."""
+    bad = np.flatnonzero(status)
+    texts = dataset[()][bad] if len(bad) else ()
+    reasons = {
+        int(row): bytes(text).decode("utf-8", "replace")
+        for row, text in zip(bad, texts, strict=True)
+    }
+    return Errors(len(status), reasons)
 
 
 def _decision(file: h5py.File, n: int, n_layers: int) -> Decision:

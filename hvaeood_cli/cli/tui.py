@@ -1,0 +1,216 @@
+"""`hvaeood tui`: the workbench in a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvaeood_cli.cli import deciding, options
+from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, StoreError, UsageError
+from hvaeood_cli.text import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hvaeood_cli.look import Look
+    from hvaeood_cli.store.reader import ScoreFile
+    from hvaeood_cli.tui.app import Opened
+    from hvaeood_cli.tui.run import Run
+    from hvaeood_cli.tui.widgets.picture import ImageWidget
+
+
+class Images(StrEnum):
+    """How images are drawn."""
+
+    AUTO = "auto"
+    NONE = "none"
+    HALFCELL = "halfcell"
+    SIXEL = "sixel"
+    TGP = "tgp"
+
+
+def tui(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE.h5 [OTHER.h5]]",
+            help="Score files; a second one to compare with.",
+            show_default="the one in this folder",
+        ),
+    ] = None,
+    fpr: deciding.Fpr = None,
+    fdr: deciding.Fdr = None,
+    by: deciding.By = False,
+    model: options.ModelOfScores = None,
+    calibration: deciding.CalibrationFile = None,
+    images: Annotated[
+        Images, typer.Option(help="How images are drawn; none where the line is slow.")
+    ] = Images.AUTO,
+    data_root: options.DataRoot = None,
+    device: options.Device = "auto",
+) -> None:
+    """Look through scored images in the terminal, and judge them.
+
+    Example: **hvaeood tui scores.h5**
+
+    Distributions, a threshold to move, a table of any length, each image beside its
+    reconstructions; marks and notes are kept beside the scores. Needs no display, works over
+    SSH, and with the score file alone where images or model are elsewhere.
+
+    Next: **hvaeood report FILE.h5** makes a page to pass on.
+    """
+    rule = deciding.asked_rule(fpr, fdr, by)
+    paths = files or [_only_file(Path())]
+    if len(paths) > 2:
+        raise UsageError(f"{len(paths)} score files; two can be compared", "name one or two")
+    opened = [_open(paths[0], model, calibration, data_root, device)]
+    for path in paths[1:]:
+        try:
+            opened.append(_open(path, model, calibration, data_root, device))
+        except (ModelError, CalibrationError):  # what was named is the first file's
+            opened.append(_open(path, None, None, data_root, device))
+    if rule and opened[0].run.calibration is None:
+        raise deciding.not_calibrated(str(opened[0].run.scores.attributes["model_name"]))
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "the workbench needs a terminal",
+            f"hvaeood report {paths[0]} makes a page; hvaeood decide {paths[0]} --json prints",
+        )
+    widget = _image_widget(images)  # asks the terminal, so before the app has it
+    from hvaeood_cli.tui.app import Workbench
+
+    Workbench(opened, widget, rule, hint=_first_time()).run()
+
+
+def _only_file(folder: Path) -> Path:
+    """The score file of a folder that has one. Raises UsageError."""
+    found = sorted(folder.glob("*.h5"))
+    if not found:
+        raise UsageError("no score file in this folder", "hvaeood score FOLDER makes one")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise UsageError(f"{len(found)} score files here: {names}", f"hvaeood tui {found[0].name}")
+    return found[0]
+
+
+def _open(
+    path: Path, model: str | None, calibration: Path | None, data_root: Path | None, device: str
+) -> Opened:
+    """A score file, its calibration and its model, as far as they are there.
+
+    Raises what keeps the scores or the judgements from being read, or what was named from being
+    used; what was not named may be missing.
+    """
+    from hvaeood_cli.cli.looking import Looking
+    from hvaeood_cli.store.judgements import read_judgements
+    from hvaeood_cli.store.reader import read_scores
+    from hvaeood_cli.tui.app import Opened
+
+    scores = read_scores(path)
+    if not len(scores):
+        raise StoreError(f"{path} has no images", "hvaeood score FOLDER makes another")
+    judgements = read_judgements(path)
+    glance = _glancing(scores, data_root)
+    no_model = ""
+    looking = None
+    try:
+        looking = Looking(scores, model, data_root, device)
+    except ModelError as error:
+        if model is not None:
+            raise
+        no_model = printable(f"{error.message}: {error.hint}")
+
+    def look(row: int) -> Look | HvaeoodError:
+        return looking([row])[0] if looking else _image_alone(glance(row))
+
+    run = _run(scores, model, calibration)
+    return Opened(run, judgements, glance, look, no_model)
+
+
+def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
+    """The scores beside the calibration, or the reason why there is none."""
+    from hvaeood_cli.tui.run import Run
+
+    why_not = ""
+    found = None
+    try:
+        found = deciding.calibration_of(scores, model, calibration)
+    except HvaeoodError as error:
+        if model is not None or calibration is not None:
+            raise
+        why_not = printable(f"{error.message}: {error.hint}")
+    run = Run.of(scores, found, why_not)
+    if calibration is not None and found is not None and run.calibration is None:
+        found.check(_settings_of(scores))
+    return run
+
+
+def _settings_of(scores: ScoreFile) -> dict[str, object]:
+    """What a calibration must share with these scores."""
+    from hvaeood_cli.calibration.calibration import settings_of
+
+    return settings_of(scores.attributes, scores.settings)
+
+
+def _glancing(
+    scores: ScoreFile, data_root: Path | None
+) -> Callable[[int], NDArray[np.uint8] | HvaeoodError]:
+    """Reads the image of a row."""
+
+    def glance(row: int) -> NDArray[np.uint8] | HvaeoodError:
+        from hvaeood_cli.images.sources import open_sources
+
+        try:
+            name = os.fsdecode(bytes(scores.names[row]))
+            return open_sources([name], data_root=data_root).read(0)[0].pixels
+        except HvaeoodError as error:
+            return error
+
+    return glance
+
+
+def _image_alone(image: NDArray[np.uint8] | HvaeoodError) -> Look | HvaeoodError:
+    """A look without a model."""
+    import numpy as np
+
+    from hvaeood_cli.look import Look
+
+    if isinstance(image, HvaeoodError):
+        return image
+    return Look(image, np.zeros((1, 1, 1), "f4"), np.zeros((0, 1, 1, 1), "f4"), False)
+
+
+def _image_widget(images: Images) -> ImageWidget | None:
+    """The widget that draws images."""
+    if images is Images.NONE:
+        return None
+    from textual_image import widget
+
+    return {
+        Images.AUTO: widget.Image,
+        Images.HALFCELL: widget.HalfcellImage,
+        Images.SIXEL: widget.SixelImage,
+        Images.TGP: widget.TGPImage,
+    }[images]
+
+
+def _first_time() -> bool:
+    """Whether this user has not seen the workbench before; from now on they have."""
+    import platformdirs
+
+    marker = platformdirs.user_state_path("hvaeood") / "tui-seen"
+    try:
+        if marker.exists():
+            return False
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError:  # a home that cannot be written: no reason not to start
+        return False
+    return True

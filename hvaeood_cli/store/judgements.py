@@ -1,0 +1,176 @@
+"""What a person made of the images: marks and notes, in a small JSON file beside the scores.
+
+    SCORES.judgements.json
+    {"format": "hvaeood-judgements", "format_version": 1,
+     "judgements": {"content:91b5...": {"mark": "ood", "note": "a shoe", "path": "a/7.png"}}}
+
+A judgement is about an image, not about a row: its key is the image's content, so that it holds
+for the same image under another name and for scores made anew. The path is there for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.errors import StoreError
+from hvaeood_cli.files import replacing
+from hvaeood_cli.store.reader import ScoreFile
+
+FORMAT, FORMAT_VERSION = "hvaeood-judgements", 1
+MARKS = ("ood", "fine", "unsure")
+MAX_NOTE = 2000  # characters
+
+_MAX_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a person made of one image. A mark of "" is a note alone."""
+
+    mark: str = ""  # of MARKS, or ""
+    note: str = ""
+    path: str = ""  # as it was when judged; bytes that are no UTF-8 come as surrogates
+
+    def __bool__(self) -> bool:
+        return bool(self.mark or self.note)
+
+
+@dataclass(frozen=True, eq=False)
+class Judgements:
+    """All judgements of one sidecar file, by key."""
+
+    by_key: dict[str, Judgement]
+
+    def __len__(self) -> int:
+        return len(self.by_key)
+
+    def of(self, scores: ScoreFile, row: int) -> Judgement:
+        """The judgement of a row's image; an empty one where there is none."""
+        return self.by_key.get(key_of(scores, row), Judgement())
+
+    def rows(self, scores: ScoreFile) -> Iterator[tuple[int, Judgement]]:
+        """Every row of a score file that is judged, in order, with its judgement."""
+        candidates = self._candidates(scores)
+        for row in candidates:
+            if found := self.of(scores, int(row)):
+                yield int(row), found
+
+    def marks(self, scores: ScoreFile) -> NDArray[np.int8]:
+        """(N,): 0 where not judged, 1 + the place in MARKS, or 1 + len(MARKS) for a note alone."""
+        codes = np.zeros(len(scores), np.int8)
+        for row, judgement in self.rows(scores):
+            codes[row] = (*MARKS, "").index(judgement.mark) + 1
+        return codes
+
+    def _candidates(self, scores: ScoreFile) -> NDArray[np.int64]:
+        """Rows that may be judged, by one number each: a million rows are looked up at once."""
+        wanted = [key.partition(":") for key in self.by_key]
+        content = [int(value, 16) for kind, _, value in wanted if kind == "content"]
+        sha256 = [int(value[:16], 16) for kind, _, value in wanted if kind == "sha256"]
+        found = np.isin(scores.content, np.array(content, np.uint64))
+        if sha256 or any(kind == "name" for kind, _, _ in wanted):
+            bare = np.flatnonzero(scores.content == 0)
+            heads = np.ascontiguousarray(scores.sha256[bare, :8]).view(">u8").ravel()
+            nameless = heads == 0  # no bytes at all: known by name
+            found[bare[np.isin(heads, np.array(sha256, np.uint64)) | nameless]] = True
+        return np.flatnonzero(found)
+
+
+def judgements_path(scores: Path) -> Path:
+    """Where the judgements of a score file stand."""
+    return scores.with_name(scores.name + ".judgements.json")
+
+
+def key_of(scores: ScoreFile, row: int) -> str:
+    """By what an image is known: its pixels, else its bytes, else (it has none) its name."""
+    if scores.content[row]:
+        return f"content:{int(scores.content[row]):016x}"
+    if scores.sha256[row].any():
+        return f"sha256:{scores.sha256[row].tobytes().hex()}"
+    return f"name:{hashlib.sha256(bytes(scores.names[row])).hexdigest()}"
+
+
+def read_judgements(scores: Path) -> Judgements:
+    """The judgements beside a score file; none where there is no such file.
+
+    Raises StoreError for a file that is something else, or damaged.
+    """
+    path = judgements_path(scores)
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError("it is larger than 256 MiB")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return Judgements({})
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise _damaged(path, "it does not say that it is one")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {value.get('format_version')}; "
+            f"this program reads version {FORMAT_VERSION}",
+            "upgrade: pip install --upgrade hvaeood",
+        )
+    found = value.get("judgements")
+    if not isinstance(found, dict):
+        raise _damaged(path, "it has no judgements")
+    return Judgements({key: _judgement(path, key, entry) for key, entry in found.items()})
+
+
+def judge(scores: ScoreFile, row: int, mark: str, note: str) -> Judgements:
+    """Judge a row's image, or with neither mark nor note take its judgement back.
+
+    The file is read anew before it is written whole, so that what another process judged is kept.
+    Raises StoreError as `read_judgements`, and where it cannot be written.
+    """
+    by_key = dict(read_judgements(scores.path).by_key)
+    path = bytes(scores.names[row]).decode("utf-8", "surrogateescape")
+    judgement = Judgement(mark, note[:MAX_NOTE], path)
+    by_key.pop(key_of(scores, row), None)
+    if judgement:
+        by_key[key_of(scores, row)] = judgement
+    entries = {
+        key: {"mark": entry.mark, "note": entry.note, "path": entry.path}
+        for key, entry in by_key.items()
+    }
+    value = {"format": FORMAT, "format_version": FORMAT_VERSION, "judgements": entries}
+    out = judgements_path(scores.path)
+    try:
+        with replacing(out) as temporary:
+            temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="ascii")
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {out}: {error.strerror or error}",
+            "make room, or copy the score file to a folder that can be written",
+        ) from None
+    return Judgements(by_key)
+
+
+def _judgement(path: Path, key: str, entry: Any) -> Judgement:
+    """One entry, checked. Raises StoreError."""
+    kind, _, value = key.partition(":")
+    digits = {"content": 16, "sha256": 64, "name": 64}.get(kind)
+    if digits != len(value) or not set(value) <= set("0123456789abcdef"):
+        raise _damaged(path, f"{key[:80]!r} is no key of an image")
+    if not isinstance(entry, dict):
+        raise _damaged(path, f"{key} has no judgement")
+    texts = [entry.get(field, "") for field in ("mark", "note", "path")]
+    if not all(isinstance(text, str) for text in texts) or texts[0] not in (*MARKS, ""):
+        raise _damaged(path, f"{key} has a judgement that is none")
+    return Judgement(texts[0], texts[1][:MAX_NOTE], texts[2])
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{path} is not a whole file of judgements ({reason.strip().splitlines()[0][:200]})",
+        "mend it, or move it away and judge anew; it is left as it is",
+    )

@@ -1,0 +1,290 @@
+"""The workbench: hears what the user did, takes the next snapshot, and shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.worker import get_current_worker
+
+from hvaeood_cli.calibration.decision import Rule, decide
+from hvaeood_cli.errors import HvaeoodError, StoreError
+from hvaeood_cli.look import Look
+from hvaeood_cli.store.decision import write_decision
+from hvaeood_cli.store.judgements import Judgements, judge
+from hvaeood_cli.text import printable
+from hvaeood_cli.tui import messages, taking
+from hvaeood_cli.tui.album import Album
+from hvaeood_cli.tui.run import Run
+from hvaeood_cli.tui.screens.all_k import AllKScreen
+from hvaeood_cli.tui.screens.browse import BrowseScreen
+from hvaeood_cli.tui.screens.compare import CompareScreen
+from hvaeood_cli.tui.screens.help import HelpScreen
+from hvaeood_cli.tui.screens.judging import SnapshotScreen
+from hvaeood_cli.tui.screens.look import LookScreen
+from hvaeood_cli.tui.threshold import Threshold, words
+from hvaeood_cli.tui.view import Snapshot, View, take
+from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
+
+HINT = "enter looks at an image, ← → move the threshold, 1 2 3 judge, ? tells the rest"
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A score file and whatever can show its images. Both callables are slow."""
+
+    run: Run
+    judgements: Judgements
+    glance: Callable[[int], NDArray[np.uint8] | HvaeoodError]  # row -> the image
+    look: Callable[[int], Look | HvaeoodError]  # row -> the image and its reconstructions
+    no_model: str = ""  # why there are no reconstructions
+
+
+@dataclass(eq=False)
+class _File:
+    """What is open, as it is now."""
+
+    opened: Opened
+    snapshot: Snapshot
+    glances: Album[NDArray[np.uint8]] = field(init=False)
+    looks: Album[Look] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.glances = Album(self.opened.glance, 256)
+        self.looks = Album(self.opened.look)
+
+
+class Workbench(App[None]):
+    """Given one or two opened score files. Opens no image and no model by itself."""
+
+    TITLE = "hvaeood"
+    CSS_PATH = "app.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "all_k", "All k", show=False),
+        Binding("c", "compare", "Compare"),
+        Binding("x", "other_file", "Other file", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(
+        self,
+        opened: list[Opened],
+        image_widget: ImageWidget | None = None,
+        threshold: Threshold | None = None,
+        hint: bool = False,
+        patience: float = 0.12,
+    ) -> None:
+        """image_widget: of textual-image; None shows no images. threshold: to begin with, of all.
+
+        hint: say how to begin. patience: seconds that the cursor rests before an image is read.
+        """
+        super().__init__()
+        self.files = [_File(each, _first(each, threshold)) for each in opened]
+        self._at = 0
+        self._image_widget = image_widget
+        self._hint = hint
+        self._patience = patience
+        self._resting: dict[str, Timer] = {}
+
+    @property
+    def file(self) -> _File:
+        return self.files[self._at]
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.file.snapshot
+
+    def on_mount(self) -> None:
+        self.push_screen(BrowseScreen(self.snapshot, self._image_widget, len(self.files) > 1))
+        if self._hint:
+            self.notify(HINT, timeout=8, markup=False)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("compare", "other_file"):
+            return len(self.files) > 1 and isinstance(self.screen, BrowseScreen)
+        if action == "all_k":
+            return isinstance(self.screen, BrowseScreen)
+        return True
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """What the palette offers: themes and the like, and every key of the screen."""
+        yield from super().get_system_commands(screen)
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.description and active.node in (screen, self) and active.enabled:
+                run = partial(active.node.run_action, binding.action)
+                yield SystemCommand(binding.description, f"key {binding.key}", run)
+
+    # -- the view -----------------------------------------------------------------------------
+
+    def on_ask(self, message: messages.Ask) -> None:
+        with self._saying():
+            self._take(message.change(self.snapshot))
+
+    def _take(self, view: View, judgements: Judgements | None = None) -> None:
+        now = self.snapshot
+        judged = now.judgements if judgements is None else judgements
+        self.file.snapshot = take(now.run, view, judged, now)
+        self._show()
+
+    def _show(self) -> None:
+        for screen in self.screen_stack:
+            if isinstance(screen, SnapshotScreen) and screen.is_mounted:
+                screen.show(self.snapshot)
+
+    def action_other_file(self) -> None:
+        self._at = (self._at + 1) % len(self.files)
+        self._show()
+
+    def action_all_k(self) -> None:
+        self.push_screen(AllKScreen(self.snapshot))
+
+    def action_compare(self) -> None:
+        first, second = self.files[:2]
+        self.push_screen(CompareScreen(first.snapshot, second.snapshot))
+
+    def action_help(self) -> None:
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen())
+
+    # -- images -------------------------------------------------------------------------------
+
+    def on_open(self, message: messages.Open) -> None:
+        no_model = self.file.opened.no_model
+        self.push_screen(LookScreen(self.snapshot, message.row, self._image_widget, no_model))
+
+    def on_glance(self, message: messages.Glance) -> None:
+        self._want("glance", self.file.glances, message.row, self._glanced)
+
+    def on_show(self, message: messages.Show) -> None:
+        self._want("look", self.file.looks, message.row, self._looked)
+
+    def _want(
+        self, what: str, album: Album[Any], row: int, show: Callable[[int, Any], None]
+    ) -> None:
+        """Show what is kept; else, once the cursor rests, get it in a thread."""
+        if what in self._resting:
+            self._resting.pop(what).stop()
+        if (kept := album.kept(row)) is not None:
+            self.workers.cancel_group(self, what)
+            show(row, kept)
+            return
+
+        def work() -> None:
+            found = album.make(row)
+            if not get_current_worker().is_cancelled:
+                self.call_from_thread(deliver, found)
+
+        def deliver(found: Any) -> None:
+            if not isinstance(found, HvaeoodError):
+                album.keep(row, found)
+            show(row, found)
+
+        def start() -> None:
+            self.run_worker(work, group=what, thread=True, exclusive=True, exit_on_error=False)
+
+        if self._patience:
+            self._resting[what] = self.set_timer(self._patience, start)
+        else:
+            start()
+
+    def _looked(self, row: int, look: Look | HvaeoodError) -> None:
+        if isinstance(self.screen, LookScreen):
+            self.screen.show_look(row, look)
+
+    def _glanced(self, row: int, image: NDArray[np.uint8] | HvaeoodError) -> None:
+        screen = next(s for s in self.screen_stack if isinstance(s, BrowseScreen))
+        if screen.row != row:
+            return
+        picture = screen.query_one(Picture)
+        if isinstance(image, HvaeoodError):
+            picture.say(printable(image.message))
+        else:
+            picture.show(image)
+
+    # -- judgements, lists, decisions ---------------------------------------------------------
+
+    def on_judge(self, message: messages.Judge) -> None:
+        scores = self.snapshot.run.scores
+        before = self.snapshot.judgements.of(scores, message.row)
+        mark = before.mark if message.mark is None else message.mark
+        note = before.note if message.note is None else message.note
+        if message.mark == "" and message.note is None:
+            note = ""  # taken back, all of it
+        with self._saying():
+            self._take(self.snapshot.view, judge(scores, message.row, mark, note))
+
+    def on_copy(self, message: messages.Copy) -> None:
+        path = printable(bytes(self.snapshot.run.scores.names[message.row]))
+        self.copy_to_clipboard(path)
+        self.notify(path, title="Copied", markup=False)
+
+    def on_write(self, message: messages.Write) -> None:
+        with self._saying():
+            path = Path(message.name).expanduser()
+            n = taking.write_list(path, self.snapshot, message.which, message.form)
+            self.notify(f"{n:,} images: {printable(str(path))}", title="Written", markup=False)
+
+    def on_decide(self) -> None:
+        run, threshold = self.snapshot.run, self.snapshot.view.threshold
+        assert run.calibration is not None and isinstance(threshold, Rule)
+        calibration = run.calibration
+
+        def work() -> None:
+            try:
+                write_decision(run.scores.path, decide(calibration, run.scores, threshold))
+            except HvaeoodError as error:
+                self.call_from_thread(self._complain, error)
+            except OSError as error:
+                reason = StoreError(
+                    f"cannot write {run.scores.path}: {error.strerror or error}",
+                    "copy it to a folder that can be written",
+                )
+                self.call_from_thread(self._complain, reason)
+            else:
+                said = f"{words(run, threshold)}: {run.title}"
+                self.call_from_thread(self.notify, said, title="Decision written", markup=False)
+
+        self.run_worker(work, group="decide", thread=True, exclusive=True, exit_on_error=False)
+
+    def _saying(self) -> _Saying:
+        """Errors inside are said, not raised."""
+        return _Saying(self._complain)
+
+    def _complain(self, error: HvaeoodError) -> None:
+        said = printable(error.message) + (f"\n{printable(error.hint)}" if error.hint else "")
+        self.notify(said, title="Not done", severity="error", timeout=10, markup=False)
+
+
+class _Saying:
+    """Gives errors that are meant for people to `say`."""
+
+    def __init__(self, say: Callable[[HvaeoodError], None]) -> None:
+        self._say = say
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, HvaeoodError):
+            self._say(error)
+            return True
+        return False
+
+
+def _first(opened: Opened, threshold: Threshold | None) -> Snapshot:
+    run = opened.run
+    view = View.first(run)
+    if isinstance(threshold, Rule) and run.calibration:
+        view = View(view.axis, threshold)
+    return take(run, view, opened.judgements)

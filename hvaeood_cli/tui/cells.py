@@ -1,0 +1,65 @@
+"""What stands in the cells of the table of images."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from hvaeood_cli.text import printable
+from hvaeood_cli.tui.run import Axis, Quantity
+from hvaeood_cli.tui.threshold import ODDNESS
+from hvaeood_cli.tui.view import MARK, PATH, Column, K, Snapshot
+from hvaeood_cli.tui.widgets.virtual_table import Cell, CellOf, TableColumn
+
+MARK_WORDS = ("", "OOD", "fine", "unsure", "note")  # by `Snapshot.marks`
+
+
+def table_columns(snapshot: Snapshot) -> list[TableColumn]:
+    """From left to right; narrow tables leave the last figures out first."""
+    run = snapshot.run
+    rank = "p" if run.calibration else "suspicion"
+    ratios = [
+        TableColumn(axis, run.label(axis), 9, from_width=40 + 10 * axis.k)
+        for axis in run.axes(Quantity.LLR)[1:]
+    ]
+    return [
+        TableColumn(ODDNESS, rank, 10),
+        *ratios,
+        TableColumn(K, "k", 3, from_width=44),
+        TableColumn(Axis(Quantity.BITS, 0), "bits/dim", 9, from_width=76),
+        TableColumn(MARK, "mark", 6, right=False),
+        TableColumn(PATH, "image", 0, right=False),
+    ]
+
+
+def table_cell(snapshot: Snapshot) -> CellOf:
+    """Text and style of a cell, by row and column."""
+    run = snapshot.run
+    scores, flagged = run.scores, snapshot.verdict.flagged
+    statuses = {code: name.replace("_", " ") for name, code in scores.status_codes.items()}
+
+    def cell(row: int, key: Hashable) -> Cell:
+        if key == PATH:
+            name = printable(bytes(scores.names[row]))
+            return name, "" if scores.status[row] == 0 else "muted"
+        if key == MARK:
+            return MARK_WORDS[snapshot.marks[row]], "mark"
+        if scores.status[row] != 0:
+            status = statuses.get(int(scores.status[row]), "?")
+            return (printable(status), "muted") if key == ODDNESS else ("", "")
+        if key == ODDNESS:
+            value = run.p[row] if run.calibration else run.oddness[row]
+            text = f"{value:.2g}" if run.calibration else f"{value:.1f}"
+            return (f"\u25cf {text}", "flagged") if flagged[row] else (text, "")
+        if key == K:
+            return str(run.k[row]), "muted"
+        assert isinstance(key, Axis)
+        digits = 3 if key.quantity is Quantity.BITS else 1
+        value = float(run.values(key)[row])
+        return f"{value:.{digits}f}", "strong" if key.k and key.k == run.k[row] else ""
+
+    return cell
+
+
+def sort_name(snapshot: Snapshot, column: Column) -> str:
+    """The head of a column."""
+    return next(head.title for head in table_columns(snapshot) if head.key == column)

@@ -1,0 +1,92 @@
+"""The same images in two score files: of two models, or of two folders that share some."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.tui.run import Run
+from hvaeood_cli.tui.threshold import Verdict
+
+COLUMNS = ("first", "second", "difference", "flagged", "path")
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """M images that two runs share, and what each makes of them."""
+
+    rows: NDArray[np.int32]  # (M, 2) of the first and the second file
+    values: NDArray[np.float64]  # (M, 2) p where both are calibrated, else what ranks
+    difference: NDArray[np.float64]  # (M,) decades that the second's p is below; or second - first
+    flagged: NDArray[np.bool_]  # (M, 2)
+    are_p: bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def order(self, column: str, descending: bool) -> NDArray[np.int64]:
+        """Images by a column; NaN last."""
+        keys = {
+            "first": self.values[:, 0],
+            "second": self.values[:, 1],
+            "difference": np.abs(self.difference),
+            "flagged": self.flagged[:, 0] * 1.0 + self.flagged[:, 1] * 2.0,
+            "path": self.rows[:, 0].astype(np.float64),
+        }
+        key = keys[column]
+        return np.argsort(-key if descending else key, kind="stable")
+
+    def counts(self) -> dict[str, int]:
+        """How far the two agree on what is flagged."""
+        first, second = self.flagged.T
+        return {
+            "both": int((first & second).sum()),
+            "first alone": int((first & ~second).sum()),
+            "second alone": int((second & ~first).sum()),
+            "neither": int((~first & ~second).sum()),
+        }
+
+
+def match(first: ScoreFile, second: ScoreFile) -> NDArray[np.int32]:
+    """(M, 2), rows that show the same image: its pixels, else its bytes. The first of copies.
+
+    Models of different sizes see different pixels in the same file, so both keys are tried.
+    """
+    pairs = [_common(first.content, second.content), _common(_bytes_of(first), _bytes_of(second))]
+    together = np.concatenate(pairs)
+    _, places = np.unique(together[:, 0], return_index=True)
+    together = together[np.sort(places)]
+    _, places = np.unique(together[:, 1], return_index=True)
+    together = together[np.sort(places)]
+    return together[np.argsort(together[:, 0], kind="stable")]
+
+
+def join(first: Run, second: Run, verdicts: tuple[Verdict, Verdict]) -> Joint:
+    """What two runs make of the images that both could score."""
+    rows = match(first.scores, second.scores)
+    rows = rows[first.scores.scored[rows[:, 0]] & second.scores.scored[rows[:, 1]]]
+    runs = (first, second)
+    are_p = all(run.calibration is not None for run in runs)
+    columns = [
+        (run.p if are_p else run.oddness)[column] for run, column in zip(runs, rows.T, strict=True)
+    ]
+    values = np.stack(columns, axis=1).astype(np.float64)
+    scale = -np.log10(values) if are_p else values
+    pairs = zip(verdicts, rows.T, strict=True)
+    flagged = np.stack([verdict.flagged[column] for verdict, column in pairs], axis=1)
+    return Joint(rows, values, scale[:, 1] - scale[:, 0], flagged, are_p)
+
+
+def _common(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """Rows with equal keys; 0 is no key."""
+    keys, one, other = np.intersect1d(first, second, return_indices=True)
+    return np.asarray(np.stack([one, other], axis=1)[keys != 0], np.int32)
+
+
+def _bytes_of(scores: ScoreFile) -> NDArray[np.uint64]:
+    """(N,) the first 64 bits of each file's hash."""
+    heads = np.ascontiguousarray(scores.sha256[:, :8]).view(">u8").ravel()
+    return heads.astype(np.uint64)

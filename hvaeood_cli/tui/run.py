@@ -1,0 +1,276 @@
+"""A score file beside its calibration: the numbers that can be plotted, sorted and thresholded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.calibration.calibration import Calibration, settings_of
+from hvaeood_cli.calibration.conformal import conformal_p
+from hvaeood_cli.reference import Reference
+from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.text import printable
+
+Values = NDArray[np.floating[Any]]
+T = TypeVar("T")
+
+_SLICE = 1 << 16  # rows whose combined score is computed at once: memory stays small
+
+
+class Quantity(StrEnum):
+    """What an image is measured by."""
+
+    LLR = "LLR"
+    BOUND = "L"
+    BITS = "bits/dim"
+    P = "p"
+
+
+class Axis(NamedTuple):
+    """A quantity at one k. Of LLR and p, k = 0 means all k combined."""
+
+    quantity: Quantity
+    k: int
+
+    @property
+    def higher_is_odder(self) -> bool:
+        return self.quantity in (Quantity.LLR, Quantity.BITS)
+
+    @property
+    def unit(self) -> str:
+        return "nats" if self.quantity in (Quantity.LLR, Quantity.BOUND) else ""
+
+
+class Statistics(NamedTuple):
+    """Rows of a score file, as `Calibration.combined` takes them."""
+
+    lower_bound: NDArray[np.float32]
+    llr: NDArray[np.float32]
+    kl: NDArray[np.float32]
+    log_px: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """N scored images of L layers, and what is usual. What is asked for is computed once."""
+
+    scores: ScoreFile
+    calibration: Calibration | None = None
+    why_not: str = ""  # why there is no calibration, and the command that mends it
+    _kept: dict[Any, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scores: ScoreFile, calibration: Calibration | None, why_not: str = "") -> Run:
+        """With the calibration, unless the scores were made in another way than it was."""
+        if calibration is None:
+            model = printable(str(scores.attributes["model_name"]))
+            mend = f"hvaeood calibrate HELD-OUT-IMAGES --model {model}"
+            return cls(scores, None, why_not or f"not calibrated: {mend}")
+        differing = calibration.mismatches(settings_of(scores.attributes, scores.settings))
+        if differing:
+            why_not = f"the calibration was made otherwise ({'; '.join(differing)}): "
+            return cls(scores, None, why_not + "hvaeood calibrate with these settings")
+        return cls(scores, calibration)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def title(self) -> str:
+        return printable(self.scores.path.name)
+
+    @property
+    def n_layers(self) -> int:
+        return self.scores.n_layers
+
+    @cached_property
+    def n_scored(self) -> int:
+        return int(self.scores.scored.sum())
+
+    # -- what ranks ---------------------------------------------------------------------------
+
+    @cached_property
+    def oddness(self) -> Values:
+        """(N,) what ranks images, higher is odder, NaN without scores.
+
+        The calibration's combined score, in nats; without one, spreads above the batch's median.
+        """
+        if self.calibration is None:
+            return self._reference.suspicion(self.scores.llr).astype(np.float32)
+        found = np.full(len(self), np.nan)
+        columns = [getattr(self.scores, name) for name in Statistics._fields]
+        for first in range(0, len(self), _SLICE):
+            part = slice(first, first + _SLICE)
+            found[part] = self.calibration.combined(Statistics(*(c[part] for c in columns)))
+        found[~self.scores.scored] = np.nan
+        return found
+
+    @cached_property
+    def k(self) -> NDArray[np.int8]:
+        """(N,) whose LLR^{>k} differs most; 0 without scores."""
+        if self.calibration is None:
+            return self._reference.k_standing_out(self.scores.llr).astype(np.int8)
+        k = self.calibration.k_differing_most(self.scores.llr)
+        return np.where(self.scores.scored, k, 0).astype(np.int8)
+
+    @cached_property
+    def p(self) -> Values:
+        """(N,) p-value of `oddness`; only with a calibration."""
+        return self._p(0, self.oddness)
+
+    def adjusted_p(self, kind: str) -> Values:
+        """(N,) p adjusted for the batch: an FDR rule of this kind flags what is <= its level."""
+        return self._keep(("adjusted", kind), lambda: self._adjust(kind))
+
+    # -- what can be plotted ------------------------------------------------------------------
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        return [q for q in Quantity if q is not Quantity.P or self.calibration]
+
+    def axes(self, quantity: Quantity) -> list[Axis]:
+        return [Axis(quantity, k) for k in range(self.n_layers)]
+
+    def label(self, axis: Axis) -> str:
+        quantity, k = axis
+        if k:
+            return {Quantity.BITS: f"bits/dim, L>{k}"}.get(quantity, f"{quantity}>{k}")
+        if quantity is Quantity.LLR:
+            return "combined score" if self.calibration else "suspicion"
+        return {Quantity.BOUND: "L", Quantity.BITS: "bits/dim, L"}.get(quantity, "p combined")
+
+    def values(self, axis: Axis) -> Values:
+        """(N,), NaN without scores."""
+        return self._keep(("values", axis), lambda: self._values(axis))
+
+    def usual(self, axis: Axis) -> Values | None:
+        """The calibration's values, sorted upwards."""
+        return self._keep(("usual", axis), lambda: self._usual(axis))
+
+    def shown_range(self, axis: Axis) -> tuple[float, float]:
+        """What a plot shows: all but the outermost thousandths, which end up at its edges."""
+        return self._keep(("range", axis), lambda: self._range(axis))
+
+    def percentile(self, row: int, axis: Axis) -> float | None:
+        """How many per cent of the calibration's images are below."""
+        usual, value = self.usual(axis), float(self.values(axis)[row])
+        if usual is None or math.isnan(value):
+            return None
+        return float(100 * np.searchsorted(usual, value, side="left") / len(usual))
+
+    def p_of(self, row: int, k: int) -> float | None:
+        """The p-value of a row at one k (0: combined)."""
+        if self.calibration is None or not self.scores.scored[row]:
+            return None
+        values = self.oddness[row : row + 1] if k == 0 else self.scores.llr[row : row + 1, k - 1]
+        return float(self._p(k, values)[0])
+
+    # -- what can be sorted -------------------------------------------------------------------
+
+    def order(self, axis: Axis) -> NDArray[np.int32]:
+        """Rows by an axis, upwards; those without scores last."""
+        key = ("order", axis)
+
+        def sort() -> NDArray[np.int32]:
+            values = self.values(axis).astype(np.float32, copy=False)  # sorts in half the time
+            return np.argsort(values).astype(np.int32)
+
+        return self._keep(key, sort)
+
+    @cached_property
+    def order_by_k(self) -> NDArray[np.int32]:
+        return np.argsort(self.k, kind="stable").astype(np.int32)
+
+    @cached_property
+    def order_by_path(self) -> NDArray[np.int32]:
+        """Rows by the bytes of their paths: eight at a time, as numbers, which sorts faster."""
+        names = self.scores.names
+        if len(names) < 2 or bool((names[:-1] <= names[1:]).all()):
+            return np.arange(len(names), dtype=np.int32)
+        width = -(-names.itemsize // 8)
+        words = names.astype(f"S{8 * width}").view(">u8").reshape(len(names), width)
+        keys = [words[:, i].astype(np.uint64) for i in range(width)]
+        telling = [key for key in keys if key.min() != key.max()]
+        if not telling:
+            return np.arange(len(names), dtype=np.int32)
+        return np.lexsort(telling[::-1]).astype(np.int32)
+
+    def containing(self, text: str) -> NDArray[np.bool_]:
+        """(N,) whose path holds a text; upper case matters where the text has any."""
+        names, wanted = self.scores.names, text.encode("utf-8", "surrogateescape")
+        if wanted == wanted.lower():
+            names = np.char.lower(names)
+        return np.asarray(np.char.find(names, wanted) >= 0)
+
+    # -- how ----------------------------------------------------------------------------------
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return Reference.of_batch(self.scores.llr)
+
+    def _keep(self, key: Any, make: Callable[[], T]) -> T:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast(T, self._kept[key])
+
+    def _p(self, k: int, values: Values) -> Values:
+        assert self.calibration is not None
+        usual = self.calibration.sorted_llr[:, k - 1] if k else self.calibration.oddness
+        return conformal_p(usual, values)
+
+    def _adjust(self, kind: str) -> Values:
+        from scipy.stats import false_discovery_control
+
+        found = np.full(len(self), np.nan)
+        scored = self.scores.scored
+        if scored.any():
+            method = "by" if kind == "fdr-by" else "bh"
+            found[scored] = false_discovery_control(self.p[scored], method=method)
+        return found
+
+    def _values(self, axis: Axis) -> Values:
+        quantity, k = axis
+        if quantity is Quantity.P:
+            return self._p(k, self.scores.llr[:, k - 1]) if k else self.p
+        if quantity is Quantity.LLR:
+            return np.ascontiguousarray(self.scores.llr[:, k - 1]) if k else self.oddness
+        if quantity is Quantity.BITS:
+            return self._bits(self.scores.lower_bound[:, k])
+        return np.ascontiguousarray(self.scores.lower_bound[:, k])
+
+    def _usual(self, axis: Axis) -> Values | None:
+        quantity, k = axis
+        if self.calibration is None:
+            return None
+        if quantity is Quantity.P:
+            n = len(self.calibration) if k else len(self.calibration.oddness)
+            return np.arange(1, n + 1) / (n + 1)
+        if quantity is Quantity.LLR:
+            return self.calibration.sorted_llr[:, k - 1] if k else self.calibration.oddness
+        bound = self.calibration.lower_bound[:, k]
+        return np.sort(self._bits(bound) if quantity is Quantity.BITS else bound)
+
+    def _bits(self, bound: Values) -> Values:
+        settings = self.scores.settings
+        n_dims = int(settings.get("image_channels", 1)) * int(settings.get("image_size", 28)) ** 2
+        return np.asarray(-bound / np.float32(n_dims * math.log(2.0)))
+
+    def _range(self, axis: Axis) -> tuple[float, float]:
+        if axis.quantity is Quantity.P:
+            return 0.0, 1.0
+        usual = self.usual(axis)
+        parts = [self.values(axis)] if usual is None else [self.values(axis), usual]
+        ends = []
+        for part in parts:
+            finite = part[np.isfinite(part)]
+            if len(finite):
+                ends += [float(end) for end in np.quantile(finite, [0.001, 0.999])]
+        low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+        return low, max(high, low + 1e-6)

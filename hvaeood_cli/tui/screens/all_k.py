@@ -1,0 +1,67 @@
+"""The distributions of every k, side by side."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Grid, Vertical
+from textual.content import Content
+from textual.widgets import Footer, Static
+
+from hvaeood_cli.tui.histogram import Binning, Histogram
+from hvaeood_cli.tui.run import Axis
+from hvaeood_cli.tui.screens.judging import SnapshotScreen
+from hvaeood_cli.tui.threshold import line_on
+from hvaeood_cli.tui.view import Snapshot
+from hvaeood_cli.tui.widgets.distribution import Distribution
+
+
+class AllKScreen(SnapshotScreen):
+    """One plot a k of the quantity at hand; what is flagged is red in each."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,q,a", "app.pop_screen", "Back", key_display="esc"),
+    ]
+
+    def compose(self) -> ComposeResult:
+        run, quantity = self.snapshot.run, self.snapshot.view.axis.quantity
+        yield Static(
+            Content.assemble(
+                (run.title, "bold"),
+                (f"  {quantity} at every k: ", "$text-muted"),
+                ("█ here", "$primary"),
+                ("  █ flagged", "$error"),
+                "  ─ calibration" if run.calibration else "",
+            ),
+            id="place",
+        )
+        with Grid(id="plots"):
+            for axis in run.axes(quantity):
+                with Vertical():
+                    yield Static(Content(f"{run.label(axis)}  {axis.unit}"), classes="caption")
+                    yield Distribution(id=f"k-{axis.k}")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.show(self.snapshot)
+
+    def on_resize(self) -> None:
+        self.query_one("#plots", Grid).styles.grid_size_columns = self._n_columns()
+
+    def show(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        run, view = snapshot.run, snapshot.view
+        for plot in self.query(Distribution):
+            axis = Axis(view.axis.quantity, int((plot.id or "k-0").removeprefix("k-")))
+
+            def count(n_bins: int, axis: Axis = axis) -> Histogram:
+                binning = Binning(run, axis, run.shown_range(axis), n_bins)
+                return binning.count(snapshot.verdict.flagged)
+
+            plot.show(count, line_on(run, snapshot.verdict, axis), view.log)
+
+    def _n_columns(self) -> int:
+        """As many as leave each plot 36 columns."""
+        return max(1, min(self.snapshot.run.n_layers, self.size.width // 36))

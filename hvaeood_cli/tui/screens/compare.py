@@ -1,0 +1,155 @@
+"""Two score files: their distributions over one another, and the images they share."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import ClassVar
+
+import numpy as np
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from hvaeood_cli.text import printable
+from hvaeood_cli.tui.histogram import Binning, Histogram
+from hvaeood_cli.tui.joint import COLUMNS, Joint, join
+from hvaeood_cli.tui.run import Axis, Quantity
+from hvaeood_cli.tui.threshold import line_on
+from hvaeood_cli.tui.view import Snapshot
+from hvaeood_cli.tui.widgets.distribution import Distribution
+from hvaeood_cli.tui.widgets.virtual_table import Cell, TableColumn, VirtualTable
+
+
+class CompareScreen(Screen[None]):
+    """Given two snapshots. The first is drawn as bars, the second as a line."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("k", "step_k(1)", "Next k"),
+        Binding("m", "next_quantity", "Measure"),
+        Binding("l", "log", "Log counts"),
+        Binding("s", "next_column", "Sort"),
+        Binding("S", "reverse", "Reverse", show=False),
+        Binding("escape,q,c", "app.pop_screen", "Back", key_display="esc"),
+    ]
+
+    def __init__(self, first: Snapshot, second: Snapshot) -> None:
+        super().__init__()
+        self._two = (first, second)
+        self._axis = first.view.axis
+        self._log = first.view.log
+        self._by = ("difference", True)
+        self._joint: Joint = join(first.run, second.run, (first.verdict, second.verdict))
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="place")
+        yield Distribution()
+        yield Static(id="agreement")
+        yield VirtualTable("no image occurs in both files", id="images")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(VirtualTable).focus()
+        self._show()
+
+    def _show(self) -> None:
+        counts = ", ".join(f"{name} {n:,}" for name, n in self._joint.counts().items())
+        n = len(self._joint)
+        said = f"{n:,} images in both files. Flagged by {counts}" if n else "no image in both files"
+        self.query_one("#agreement", Static).update(Content(said))
+        self._plot()
+        self._tabulate()
+
+    def _plot(self) -> None:
+        first, second = self._two
+        plot, axis = self.query_one(Distribution), self._axis
+        spans = [snapshot.run.shown_range(axis) for snapshot in self._two]
+        span = (min(span[0] for span in spans), max(span[1] for span in spans))
+        scale = first.run.n_scored / max(second.run.n_scored, 1)
+
+        def count(n_bins: int) -> Histogram:
+            """The second file stands where the calibration does elsewhere."""
+            bars, line = (
+                Binning(snapshot.run, axis, span, n_bins).count(snapshot.verdict.flagged)
+                for snapshot in self._two
+            )
+            return bars._replace(usual=line.here.astype(np.float64) * scale)
+
+        plot.show(count, line_on(first.run, first.verdict, axis), self._log)
+        self.query_one("#place", Static).update(
+            Content.assemble(
+                (f"{first.run.label(axis)}  ", "bold"),
+                ("█ ", "$primary"),
+                f"{_named(first)}   ─ {_named(second)}",
+                ("  scaled to as many", "$text-muted"),
+            )
+        )
+
+    def _tabulate(self) -> None:
+        rank = "p" if self._joint.are_p else "suspicion"
+        titles = (f"{rank}, first", f"{rank}, second", "difference", "flagged", "image")
+        table_columns = [
+            TableColumn(
+                key, title, 0 if key == "path" else 16, right=key not in ("flagged", "path")
+            )
+            for key, title in zip(COLUMNS, titles, strict=True)
+        ]
+        order = self._joint.order(*self._by).astype("int32")
+        self.query_one(VirtualTable).show(table_columns, order, self._cell, self._by)
+
+    def _cell(self, i: int, key: Hashable) -> Cell:
+        joint = self._joint
+        if key == "path":
+            row = joint.rows[i, 0]
+            return printable(bytes(self._two[0].run.scores.names[row])), ""
+        if key == "flagged":
+            first, second = joint.flagged[i]
+            words = {(True, True): "both", (True, False): "first", (False, True): "second"}
+            return words.get((bool(first), bool(second)), ""), "flagged"
+        if key == "difference":
+            unit = " decades" if joint.are_p else ""
+            return f"{joint.difference[i]:+.1f}{unit}", "strong"
+        value = joint.values[i, COLUMNS.index(str(key))]
+        return (f"{value:.2g}" if joint.are_p else f"{value:.1f}"), ""
+
+    # -- what the user does -------------------------------------------------------------------
+
+    @on(VirtualTable.SortAsked)
+    def sort_asked(self, event: VirtualTable.SortAsked) -> None:
+        key, descending = str(event.key), self._by[1]
+        self._by = (key, not descending if key == self._by[0] else self._telling(key))
+        self._tabulate()
+
+    def action_next_column(self) -> None:
+        following = COLUMNS[(COLUMNS.index(self._by[0]) + 1) % len(COLUMNS)]
+        self._by = (following, self._telling(following))
+        self._tabulate()
+
+    def _telling(self, key: str) -> bool:
+        """Whether the odd end of a column is its upper one."""
+        return key != "path" and not (self._joint.are_p and key in ("first", "second"))
+
+    def action_reverse(self) -> None:
+        self._by = (self._by[0], not self._by[1])
+        self._tabulate()
+
+    def action_step_k(self, step: int) -> None:
+        n_layers = min(snapshot.run.n_layers for snapshot in self._two)
+        self._axis = Axis(self._axis.quantity, (self._axis.k + step) % n_layers)
+        self._plot()
+
+    def action_next_quantity(self) -> None:
+        both = [q for q in Quantity if all(q in s.run.quantities for s in self._two)]
+        here = both.index(self._axis.quantity) if self._axis.quantity in both else -1
+        self._axis = Axis(both[(here + 1) % len(both)], self._axis.k)
+        self._plot()
+
+    def action_log(self) -> None:
+        self._log = not self._log
+        self._plot()
+
+
+def _named(snapshot: Snapshot) -> str:
+    return f"{snapshot.run.title} ({snapshot.run.n_scored:,})"

@@ -1,0 +1,140 @@
+"""One image beside what the model makes of it from each k."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.widgets import Footer, Static
+
+from hvaeood_cli.errors import HvaeoodError
+from hvaeood_cli.look import Look
+from hvaeood_cli.text import printable
+from hvaeood_cli.tui.messages import Show
+from hvaeood_cli.tui.screens.judging import JudgingScreen
+from hvaeood_cli.tui.view import Snapshot
+from hvaeood_cli.tui.widgets.detail import Detail, MarkChips
+from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
+
+STEP = Binding.Group("Other image", compact=True)
+
+
+class LookScreen(JudgingScreen):
+    """Given a snapshot and a place in its rows; pictures come when they are ready."""
+
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left,up", "step(-1)", "Previous", key_display="←", group=STEP),
+        Binding("right,down", "step(1)", "Next", key_display="→", group=STEP),
+        Binding("d", "differences", "Differences"),
+        Binding("escape,enter,q", "app.pop_screen", "Back", key_display="esc"),
+    ]
+
+    def __init__(
+        self, snapshot: Snapshot, row: int, image_widget: ImageWidget | None, no_model: str
+    ) -> None:
+        """no_model: why there are no reconstructions; empty where there are."""
+        super().__init__(snapshot)
+        self._row = row
+        self._image_widget = image_widget
+        self._no_model = no_model
+
+    @property
+    def row(self) -> int:
+        return self._row
+
+    def compose(self) -> ComposeResult:
+        n_layers = 0 if self._no_model else self.snapshot.run.n_layers
+        yield Static(id="place")
+        with Horizontal(id="pictures"):
+            yield Picture("image", self._image_widget, id="image")
+            for k in range(n_layers):
+                yield Picture(f"k = {k}", self._image_widget, id=f"from-{k}")
+        with Horizontal(id="differences"):
+            yield Picture("as scored", self._image_widget, id="observed")
+            for k in range(n_layers):
+                yield Picture(f"difference, k = {k}", self._image_widget, id=f"difference-{k}")
+        yield Static(id="remark")
+        yield MarkChips()
+        yield Detail()
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self._want()
+
+    def show(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._describe()
+
+    def show_look(self, row: int, look: Look | HvaeoodError) -> None:
+        """What came; late ones of another image are dropped."""
+        if row != self._row:
+            return
+        if isinstance(look, HvaeoodError):
+            self._clear(printable(f"{look.message}. {look.hint}" if look.hint else look.message))
+            return
+        remark = self._no_model
+        if look.changed:
+            remark = "this is another image now than the one that was scored: hvaeood score again"
+        self._remark(remark)
+        self.query_one("#image", Picture).show(look.image)
+        if self._no_model:
+            return
+        self.query_one("#observed", Picture).show(_pixels(look.observed))
+        for k, mean in enumerate(look.from_k):
+            self.query_one(f"#from-{k}", Picture).show(_pixels(mean))
+            difference = _pixels(np.abs(look.observed - mean))
+            self.query_one(f"#difference-{k}", Picture).show(difference)
+
+    # -- what the user does -------------------------------------------------------------------
+
+    def action_step(self, step: int) -> None:
+        rows = self.snapshot.rows
+        places = np.flatnonzero(rows == self._row)
+        place = int(places[0]) + step if len(places) else 0
+        if 0 <= place < len(rows):
+            self._row = int(rows[place])
+            self._want()
+
+    def action_differences(self) -> None:
+        self.toggle_class("-differences")
+
+    # -- parts --------------------------------------------------------------------------------
+
+    def _want(self) -> None:
+        self._describe()
+        self._clear("")
+        self.query_one("#image", Picture).say("…")
+        self.post_message(Show(self._row))
+
+    def _describe(self) -> None:
+        rows = self.snapshot.rows
+        places = np.flatnonzero(rows == self._row)
+        place = f"{int(places[0]) + 1:,} of {len(rows):,}" if len(places) else "not in the list"
+        name = printable(bytes(self.snapshot.run.scores.names[self._row]))
+        self.query_one("#place", Static).update(
+            Content.assemble((f"{place}  ", "$text-muted"), (name, "bold"))
+        )
+        self.query_one(Detail).show(self.snapshot, self._row, wide=True)
+        self.query_one(MarkChips).show_marks(self.snapshot, self._row, wide=True)
+
+    def _clear(self, remark: str) -> None:
+        for picture in self.query(Picture):
+            picture.say("")
+        self._remark(remark)
+
+    def _remark(self, text: str) -> None:
+        remark = self.query_one("#remark", Static)
+        remark.update(Content(text))
+        remark.display = bool(text)
+
+
+def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(C, H, W) on the scale 0 to 1 -> (H, W) or (H, W, 3)."""
+    values = np.round(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
+    return values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))

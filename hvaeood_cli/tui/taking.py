@@ -1,0 +1,81 @@
+"""Lists to take away: images as CSV, or as paths for another program."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.errors import StoreError, UsageError
+from hvaeood_cli.files import replacing
+from hvaeood_cli.text import defuse
+from hvaeood_cli.tui.run import Run
+from hvaeood_cli.tui.view import Snapshot
+
+CSV, LINES, NULS = FORMATS = ("csv", "lines", "nul")
+LISTS = ("flagged", "judged", "shown")
+
+
+def rows_of(snapshot: Snapshot, which: str) -> NDArray[np.int32]:
+    """The rows of a list: flagged and judged ones by oddness, shown ones as the table has them."""
+    if which == "shown":
+        return snapshot.rows
+    wanted = snapshot.verdict.flagged if which == "flagged" else snapshot.marks > 0
+    rows = np.flatnonzero(wanted).astype(np.int32)
+    oddness = np.nan_to_num(snapshot.run.oddness[rows], nan=-np.inf)
+    return rows[np.argsort(-oddness, kind="stable")]
+
+
+def write_list(path: Path, snapshot: Snapshot, which: str, form: str) -> int:
+    """Write a list to a new file; returns how many images. Raises StoreError, UsageError."""
+    if path.exists() or path.is_symlink():
+        raise StoreError(f"{path} is there already", "choose another name")
+    if not path.parent.is_dir():
+        raise UsageError(f"no such folder: {path.parent}", "make it first, or choose another name")
+    rows = rows_of(snapshot, which)
+    parts = _as_csv(snapshot, rows) if form == CSV else _as_paths(snapshot.run, rows, form)
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.writelines(parts)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}", "choose another folder"
+        ) from None
+    return len(rows)
+
+
+def _as_paths(run: Run, rows: NDArray[np.int32], form: str) -> Iterator[bytes]:
+    end = b"\0" if form == NULS else b"\n"
+    for row in rows:
+        name = bytes(run.scores.names[row])
+        if end in name:
+            kind = "a line break" if form == LINES else "a NUL"
+            other = "separate them by NUL" if form == LINES else "choose CSV"
+            raise UsageError(f"a path has {kind} in it", other)
+        yield name + end
+
+
+def _as_csv(snapshot: Snapshot, rows: NDArray[np.int32]) -> Iterator[bytes]:
+    run, ks = snapshot.run, range(1, snapshot.run.n_layers)
+    ranked = "p_combined" if run.calibration else "suspicion"
+    header = ["path", "flagged", ranked, "k", *(f"llr_{k}" for k in ks), "mark", "note"]
+    yield _line(header)
+    for row in map(int, rows):
+        name = bytes(run.scores.names[row]).decode("utf-8", "surrogateescape")
+        judgement = snapshot.judgements.of(run.scores, row)
+        scored = bool(run.scores.scored[row])
+        rank = run.p[row] if run.calibration else run.oddness[row]
+        numbers = [f"{value:.6g}" if scored else "" for value in (rank, *run.scores.llr[row])]
+        k = str(run.k[row]) if scored else ""
+        cells = [defuse(name), str(int(snapshot.verdict.flagged[row])), numbers[0], k]
+        yield _line([*cells, *numbers[1:], judgement.mark, defuse(judgement.note)])
+
+
+def _line(cells: list[str]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue().encode("utf-8", "surrogateescape")

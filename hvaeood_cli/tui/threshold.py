@@ -1,0 +1,199 @@
+"""The threshold: what it flags, what that promises, and how it moves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.calibration import conformal
+from hvaeood_cli.calibration.decision import KINDS, Rule, check_level
+from hvaeood_cli.errors import CalibrationError
+from hvaeood_cli.tui.run import Axis, Quantity, Run
+
+ODDNESS = Axis(Quantity.LLR, 0)
+
+_STEPS = 20  # of a level, a decade
+_MAX_LEVEL = 0.5
+_SUSPICIOUS = 3.0  # spreads above the batch's median: where one starts without a calibration
+
+
+@dataclass(frozen=True)
+class ByScore:
+    """Flags what is at least this odd on one axis. No rate is promised, but it can be estimated."""
+
+    axis: Axis
+    value: float
+
+
+Threshold = Rule | ByScore
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a threshold makes of a run."""
+
+    threshold: Threshold
+    flagged: NDArray[np.bool_]  # (N,)
+    n_flagged: int
+    expected: float | None  # of how many would be flagged, or are, and belong; None: unknown
+
+
+def kinds(run: Run) -> tuple[str, ...]:
+    """The rules there are to choose from."""
+    return (*KINDS, "score") if run.calibration else ("score",)
+
+
+def kind_of(threshold: Threshold) -> str:
+    return threshold.kind if isinstance(threshold, Rule) else "score"
+
+
+def first_threshold(run: Run) -> Threshold:
+    """The file's own rule, the usual one, or without a calibration a few spreads."""
+    if run.calibration is None:
+        return ByScore(ODDNESS, _SUSPICIOUS)
+    decision = run.scores.decision
+    rule = Rule(decision.rule, decision.level) if decision else Rule()
+    return supported(run, rule)
+
+
+def judge(run: Run, threshold: Threshold) -> Verdict:
+    """What is flagged."""
+    if isinstance(threshold, Rule):
+        p = run.p if threshold.kind == "fpr" else run.adjusted_p(threshold.kind)
+        flagged = np.less_equal(p, threshold.level)  # NaN is not
+        n_flagged = int(flagged.sum())
+        among = run.n_scored if threshold.kind == "fpr" else n_flagged
+        return Verdict(threshold, flagged, n_flagged, threshold.level * among)
+    values = run.values(threshold.axis)
+    odder = np.greater_equal if threshold.axis.higher_is_odder else np.less_equal
+    flagged = odder(values, threshold.value)
+    rate = rate_of(run, threshold)
+    expected = None if rate is None else rate * run.n_scored
+    return Verdict(threshold, flagged, int(flagged.sum()), expected)
+
+
+def rate_of(run: Run, threshold: ByScore) -> float | None:
+    """How often an image that belongs is as odd, by the calibration."""
+    usual = run.usual(threshold.axis)
+    if usual is None:
+        return None
+    if threshold.axis.higher_is_odder:
+        n = len(usual) - np.searchsorted(usual, threshold.value, side="left")
+    else:
+        n = np.searchsorted(usual, threshold.value, side="right")
+    return float((n + 1) / (len(usual) + 1))
+
+
+def line_on(run: Run, verdict: Verdict, axis: Axis) -> float | None:
+    """Where the threshold stands on an axis; None where it is not about that axis."""
+    threshold = verdict.threshold
+    if isinstance(threshold, ByScore):
+        return threshold.value if threshold.axis == axis else None
+    if axis.k or axis.quantity not in (Quantity.LLR, Quantity.P) or run.calibration is None:
+        return None
+    cutoff = threshold.level
+    if threshold.kind != "fpr":
+        cutoff = float(run.p[verdict.flagged].max()) if verdict.n_flagged else 0.0
+    if axis.quantity is Quantity.P:
+        return cutoff
+    score = conformal.threshold(run.calibration.oddness, cutoff)
+    return score if math.isfinite(score) else None
+
+
+def moved(run: Run, threshold: Threshold, steps: int) -> Threshold:
+    """Stricter by so many steps (looser, where negative): fewer or more are flagged."""
+    if isinstance(threshold, Rule):
+        exponent = round(_STEPS * math.log10(threshold.level)) - steps
+        level = float(f"{10 ** (exponent / _STEPS):.2g}")
+        if level == threshold.level:  # two digits are coarser than a step
+            level = float(f"{10 ** ((exponent - np.sign(steps)) / _STEPS):.2g}")
+        return supported(run, Rule(threshold.kind, min(level, _MAX_LEVEL)))
+    low, high = run.shown_range(threshold.axis)
+    step = (high - low) / 100 * (1 if threshold.axis.higher_is_odder else -1)
+    return ByScore(threshold.axis, threshold.value + steps * step)
+
+
+def supported(run: Run, rule: Rule) -> Rule:
+    """The rule, at the least level that the calibration has images for if its own is below."""
+    assert run.calibration is not None
+    try:
+        check_level(rule, run.calibration, run.n_scored)
+    except CalibrationError:
+        least = conformal.least_p(len(run.calibration.oddness))
+        if rule.kind == "fdr-by":
+            least *= float((1.0 / np.arange(1, max(run.n_scored, 1) + 1)).sum())
+        digits = 1 - math.floor(math.log10(least))
+        return Rule(rule.kind, min(math.ceil(least * 10**digits) / 10**digits, 0.99))
+    return rule
+
+
+def asked(run: Run, threshold: Threshold, value: float) -> Threshold:
+    """The same kind of threshold at a value that was typed. Raises CalibrationError."""
+    if isinstance(threshold, ByScore):
+        return ByScore(threshold.axis, value)
+    assert run.calibration is not None
+    rule = Rule(threshold.kind, value)
+    check_level(rule, run.calibration, run.n_scored)
+    return rule
+
+
+def pointed_at(run: Run, threshold: Threshold, axis: Axis, value: float) -> Threshold:
+    """The threshold that stands at a place on a plot: of its own kind, if it is about that axis."""
+    combined = axis.k == 0 and axis.quantity in (Quantity.LLR, Quantity.P)
+    if isinstance(threshold, ByScore) or not combined or run.calibration is None:
+        return ByScore(axis, value)
+    p = value
+    if axis.quantity is Quantity.LLR:
+        p = float(conformal.conformal_p(run.calibration.oddness, np.array([value]))[0])
+    if threshold.kind == "fpr":
+        level = p
+    else:
+        adjusted = run.adjusted_p(threshold.kind)[run.p <= p]
+        level = float(adjusted.max()) if len(adjusted) else 0.0
+    digits = float(f"{min(max(level, 1e-6), _MAX_LEVEL):.2g}")
+    return supported(run, Rule(threshold.kind, digits))
+
+
+def by_score(run: Run, axis: Axis, n_flagged: int) -> ByScore:
+    """The score on an axis that flags about as many images."""
+    values = run.values(axis)
+    order = run.order(axis)[: run.n_scored]
+    if not len(order):
+        return ByScore(axis, 0.0)
+    if axis.higher_is_odder:
+        order = order[::-1]
+    place = min(max(n_flagged, 1), len(order)) - 1
+    return ByScore(axis, float(values[order[place]]))
+
+
+def of_kind(run: Run, verdict: Verdict, kind: str, axis: Axis) -> Threshold:
+    """Another rule: at the usual level, or by a score that flags as many as now."""
+    if kind == "score":
+        return by_score(run, axis, verdict.n_flagged)
+    here = verdict.threshold
+    level = here.level if isinstance(here, Rule) else Rule().level
+    return supported(run, Rule(kind, level))
+
+
+def promise(run: Run, verdict: Verdict) -> str:
+    """What a threshold says of errors, in words."""
+    threshold, expected = verdict.threshold, verdict.expected
+    if isinstance(threshold, Rule) and threshold.kind != "fpr":
+        return f"of these, about {expected:,.1f} at most belong, on average"
+    if expected is None:
+        return "no error rate without a calibration"
+    if isinstance(threshold, ByScore):
+        rate = f"FPR about {100 * (rate_of(run, threshold) or 0):.2g} %; "
+        return f"{rate}if all belonged, about {expected:,.1f} would be"
+    return f"if all belonged, about {expected:,.1f} would be"
+
+
+def words(run: Run, threshold: Threshold) -> str:
+    """The threshold in a few words."""
+    if isinstance(threshold, Rule):
+        return str(threshold)
+    sign = "\u2265" if threshold.axis.higher_is_odder else "\u2264"
+    return f"{run.label(threshold.axis)} {sign} {threshold.value:.4g}"

@@ -1,0 +1,137 @@
+"""What is asked for -> one frozen snapshot that every widget is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.store.judgements import Judgements
+from hvaeood_cli.tui.run import Axis, Quantity, Run
+from hvaeood_cli.tui.threshold import ODDNESS, Threshold, Verdict, first_threshold, judge
+
+ALL, FLAGGED, UNREADABLE, JUDGED = SHOWN = ("all", "flagged", "unreadable", "judged")
+MARK, PATH, K = "mark", "path", "k"  # columns to sort by that are no axis
+
+Column = Axis | str
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which images the table lists. All conditions hold together."""
+
+    shown: str = ALL  # of SHOWN
+    k: int = 0  # only images where this k differs most; 0: any
+    text: str = ""  # in the path
+
+    def __bool__(self) -> bool:
+        return self != Filter()
+
+
+@dataclass(frozen=True)
+class View:
+    """What the user asks to see."""
+
+    axis: Axis
+    threshold: Threshold
+    column: Column = ODDNESS
+    descending: bool = True
+    filter: Filter = field(default_factory=Filter)
+    log: bool = True  # counts; a few odd images among many are seen
+
+    @classmethod
+    def first(cls, run: Run) -> View:
+        return cls(ODDNESS, first_threshold(run))
+
+    def sorted_by(self, column: Column) -> View:
+        """By another column, its telling end first; by the same one, the other way round."""
+        if column == self.column:
+            return replace(self, descending=not self.descending)
+        odd_end = column.higher_is_odder if isinstance(column, Axis) else column != PATH
+        return replace(self, column=column, descending=odd_end)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One moment: everything on the screen follows from it."""
+
+    run: Run
+    view: View
+    judgements: Judgements
+    marks: NDArray[np.int8]  # (N,), `Judgements.marks`
+    verdict: Verdict
+    rows: NDArray[np.int32]  # the table's, in its order
+
+    @property
+    def n_shown(self) -> dict[str, int]:
+        """How many images each filter has."""
+        n = len(self.run)
+        judged = int((self.marks > 0).sum())
+        counts = (n, self.verdict.n_flagged, n - self.run.n_scored, judged)
+        return dict(zip(SHOWN, counts, strict=True))
+
+
+def take(run: Run, view: View, judgements: Judgements, before: Snapshot | None = None) -> Snapshot:
+    """The snapshot of a view. before: the last one; what did not change is not computed again."""
+    same_run = before is not None and before.run is run
+    if before is not None and same_run and before.judgements is judgements:
+        marks = before.marks
+    else:
+        marks = judgements.marks(run.scores)
+    if before is not None and same_run and before.view.threshold == view.threshold:
+        verdict = before.verdict
+    else:
+        verdict = judge(run, view.threshold)
+    rows = _ordered(run, view, marks)
+    kept = _kept(run, view.filter, marks, verdict)
+    if kept is not None:
+        rows = rows[kept[rows]]
+    return Snapshot(run, view, judgements, marks, verdict, rows)
+
+
+def columns(run: Run) -> list[Column]:
+    """What a table can be sorted by, from left to right."""
+    llr = run.axes(Quantity.LLR)[1:]
+    return [MARK, ODDNESS, *llr, K, Axis(Quantity.BITS, 0), PATH]
+
+
+def _ordered(run: Run, view: View, marks: NDArray[np.int8]) -> NDArray[np.int32]:
+    """All rows, sorted; those without scores last, whichever way."""
+    column = view.column
+    if column == PATH:
+        order = run.order_by_path
+        return order[::-1] if view.descending else order
+    if column == MARK:
+        order = np.argsort(marks, kind="stable").astype(np.int32)
+    elif isinstance(column, Axis):
+        order = run.order(column)
+    else:
+        order = run.order_by_k
+    if column == K:  # rows without scores have k = 0, and stand first
+        n_bad = len(order) - run.n_scored
+        order = np.concatenate([order[n_bad:], order[:n_bad]])
+    if not view.descending:
+        return order
+    n = len(order) if column == MARK else run.n_scored
+    return np.concatenate([order[:n][::-1], order[n:]])
+
+
+def _kept(
+    run: Run, wanted: Filter, marks: NDArray[np.int8], verdict: Verdict
+) -> NDArray[np.bool_] | None:
+    """(N,), which rows a filter keeps; None for all."""
+    if not wanted:
+        return None
+    kept = np.ones(len(run), np.bool_)
+    if wanted.shown == FLAGGED:
+        kept &= verdict.flagged
+    elif wanted.shown == UNREADABLE:
+        kept &= ~run.scores.scored
+    elif wanted.shown == JUDGED:
+        kept &= marks > 0
+    if wanted.k:
+        kept &= run.k == wanted.k
+    if wanted.text:
+        kept &= run.containing(wanted.text)
+    return kept

@@ -1,0 +1,54 @@
+"""Bars of characters: what stands in each cell of a bar chart, a bar a column."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCKS = " ▁▂▃▄▅▆▇"
+_CAPS = "▁─▔"
+
+Look = tuple[str, str, str]  # glyph, its colour, the colour behind it; "" is none
+Place = tuple[int, int]  # column, row from the bottom
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Heights in eighths of a cell. Of each bar the lowest part is flagged."""
+
+    rows: int
+    here: NDArray[np.int64]  # (B,)
+    flagged: NDArray[np.int64]  # (B,) <= here
+
+    def cells(self, caps: NDArray[np.int64] | None) -> dict[Look, list[Place]]:
+        """Cells by look. caps: (B,), heights that are marked by a stroke over the bars.
+
+        Full cells are coloured behind a space: in some fonts a full block leaves gaps.
+        """
+        looks: dict[Place, Look] = {}
+        for column, (here, flagged) in enumerate(zip(self.here, self.flagged, strict=True)):
+            for row in range(min(-(-int(here) // 8), self.rows)):
+                looks[column, row] = self._look(int(here) - 8 * row, int(flagged) - 8 * row)
+        for column, height in enumerate([] if caps is None else map(int, caps)):
+            if height > 0:
+                row = min((height - 1) // 8, self.rows - 1)
+                _, ink, paper = looks.get((column, row), ("", "", ""))
+                behind = paper if paper or int(self.here[column]) - 8 * row < 8 else ink
+                stroke = _CAPS[min((height - 1) % 8 // 3, 2)]
+                looks[column, row] = (stroke, "usual", behind)
+        grouped: dict[Look, list[Place]] = defaultdict(list)
+        for place, look in looks.items():
+            grouped[look].append(place)
+        return grouped
+
+    @staticmethod
+    def _look(here: int, flagged: int) -> Look:
+        """One cell, by what of its eight eighths is filled."""
+        if flagged >= 8:
+            return " ", "", "flagged"
+        if flagged > 0:
+            return _BLOCKS[flagged], "flagged", "here" if here >= 8 else ""
+        return (" ", "", "here") if here >= 8 else (_BLOCKS[max(here, 1)], "here", "")

@@ -1,0 +1,130 @@
+"""Judgements beside a score file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hvaeood_cli.errors import StoreError
+from hvaeood_cli.store.judgements import (
+    MAX_NOTE,
+    Judgement,
+    Judgements,
+    judge,
+    judgements_path,
+    key_of,
+    read_judgements,
+)
+from tests.tui_files import make_scores
+
+
+@pytest.fixture
+def scores(tmp_path):
+    made = make_scores(20, path=tmp_path / "s.h5", bad=(3, 4))
+    made.sha256[4] = 0  # a file that was not there
+    return made
+
+
+def test_what_is_judged_is_read_again(scores):
+    assert len(read_judgements(scores.path)) == 0
+    judge(scores, 0, "ood", "a shoe")
+    judge(scores, 3, "unsure", "")
+    judge(scores, 4, "", "where is it?")
+    found = read_judgements(scores.path)
+    assert found.of(scores, 0) == Judgement("ood", "a shoe", "photos/00000.png")
+    assert found.marks(scores).tolist() == [1, 0, 0, 3, 4] + [0] * 15
+    assert [row for row, _ in found.rows(scores)] == [0, 3, 4]
+    kinds = [key_of(scores, row).partition(":")[0] for row in (0, 3, 4)]
+    assert kinds == ["content", "sha256", "name"]
+    judge(scores, 0, "", "")
+    assert not read_judgements(scores.path).of(scores, 0)
+
+
+def test_a_judgement_follows_the_image_to_other_scores(scores):
+    judge(scores, 5, "fine", "")
+    again = replace(scores, names=scores.names[::-1], content=scores.content[::-1])
+    found = read_judgements(scores.path)
+    assert found.of(again, 14).mark == "fine" and not found.of(again, 5)
+
+
+def test_judgements_of_another_process_are_kept(scores):
+    judge(scores, 0, "ood", "")
+    other = replace(scores)
+    judge(other, 1, "fine", "")
+    assert len(judge(scores, 2, "ood", "")) == 3
+
+
+def test_names_that_are_no_utf8_and_long_notes(scores):
+    names = scores.names.astype("S40")
+    names[0] = b"\xff\n\x1b[2J.png"
+    odd = replace(scores, names=names)
+    judge(odd, 0, "ood", "x" * 9999 + "\ud800")
+    found = read_judgements(scores.path).of(odd, 0)
+    assert len(found.note) == MAX_NOTE
+    assert found.path.encode("utf-8", "surrogateescape") == names[0]
+
+
+def test_a_million_rows_are_looked_up_at_once():
+    n = 1_000_000
+    scores = make_scores(10)
+    content = np.arange(1, n + 1, dtype=np.uint64)
+    many = replace(
+        scores,
+        content=content,
+        status=np.zeros(n, np.int8),
+        sha256=np.zeros((n, 32), np.uint8),
+        names=np.zeros(n, "S1"),
+    )
+    judged = Judgements({f"content:{i:016x}": Judgement("ood") for i in (1, 77, n)})
+    assert np.flatnonzero(judged.marks(many)).tolist() == [0, 76, n - 1]
+
+
+KEY = "content:00000000000000aa"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        json.dumps({"format": "something else"}).encode(),
+        json.dumps({"format": "hvaeood-judgements", "format_version": 2}).encode(),
+        json.dumps({"format": "hvaeood-judgements", "format_version": 1}).encode(),
+        *(
+            json.dumps(
+                {"format": "hvaeood-judgements", "format_version": 1, "judgements": entries}
+            ).encode()
+            for entries in (
+                {"x": {}},
+                {"content:zz": {}},
+                {"content:" + "g" * 16: {}},
+                {KEY: []},
+                {KEY: {"mark": "evil"}},
+                {KEY: {"mark": "ood", "note": 3}},
+                {KEY: {"mark": ["ood"]}},
+            )
+        ),
+    ],
+)
+def test_what_is_no_file_of_judgements_is_refused_and_left_alone(scores, damage):
+    path = judgements_path(scores.path)
+    path.write_bytes(damage)
+    with pytest.raises(StoreError) as caught:
+        read_judgements(scores.path)
+    assert caught.value.hint and str(path) in caught.value.message
+    with pytest.raises(StoreError):
+        judge(scores, 0, "ood", "")
+    assert path.read_bytes() == damage
+
+
+def test_a_folder_that_is_gone(scores):
+    lost = replace(scores, path=scores.path.parent / "gone" / "s.h5")
+    with pytest.raises(StoreError, match="cannot write"):
+        judge(lost, 0, "ood", "")

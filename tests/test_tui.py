@@ -1,0 +1,578 @@
+"""What a person can do in the workbench, by key and by mouse."""
+
+from __future__ import annotations
+
+import csv
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from textual.command import CommandPalette
+from textual.widgets import Input
+
+from hvaeood_cli.calibration.decision import Rule
+from hvaeood_cli.errors import HvaeoodError
+from hvaeood_cli.store.judgements import judgements_path, read_judgements
+from hvaeood_cli.store.reader import read_scores
+from hvaeood_cli.tui.messages import Open
+from hvaeood_cli.tui.run import Axis, Quantity
+from hvaeood_cli.tui.screens.all_k import AllKScreen
+from hvaeood_cli.tui.screens.compare import CompareScreen
+from hvaeood_cli.tui.screens.help import HelpScreen
+from hvaeood_cli.tui.screens.look import LookScreen
+from hvaeood_cli.tui.threshold import ODDNESS, ByScore
+from hvaeood_cli.tui.widgets.chips import Chips
+from hvaeood_cli.tui.widgets.distribution import Distribution
+from hvaeood_cli.tui.widgets.picture import Picture
+from hvaeood_cli.tui.widgets.virtual_table import VirtualTable
+from tests.tui_app import (
+    browse,
+    calibration,
+    drive,
+    mixed,
+    opened,
+    picture,
+    press,
+    reconstruct,
+    said,
+    scores,
+    settle,
+    text_of,
+)
+
+__all__ = ["calibration", "mixed", "scores"]  # fixtures
+
+
+@pytest.fixture
+def file(scores, calibration):
+    return opened(scores, calibration)
+
+
+@pytest.fixture
+def bare(scores):
+    return opened(scores, None)
+
+
+async def click_chip(pilot, app, chips: str, text: str) -> None:
+    """Click the chip that reads `text`."""
+    widget = app.screen.query_one(chips, Chips)
+    place = widget.render_line(0).text.index(f" {text} ") + 1
+    await pilot.click(widget, offset=(place + widget.gutter.left, 0))
+    await settle(pilot)
+
+
+# -- 1 see ----------------------------------------------------------------------------------------
+
+
+def test_see_every_k_and_quantity(file):
+    async def steps(pilot, app):
+        seen = []
+        for _ in range(4):
+            for _ in range(3):
+                seen.append(app.snapshot.view.axis)
+                await press(pilot, "k")
+            await press(pilot, "m")
+        assert seen == [axis for q in Quantity for axis in app.snapshot.run.axes(q)]
+        await press(pilot, "K", "l")
+        assert app.snapshot.view.axis == Axis(Quantity.LLR, 2) and not app.snapshot.view.log
+        assert "LLR>2, nats" in text_of(app) and "─ calibration" in text_of(app)
+
+    drive(file, steps)
+
+
+def test_see_by_mouse(file):
+    async def steps(pilot, app):
+        await click_chip(pilot, app, "#axes", "2")
+        await click_chip(pilot, app, "#axes", "bits/dim")
+        assert app.snapshot.view.axis == Axis(Quantity.BITS, 2)
+        await click_chip(pilot, app, "#axes", "log")
+        assert not app.snapshot.view.log
+        await click_chip(pilot, app, "#rules", "all k")
+        assert isinstance(app.screen, AllKScreen)
+
+    drive(file, steps)
+
+
+def test_all_k_side_by_side(file):
+    async def steps(pilot, app):
+        await press(pilot, "a")
+        assert len(app.screen.query(Distribution)) == 3
+        text = text_of(app)
+        assert all(word in text for word in ("combined score", "LLR>1", "LLR>2", "flagged"))
+        await press(pilot, "escape")
+        assert app.screen is browse(app)
+
+    drive(file, steps)
+
+
+# -- 2 the threshold ------------------------------------------------------------------------------
+
+
+def test_move_the_threshold_by_keys(file):
+    async def steps(pilot, app):
+        before = app.snapshot.verdict.n_flagged
+        assert app.snapshot.view.threshold == Rule("fpr", 0.01)
+        await press(pilot, "shift+left", "shift+left", "left")
+        loose = app.snapshot.verdict
+        assert loose.threshold.level > 0.03 and loose.n_flagged >= before
+        expected = f"about {loose.expected:,.1f} would be"
+        assert f"{loose.n_flagged} flagged" in text_of(app) and expected in text_of(app)
+        await press(pilot, *["shift+right"] * 11)
+        assert app.snapshot.view.threshold.level == pytest.approx(1 / 3501, rel=0.02)
+        for kind in ("fdr", "fdr-by"):
+            await press(pilot, "r")
+            assert app.snapshot.view.threshold.kind == kind
+            assert "at most belong" in text_of(app)
+        await press(pilot, "r")
+        assert app.snapshot.view.threshold.axis == ODDNESS
+        await press(pilot, "k")
+        assert app.snapshot.view.threshold.axis == Axis(Quantity.LLR, 1)
+        n = app.snapshot.verdict.n_flagged
+        await press(pilot, *["shift+right"] * 6)
+        assert app.snapshot.verdict.n_flagged < n and "FPR about" in text_of(app)
+
+    drive(file, steps)
+
+
+def test_type_the_threshold(file):
+    async def steps(pilot, app):
+        await press(pilot, "t")
+        await press(pilot, *"5%", "enter")
+        assert app.snapshot.view.threshold == Rule("fpr", 0.05)
+        await press(pilot, "t")
+        await press(pilot, *"1e-9", "enter")
+        assert "can give" in text_of(app)
+        app.screen.query_one(Input).value = "x"
+        await press(pilot, "enter")
+        assert "that is no number" in text_of(app)
+        await press(pilot, "escape")
+        assert app.snapshot.view.threshold == Rule("fpr", 0.05)
+
+    drive(file, steps)
+
+
+def test_move_the_threshold_by_mouse(file):
+    async def steps(pilot, app):
+        plot = app.screen.query_one(Distribution)
+        await pilot.click(plot, offset=(20, 4))
+        await settle(pilot)
+        near = app.snapshot.view.threshold.level
+        await pilot.click(plot, offset=(60, 4))
+        await settle(pilot)
+        assert app.snapshot.view.threshold.level < near
+        await click_chip(pilot, app, "#rules", "◂ looser")
+        await click_chip(pilot, app, "#rules", "FDR")
+        assert app.snapshot.view.threshold.kind == "fdr"
+        await click_chip(pilot, app, "#axes", "1")
+        await pilot.click(plot, offset=(60, 4))
+        await settle(pilot)
+        assert app.snapshot.view.threshold.axis == Axis(Quantity.LLR, 1)
+
+    drive(file, steps)
+
+
+def test_the_table_follows(file):
+    async def steps(pilot, app):
+        await press(pilot, "f", "shift+left", "shift+left")
+        assert len(app.snapshot.rows) == app.snapshot.verdict.n_flagged
+        assert app.snapshot.verdict.flagged[app.snapshot.rows].all()
+
+    drive(file, steps)
+
+
+# -- 3 browse -------------------------------------------------------------------------------------
+
+
+def test_sort_by_keys_and_by_heads(file):
+    async def steps(pilot, app):
+        seen = []
+        for _ in range(6):
+            await press(pilot, "s")
+            seen.append(app.snapshot.view.column)
+        assert len(set(seen)) == 6
+        await press(pilot, "S")
+        assert not app.snapshot.view.descending
+        table = app.screen.query_one(VirtualTable)
+        place = table.render_line(0).text.index("LLR>2")
+        await pilot.click(table, offset=(place + table.gutter.left, 0))
+        await settle(pilot)
+        assert app.snapshot.view.column == Axis(Quantity.LLR, 2)
+        llr = app.snapshot.run.scores.llr[app.snapshot.rows[:200], 1]
+        assert (np.diff(llr) <= 0).all() and table.cursor == 0
+
+    drive(file, steps)
+
+
+def test_filter_by_keys(file):
+    async def steps(pilot, app):
+        await press(pilot, "u")
+        assert len(app.snapshot.rows) == 1 and "cut [red].png" in text_of(app)
+        assert "not scored: damaged" in text_of(app) and "hvaeood score again" in text_of(app)
+        await press(pilot, "escape", "d")
+        assert app.snapshot.view.filter.k == 1
+        await press(pilot, "escape", "slash", *"/01", "enter")
+        assert len(app.snapshot.rows) == 10
+        await press(pilot, "j")
+        assert "nothing to list here" in text_of(app)
+        await press(pilot, "enter", "n", "1", "y")  # nothing at hand: nothing happens
+        await press(pilot, "escape")
+        assert len(app.snapshot.rows) == 201
+
+    drive(file, steps)
+
+
+def test_filter_by_mouse(file):
+    async def steps(pilot, app):
+        n = app.snapshot.verdict.n_flagged
+        await click_chip(pilot, app, "#filters", f"flagged {n}")
+        assert len(app.snapshot.rows) == n
+        await click_chip(pilot, app, "#filters", "2")
+        assert app.snapshot.view.filter.k == 2
+        await click_chip(pilot, app, "#filters", f"clear ({len(app.snapshot.rows)} listed)")
+        assert len(app.snapshot.rows) == 201
+        table = app.screen.query_one(VirtualTable)
+        await pilot.click(table, offset=(20, 5))
+        await settle(pilot)
+        assert table.cursor == 4
+        await pilot.click(table, offset=(20, 6), times=2)
+        await settle(pilot)
+        assert isinstance(app.screen, LookScreen) and app.screen.row == app.snapshot.rows[5]
+
+    drive(file, steps)
+
+
+def test_the_cursor_stays_on_its_image_and_in_sight(file):
+    async def steps(pilot, app):
+        table = app.screen.query_one(VirtualTable)
+        await press(pilot, "pagedown", "pagedown", "down", "up")
+        row = table.row
+        await press(pilot, "shift+left", "u", "u")
+        await press(pilot, "end")
+        assert table.cursor == 200
+        await press(pilot, "home")
+        assert table.cursor == 0 and row is not None
+        await press(pilot, "down", "down")
+        row = table.row
+        await press(pilot, "f")
+        assert table.row == row
+        for key in ("end", "pageup", "home", "pagedown"):
+            await press(pilot, key)
+            top = int(table.scroll_offset.y)
+            assert top <= table.cursor < top + table.size.height - 1
+
+    drive(file, steps)
+
+
+# -- 4 look ---------------------------------------------------------------------------------------
+
+
+def test_look_at_an_image_and_the_next(file):
+    async def steps(pilot, app):
+        await press(pilot, "enter")
+        screen = app.screen
+        row = screen.row
+        assert len(screen.query(Picture)) == 8
+        image = screen.query_one("#image .image").image
+        assert image.size == (280, 280)
+        assert np.array_equal(np.asarray(image)[::10, ::10], picture(row))
+        text = text_of(app)
+        assert "1 of 201" in text and "log p(x|z)" in text and "pctile" in text
+        await press(pilot, "right", "right")
+        assert screen.row == app.snapshot.rows[2]
+        await press(pilot, "left", "d")
+        assert screen.row == app.snapshot.rows[1] and screen.has_class("-differences")
+        await press(pilot, "escape")
+        assert app.screen is browse(app)
+
+    drive(file, steps, images=True)
+
+
+def test_an_image_that_is_gone_and_one_that_changed(file):
+    async def steps(pilot, app):
+        await press(pilot, "s", "s", "s", "s", "s")  # by path
+        await press(pilot, "down", "enter")
+        assert app.screen.row == 1
+        assert "another image now" in text_of(app) and "hvaeood score again" in text_of(app)
+        await press(pilot, "right")
+        assert "no such file" in text_of(app)
+        await press(pilot, "right")
+        assert "no such file" not in text_of(app)
+        assert "another image" not in text_of(app)
+
+    drive(file, steps)
+
+
+def test_a_model_that_fails_is_said(file):
+    def fail(row):
+        raise RuntimeError("out of [memory]\x1b[2J")
+
+    async def steps(pilot, app):
+        await press(pilot, "enter")
+        assert "RuntimeError: out of [memory]\\x1b[2J" in text_of(app)
+
+    drive(replace(file, look=fail, glance=fail), steps)
+
+
+def test_without_the_model_there_is_the_image(file):
+    def alone(row):
+        return reconstruct(row)._replace(from_k=np.zeros((0, 1, 1, 1), np.float32))
+
+    async def steps(pilot, app):
+        await press(pilot, "enter")
+        assert "--model FOLDER says where it is" in text_of(app)
+        assert len(app.screen.query(Picture)) == 2
+
+    drive(replace(file, look=alone, no_model="no model: --model FOLDER says where it is"), steps)
+
+
+def test_without_images(file):
+    async def steps(pilot, app):
+        await press(pilot, "enter")
+        assert "images are off" in text_of(app)
+
+    drive(file, steps)
+
+
+def test_the_screen_does_not_wait_for_pictures_and_keeps_them(file):
+    asked, free = [], threading.Event()
+
+    def slow(row):
+        asked.append(row)
+        if len(asked) == 1:
+            free.wait(10)
+        return reconstruct(row)
+
+    async def steps(pilot, app):
+        await pilot.press("enter")
+        await pilot.pause()
+        assert "…" in text_of(app)
+        await pilot.press("right")
+        await pilot.pause()
+        assert app.screen.row == app.snapshot.rows[1]
+        free.set()
+        await settle(pilot)
+        shown = app.screen.query_one("#image .image").image
+        assert np.array_equal(np.asarray(shown)[::10, ::10], picture(app.screen.row))
+        n = len(asked)
+        await press(pilot, "right", "left", "right", "left")
+        assert len(asked) <= n + 1
+
+    drive(replace(file, look=slow), steps, images=True)
+
+
+# -- 5 judge and take away ------------------------------------------------------------------------
+
+
+def test_judge_by_keys(file, scores):
+    async def steps(pilot, app):
+        row = browse(app).row
+        await press(pilot, "1")
+        assert read_judgements(scores.path).of(scores, row).mark == "ood"
+        assert "OOD" in text_of(app)
+        await press(pilot, "n")
+        await press(pilot, *"[b]shoe", "enter")
+        await press(pilot, "enter", "2")
+        found = read_judgements(scores.path).of(scores, row)
+        assert (found.mark, found.note) == ("fine", "[b]shoe") and "[b]shoe" in text_of(app)
+        await press(pilot, "escape", "j")
+        assert list(app.snapshot.rows) == [row]
+        await press(pilot, "0")
+        assert not read_judgements(scores.path).of(scores, row) and not len(app.snapshot.rows)
+
+    drive(file, steps)
+
+
+def test_judge_by_mouse(file, scores):
+    async def steps(pilot, app):
+        await click_chip(pilot, app, "MarkChips", "3 unsure")
+        row = browse(app).row
+        assert read_judgements(scores.path).of(scores, row).mark == "unsure"
+
+    drive(file, steps)
+
+
+def test_a_sidecar_that_gets_damaged_is_left_alone(file, scores):
+    async def steps(pilot, app):
+        judgements_path(scores.path).write_text("{")
+        await press(pilot, "1")
+        assert "not a whole file of judgements" in said(app)
+        assert judgements_path(scores.path).read_text() == "{"
+
+    drive(file, steps)
+
+
+def test_write_a_list(file):
+    async def steps(pilot, app):
+        await press(pilot, "e", "enter")
+        with Path("mixed.flagged.csv").open(newline="") as found:
+            assert len(list(csv.DictReader(found))) == app.snapshot.verdict.n_flagged
+        await press(pilot, "e", "enter")
+        assert "is there already" in said(app)
+        await press(pilot, "e")
+        await pilot.click("#which RadioButton:last-of-type")
+        await pilot.click("#form RadioButton:last-of-type")
+        await settle(pilot)
+        assert app.screen.query_one(Input).value == "mixed.shown.list"
+        await pilot.click("#write")
+        await settle(pilot)
+        assert Path("mixed.shown.list").read_bytes().count(b"\0") == 201
+
+    drive(file, steps)
+
+
+def test_copy_a_path(file):
+    async def steps(pilot, app):
+        await press(pilot, "u", "y")
+        assert app.clipboard == "examples/mixed/cut [red].png"
+
+    drive(file, steps)
+
+
+def test_write_the_decision(file, scores):
+    async def steps(pilot, app):
+        await press(pilot, "r", "w", "n")
+        assert read_scores(scores.path).decision is None
+        await press(pilot, "w", "y")
+        decision = read_scores(scores.path).decision
+        assert (decision.rule, decision.level) == ("fdr", 0.01)
+        assert np.array_equal(decision.flagged, app.snapshot.verdict.flagged)
+        await press(pilot, "r", "r", "w")
+        assert "a score is no rule" in said(app)
+
+    drive(file, steps)
+    again = opened(read_scores(scores.path), file.run.calibration)
+
+    async def kept(pilot, app):
+        assert app.snapshot.view.threshold == Rule("fdr", 0.01)
+
+    drive(again, kept)
+
+
+# -- 6 compare ------------------------------------------------------------------------------------
+
+
+def test_compare_two_files(file, bare, calibration):
+    async def steps(pilot, app):
+        await press(pilot, "c")
+        assert isinstance(app.screen, CompareScreen)
+        assert "200 images in both files" in text_of(app)
+        await press(pilot, "k", "m", "l", "s", "S")
+        table = app.screen.query_one(VirtualTable)
+        await pilot.click(table, offset=(10, 0))
+        await settle(pilot)
+        await press(pilot, "end", "home", "escape", "x")
+        assert app.snapshot.run is app.files[1].opened.run
+        if app.size.width > 80:
+            await click_chip(pilot, app, "#rules", "compare")
+            assert isinstance(app.screen, CompareScreen)
+
+    drive([file, bare], steps)
+
+
+def test_one_file_is_not_compared(file):
+    async def steps(pilot, app):
+        await press(pilot, "c", "x")
+        assert app.screen is browse(app)
+
+    drive(file, steps)
+
+
+# -- 7 find one's way -----------------------------------------------------------------------------
+
+
+def test_help_palette_and_themes(file):
+    async def steps(pilot, app):
+        await press(pilot, "question_mark")
+        assert isinstance(app.screen, HelpScreen) and "by the score that is plotted" in text_of(app)
+        await press(pilot, "escape")
+        names = {command.title for command in app.get_system_commands(app.screen)}
+        assert {"Write list", "Next k", "Theme", "Write decision"} <= names
+        for theme in ("textual-light", "ansi-dark"):
+            app.theme = theme
+            await settle(pilot)
+            await press(pilot, "k")
+        await press(pilot, "ctrl+p")
+        assert isinstance(app.screen, CommandPalette)
+        await press(pilot, "escape", "q")
+
+    drive(file, steps)
+
+
+@pytest.mark.parametrize("size", [(30, 8), (200, 60)])
+def test_any_size(file, size):
+    async def steps(pilot, app):
+        await press(pilot, "enter", "escape", "a", "escape", "end", "e", "escape")
+        await pilot.resize_terminal(100, 30)
+        await press(pilot, "down", "question_mark", "escape")
+
+    drive([file, file], steps, size=size)
+
+
+# -- what is missing ------------------------------------------------------------------------------
+
+
+def test_without_a_calibration(bare):
+    async def steps(pilot, app):
+        assert isinstance(app.snapshot.view.threshold, ByScore)
+        text = text_of(app)
+        assert "no error rate without a calibration" in text
+        assert "hvaeood calibrate HELD-OUT-IMAGES" in text and "suspicion" in text
+        await press(pilot, "r", "right", "k", "m", "m", "enter", "escape", "a", "escape", "w")
+        assert Quantity.P not in app.snapshot.run.quantities
+        await press(pilot, "t", *"4", "enter")
+
+    drive(bare, steps)
+
+
+def test_without_any_scores(scores, calibration):
+    n = len(scores)
+    nothing = {
+        name: np.full_like(getattr(scores, name), np.nan)
+        for name in ("lower_bound", "llr", "kl", "log_px", "bits_per_dim")
+    }
+    empty = replace(scores, status=np.full(n, 2, np.int8), **nothing)
+
+    async def steps(pilot, app):
+        assert "0 flagged of 0" in text_of(app)
+        keys = ["k", "m", "r", "right", "r", "r", "right", "s", "f", "escape"]
+        await press(pilot, *keys, "enter", "escape", "a", "escape", "c", "escape", "e", "escape")
+
+    drive([opened(empty, calibration), opened(empty, None)], steps)
+
+
+def test_hostile_names_change_nothing(scores, calibration):
+    names = scores.names.astype("S400")
+    hostile = [b"\x1b]0;title\x07", b"[red]x[/red]", b"a\nb\r\tc", b"\xff\xfe", b"x" * 300]
+    hostile += ["\u202egnp.exe".encode(), "漢字" * 40, b"[@click=app.quit]q[/]", b"\x9b2J"]
+    hostile = [name.encode() if isinstance(name, str) else name for name in hostile]
+    names[: len(hostile)] = hostile
+    odd = opened(replace(scores, names=names), calibration)
+
+    async def steps(pilot, app):
+        await press(pilot, *["s"] * 5)
+        for column in (0, 1):
+            text = text_of(app)
+            assert not any(c in text for c in "\x1b\x07\r\t\u202e\x9b")
+            assert "[red]x[/red]" in text or column
+            await press(pilot, "S")
+        app.post_message(Open(int(app.snapshot.rows[-1])))
+        await press(pilot, "y")
+        for _ in hostile[:6]:
+            await press(pilot, "n")
+            text = text_of(app)
+            assert not any(c in text for c in "\x1b\x07\r\t\u202e\x9b")
+            await press(pilot, "escape", "left")
+
+    drive(odd, steps)
+
+
+def test_an_error_has_no_traceback(file):
+    async def steps(pilot, app):
+        with app._saying():
+            raise HvaeoodError("[red]what", "do this")
+        await settle(pilot)
+        assert "[red]what" in said(app) and "do this" in said(app)
+
+    drive(file, steps)

@@ -1,0 +1,214 @@
+"""`hvaeood tui`: what it says before the app starts, and one run in a real terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hvaeood_cli.cli import console
+from hvaeood_cli.cli import tui as command
+from hvaeood_cli.cli.app import main
+from hvaeood_cli.errors import HvaeoodError
+from hvaeood_cli.look import Look
+from hvaeood_cli.store.judgements import judgements_path, read_judgements
+from hvaeood_cli.store.reader import read_scores
+from tests.tui_app import mixed, scores
+
+__all__ = ["mixed", "scores"]  # fixtures
+
+
+@pytest.fixture
+def run(scores, tmp_path, monkeypatch, capfdbinary):
+    """Run `hvaeood tui` where there is no terminal: (exit code, standard error)."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["hvaeood", "tui", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+        console.out.cache_clear()
+        console.err.cache_clear()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capfdbinary.readouterr()
+        assert out == b""
+        return int(caught.value.code or 0), err.decode()
+
+    return call
+
+
+def test_without_a_terminal_it_names_what_works_there(run):
+    for arguments in ([], ["mixed.h5"]):  # the only score file of the folder
+        code, err = run(*arguments)
+        assert code == 2 and "needs a terminal" in err
+        assert "hvaeood report mixed.h5" in err and "--json" in err
+
+
+def test_which_file(run, tmp_path):
+    shutil.copy("mixed.h5", "other.h5")
+    code, err = run()
+    assert code == 2 and "2 score files here: mixed.h5, other.h5" in err
+    code, err = run("a.h5", "b.h5", "c.h5")
+    assert code == 2 and "two can be compared" in err
+    for name in ("mixed.h5", "other.h5"):
+        Path(name).unlink()
+    code, err = run()
+    assert code == 2 and "hvaeood score FOLDER makes one" in err
+
+
+def test_bad_files_are_said_with_what_mends_them(run):
+    code, err = run("missing.h5")
+    assert code == 3 and "no such score file" in err and "hvaeood score" in err
+    Path("text.h5").write_text("hello")
+    whole = Path("mixed.h5").read_bytes()
+    Path("cut.h5").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.h5", "cut.h5"):
+        code, err = run(name)
+        assert code == 3 and "is not a whole score file" in err and "hint:" in err
+    shutil.copy("mixed.h5", "newer.h5")
+    with h5py.File("newer.h5", "r+") as file:
+        file.attrs["format_version"] = 2
+    code, err = run("newer.h5")
+    assert code == 3 and "version 2" in err and "upgrade" in err
+    judgements_path(Path("mixed.h5")).write_text("[")
+    code, err = run("mixed.h5")
+    assert code == 3 and "move it away" in err and "Traceback" not in err
+
+
+def test_models_and_calibrations_that_do_not_fit(run, scores):
+    code, err = run("mixed.h5", "--model", "nowhere")
+    assert code == 3 and "hint:" in err
+    code, err = run("mixed.h5", "--calibration", "nowhere.npz")
+    assert code == 3 and "hvaeood calibrate" in err
+    code, err = run("mixed.h5", "--images", "film")
+    assert code == 2
+    with h5py.File("mixed.h5", "r+") as file:
+        file.attrs["model_sha256"] = "b" * 64
+    code, err = run("mixed.h5", "--model", "fashionmnist")
+    assert code == 3 and "was scored with" in err and "name the model that made" in err
+    code, err = run("mixed.h5", "--fpr", "0.05")
+    assert code == 3 and "not calibrated" in err
+
+
+def test_what_is_opened_for_scores_of_an_unknown_model(scores):
+    with h5py.File("mixed.h5", "r+") as file:
+        file.attrs["model_sha256"] = "b" * 64
+    opened = command._open(Path("mixed.h5"), None, None, None, "cpu")
+    assert opened.run.calibration is None and "hvaeood calibrate" in opened.run.why_not
+    assert "--model FOLDER" in opened.no_model
+    look = opened.look(0)
+    assert isinstance(look, Look) and look.image.shape == (28, 28) and len(look.from_k) == 0
+
+
+def test_what_is_opened_shows_images_by_the_model_that_scored_them(scores):
+    opened = command._open(Path("mixed.h5"), None, None, None, "cpu")
+    look = opened.look(0)
+    assert isinstance(look, Look) and look.from_k.shape == (3, 1, 28, 28) and not look.changed
+    assert np.array_equal(opened.glance(0), look.image)
+    Path("examples").unlink()
+    for found in (opened.look(0), opened.glance(0)):
+        assert isinstance(found, HvaeoodError) and "no such file" in found.message
+
+
+def test_the_hint_comes_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert [command._first_time() for _ in range(2)] == [True, False]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert not command._first_time()
+
+
+def test_the_workbench_imports_no_torch():
+    code = (
+        "import sys; import hvaeood_cli.tui.app, hvaeood_cli.cli.tui as c;"
+        "from pathlib import Path; assert 'torch' not in sys.modules;"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_opening_imports_no_torch(scores):
+    code = (
+        "import sys; from pathlib import Path; from hvaeood_cli.cli.tui import _open;"
+        "_open(Path('mixed.h5'), None, None, None, 'cpu'); assert 'torch' not in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
+
+
+# -- a real terminal ------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A tmux session of its own server."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._tmux = ["tmux", "-L", f"hvaeood-{os.getpid()}", "-f", "/dev/null"]
+        environment = f"PYTHONPATH={shlex.quote(str(Path(__file__).parent.parent))}"
+        line = f"{environment} {shlex.join(arguments)}; echo exit $?; sleep 60"
+        self._run("new-session", "-d", "-x", "120", "-y", "36", "-c", str(folder), line)
+
+    def press(self, *keys: str) -> None:
+        self._run("send-keys", *keys)
+
+    def wait_for(self, *texts: str, seconds: float = 60) -> str:
+        """The screen, once all texts stand on it."""
+        until = time.monotonic() + seconds
+        screen = ""
+        while time.monotonic() < until:
+            screen = self._run("capture-pane", "-p")
+            if all(text in screen for text in texts):
+                return screen
+            time.sleep(0.05)
+        raise AssertionError(f"{texts} did not appear:\n{screen}")
+
+    def close(self) -> None:
+        self._run("kill-server")
+
+    def _run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*self._tmux, *arguments], check=True, capture_output=True, timeout=30
+        )
+        return done.stdout.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_in_a_terminal_from_opening_to_quitting(scores, tmp_path):
+    folder = tmp_path
+    (folder / "state").mkdir()
+    terminal = Terminal(
+        folder, "env", "-u", "COLUMNS", "-u", "LINES", f"XDG_STATE_HOME={folder / 'state'}",
+        sys.executable, "-m", "hvaeood_cli", "tui", "mixed.h5", "--images", "halfcell",
+        "--device", "cpu",
+    )  # fmt: skip
+    try:
+        terminal.wait_for("flagged of 200", "FPR 1 %", "combined score", "looks at an image")
+        terminal.press("S-Left", "S-Left")
+        terminal.wait_for("FPR 3.2 %")
+        terminal.press("Enter")
+        terminal.wait_for("1 of 201", "k = 2", "log p(x|z)", "▀")
+        terminal.press("1")
+        terminal.wait_for("OOD")
+        terminal.press("Escape")
+        terminal.wait_for("judged 1")
+        terminal.press("e")
+        terminal.wait_for("Write a list")
+        terminal.press("Enter")
+        terminal.wait_for("images: mixed.flagged.csv")
+        terminal.press("q")
+        terminal.wait_for("exit 0")
+    finally:
+        terminal.close()
+    assert len(read_judgements(scores.path)) == 1
+    n = len((folder / "mixed.flagged.csv").read_text().splitlines()) - 1
+    assert n > 10 and read_scores(replace(scores).path).decision is None
