@@ -6,7 +6,8 @@
 
 `images/` turns folders, lists, IDX files, arrays and data sets into pixels; `model/` holds the
 ladder of latents; `bounds.py` is the method (Havtorn et al., 2021); `scoring.py` and `engines/`
-run it over many images; `store/` keeps the result; `cli/` is the shell's side of it.
+run it over many images; `store/` keeps the result; `calibration/` decides; `report/` and `tui/`
+show it; `cli/` is the shell's side of it.
 
 The Python API is `Detector`, in scikit-learn's manners. It is imported lazily, so that
 `import hvaeood_cli` costs nothing.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def printable(text: str | bytes) -> str:
     """Text that cannot change the terminal's state or direction: the rest is escaped.
@@ -32,3 +34,10 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def format_p(p: float) -> str:
+    """A p-value in seven characters, so that a column of them is aligned; NaN as nothing."""
+    if math.isnan(p):
+        return ""
+    return f"{p:.5f}" if p >= 1e-5 else f"{p:.0e}"

@@ -20,6 +20,7 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.decision import Rule, decide
 from hvaeood_cli.report import figures
 from hvaeood_cli.store.decision import write_decision
+from hvaeood_cli.store.judgements import judge
 from hvaeood_cli.store.reader import read_scores
 from tests.conftest import make_images
 from tests.score_files import make_scores
@@ -215,6 +216,29 @@ def test_data_for_scripts(report, tmp_path):
     assert "\\|pipe\\|" in text and "\x1b" not in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line[:1] == "|"}
     assert widths == {7, 4, 5}, "no name breaks a table"
+
+
+def test_judgements_are_shown(report, tmp_path):
+    scores = read_scores(tmp_path / "odd.h5")
+    order = np.argsort(-scores.decision.combined)
+    judge(scores, int(order[0]), "ood", "a <b>shoe</b>")
+    judge(scores, int(order[-1]), "fine", "")
+    report("odd.h5")
+    page = Tags((tmp_path / "report.html").read_text())
+    assert "Judged by hand" in page.text and "2 images" in page.text
+    assert page.text.count("a <b>shoe</b>") == 2, "in the gallery and in the list"
+    _, out, _ = report("odd.h5", "--format", "json")
+    images = json.loads(out)["files"][0]["images"]
+    assert [image.get("mark") for image in images].count("ood") == 1
+    _, table, _ = report("odd.h5", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert rows[int(order[0])]["note"] == "a <b>shoe</b>" and rows[int(order[-1])]["mark"] == "fine"
+    assert "| ood | `a <b>shoe</b>` |" in report("odd.h5", "--format", "md")[1]
+    judge(scores, int(order[0]), "unsure", "")
+    assert report("odd.h5")[0] == 3, "it is not the report that is there"
+    (tmp_path / "odd.h5.judgements.json").write_text("{")
+    code, _, err = report("odd.h5", "--force")
+    assert code == 3 and "judgements" in err
 
 
 def test_nothing_is_overwritten_without_force(report, tmp_path):

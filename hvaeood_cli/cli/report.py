@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.look import Looker
     from hvaeood_cli.report.labels import Labels
+    from hvaeood_cli.store.judgements import Judgements
     from hvaeood_cli.store.reader import ScoreFile
 
 _FORMATS = ("html", "json", "csv", "md")
@@ -64,8 +66,9 @@ def report(
     Example: **hvaeood report photos.scores.h5 -o report.html**
 
     Shows what is flagged and by which rule, the distributions, the oddest images beside their
-    reconstructions, and whether the batch as a whole has drifted. With --labels, or with several
-    files (the first belongs, the others do not), also how well they are told apart.
+    reconstructions, your judgements, and whether the batch as a whole has drifted. With --labels,
+    or with several files (the first belongs, the others do not), also how well they are told
+    apart.
 
     Next: open report.html, or **hvaeood decide FILE.h5 --fdr 0.05** and report again.
     """
@@ -77,22 +80,33 @@ def report(
     if out and not out.parent.is_dir():
         raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
     from hvaeood_cli.report.labels import read_labels
+    from hvaeood_cli.store.judgements import read_judgements
     from hvaeood_cli.store.reader import read_scores
 
     found = [read_scores(path) for path in files]
     known = read_labels(labels) if labels else None
     calibrations = [_calibration(scores, model, calibration) for scores in found]
-    fingerprint = _fingerprint(files, labels, calibrations, (format_, top, __version__))
+    judgements = [read_judgements(path) for path in files]
+    fingerprint = _fingerprint(files, labels, judgements, calibrations, (format_, top, __version__))
     if out and out.exists() and not force:
         _check_done(out, fingerprint)
         if not quiet:
             console.say(f"{out} is there already, made from these very scores")
         return
     if format_ in ("json", "csv"):
-        lines = _data(format_, found, calibrations, known)
+        lines = _data(format_, found, calibrations, judgements, known)
     else:
         lines = _written(
-            format_, found, calibrations, known, top, model, data_root, device, fingerprint
+            format_,
+            found,
+            calibrations,
+            judgements,
+            known,
+            top,
+            model,
+            data_root,
+            device,
+            fingerprint,
         )
     if out is None:
         console.emit(lines)
@@ -114,12 +128,16 @@ def _data(
     format_: str,
     files: list[ScoreFile],
     calibrations: list[Calibration | None],
+    judgements: list[Judgements],
     labels: Labels | None,
 ) -> Iterator[str]:
     from hvaeood_cli.report import rows
     from hvaeood_cli.report.evaluation import evaluate
 
-    judged = [rows.Judged.by(s, c) for s, c in zip(files, calibrations, strict=True)]
+    judged = [
+        replace(rows.Judged.by(scores, calibration), judgements=by_hand)
+        for scores, calibration, by_hand in zip(files, calibrations, judgements, strict=True)
+    ]
     if format_ == "csv":
         yield from rows.files_as_csv(files, judged)
         return
@@ -131,6 +149,7 @@ def _written(
     format_: str,
     files: list[ScoreFile],
     calibrations: list[Calibration | None],
+    judgements: list[Judgements],
     labels: Labels | None,
     top: int,
     model: str | None,
@@ -145,11 +164,11 @@ def _written(
     remarks: list[str] = []
     sections = []
     compared = evaluate(files, _names(files), labels)  # what is wrong with labels is said first
-    for scores, calibration in zip(files, calibrations, strict=True):
+    for scores, calibration, by_hand in zip(files, calibrations, judgements, strict=True):
         look = None
         if format_ == "html" and top:
             look = _looker(scores, model, data_root, device, remarks)
-        sections.append(gather(scores, calibration, look, top))
+        sections.append(gather(scores, calibration, by_hand, look, top))
     created = datetime.now(UTC).isoformat(timespec="seconds")
     contents = Contents(sections, compared, created, __version__, remarks)
     if format_ == "md":
@@ -181,6 +200,7 @@ def _names(files: list[ScoreFile]) -> list[str]:
 def _fingerprint(
     files: list[Path],
     labels: Path | None,
+    judgements: list[Judgements],
     calibrations: list[Calibration | None],
     settings: tuple[object, ...],
 ) -> str:
@@ -189,6 +209,7 @@ def _fingerprint(
     for path in [*files, *([labels] if labels else [])]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(repr([by_hand.by_key for by_hand in judgements]).encode())
     for calibration in calibrations:
         digest.update((calibration.id if calibration else "none").encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from hvaeood_cli.calibration.decision import Rule
 from hvaeood_cli.report.rows import Judged
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.reader import ScoreFile
-from hvaeood_cli.text import printable, shorten
+from hvaeood_cli.text import format_p, printable, shorten
 
 _FLAG = "●"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -113,8 +113,7 @@ def _rank(scores: ScoreFile, judged: Judged, i: np.int64) -> Iterator[Text]:
     flagged = scores.decision.flagged[i]
     yield Text(_FLAG if flagged else "", style="bold red")
     p = float(scores.decision.p_combined[i])
-    words = f"{p:.5f}" if p >= 1e-5 else f"{p:.0e}"
-    yield Text(words, style="bold red" if flagged else "")
+    yield Text(format_p(p), style="bold red" if flagged else "")
 
 
 def _explanation(scores: ScoreFile, judged: Judged) -> Text:

@@ -20,9 +20,11 @@ from hvaeood_cli.report import figures
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.report.gallery import Sight, picture
 from hvaeood_cli.report.rows import Judged
+from hvaeood_cli.store.judgements import Judgement, Judgements
 from hvaeood_cli.store.reader import ScoreFile
 
 MAX_BAD = 50  # unreadable images that are listed
+MAX_JUDGED = 200  # judged images that are listed
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Odd:
     llr: list[float]  # by k, from 1, nats
     k: int
     bits_per_dim: float
+    judgement: Judgement
     sight: Sight
 
 
@@ -61,6 +64,8 @@ class Section:
     calibrated: bool  # whether the calibration that decided is at hand
     distributions: list[Distribution]
     gallery: list[Odd]
+    judged_images: list[tuple[bytes, Judgement]]
+    n_judged: int
     bad: list[tuple[bytes, str, str]]  # path, status, why
     n_bad: int
 
@@ -81,16 +86,22 @@ class Contents:
 
 
 def gather(
-    scores: ScoreFile, calibration: Calibration | None, look: Looker | None, top: int
+    scores: ScoreFile,
+    calibration: Calibration | None,
+    judgements: Judgements,
+    look: Looker | None,
+    top: int,
 ) -> Section:
     """What there is to say of one score file; its `top` oddest images are looked at.
 
-    calibration: the one that decided it, or None. look: None where the model is not at hand.
+    judgements: what a person made of its images. calibration: the one that decided it, or None.
+    look: None where the model is not at hand.
     """
     judged = Judged.by(scores, calibration)
     decision = scores.decision
     rule = Rule(decision.rule, decision.level) if decision else None
     bad = np.flatnonzero(~scores.scored)
+    by_hand = list(judgements.rows(scores))
     names = {code: name for name, code in scores.status_codes.items()}
     return Section(
         scores=scores,
@@ -101,7 +112,9 @@ def gather(
         cut_in_words=f"p = {decision.threshold:.2g}" if decision and decision.threshold else "",
         calibrated=calibration is not None,
         distributions=_distributions(scores, calibration),
-        gallery=_gallery(scores, judged, look, top),
+        gallery=_gallery(scores, judged, judgements, look, top),
+        judged_images=[(bytes(scores.names[i]), one) for i, one in by_hand[:MAX_JUDGED]],
+        n_judged=len(by_hand),
         bad=[
             (bytes(scores.names[i]), names.get(int(scores.status[i]), "?"), scores.errors[i])
             for i in bad[:MAX_BAD]
@@ -146,7 +159,9 @@ def _nats_per_bit(scores: ScoreFile) -> float:
     return float(np.median(nats[useful] / bits[useful])) if useful.any() else 0.0
 
 
-def _gallery(scores: ScoreFile, judged: Judged, look: Looker | None, top: int) -> list[Odd]:
+def _gallery(
+    scores: ScoreFile, judged: Judged, judgements: Judgements, look: Looker | None, top: int
+) -> list[Odd]:
     rows = judged.order()[:top]
     sights = _sights(look, rows)
     decision = scores.decision
@@ -160,6 +175,7 @@ def _gallery(scores: ScoreFile, judged: Judged, look: Looker | None, top: int) -
             llr=[float(value) for value in scores.llr[i]],
             k=int(judged.k[i]),
             bits_per_dim=float(scores.bits_per_dim[i]),
+            judgement=judgements.of(scores, int(i)),
             sight=sight,
         )
         for i, sight in zip(rows, sights, strict=True)

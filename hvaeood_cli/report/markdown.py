@@ -34,6 +34,11 @@ def _section(section: Section) -> Iterator[str]:
         for odd in section.gallery:
             cells = [_code(odd.name), "yes" if odd.flagged else "", format_p(odd.p_combined)]
             yield _row([*cells, str(odd.k), *(format_number(value) for value in odd.llr)])
+    if section.judged_images:
+        yield f"\n{section.n_judged:,} judged by hand:\n\n"
+        yield from _table(["image", "judgement", "note"])
+        for name, judgement in section.judged_images:
+            yield _row([_code(name), judgement.mark, _code(judgement.note)])
     if section.n_bad:
         yield f"\n{section.n_bad:,} could not be read:\n\n"
         yield from _table(["image", "what is wrong", "more"])

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.drift import LEVEL, Drift, measure_drift
 from hvaeood_cli.reference import Reference
 from hvaeood_cli.store.decision import ATTRIBUTES, Decision
+from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.store.reader import ScoreFile
 from hvaeood_cli.text import defuse
 
@@ -31,6 +32,7 @@ class Judged:
     suspicion: NDArray[np.floating[Any]]  # (N,) what ranks: higher is odder, NaN without scores
     k: NDArray[np.integer[Any]]  # (N,) the k that stands out, 0 for rows without scores
     drift: Drift | None = None  # of the whole batch, where there is a calibration
+    judgements: Judgements = field(default_factory=lambda: Judgements({}))
 
     @classmethod
     def by(
@@ -105,11 +107,12 @@ def files_as_csv(files: Sequence[ScoreFile], judged: Sequence[Judged]) -> Iterat
     """As `as_csv`, of all files, with the score file and the label in front of each row."""
     write = _CsvLines()
     n_layers = max(scores.n_layers for scores in files)
-    yield write(["score_file", "label", *_csv_header(n_layers)])
+    yield write(["score_file", "label", *_csv_header(n_layers), "mark", "note"])
     for scores, of_file in zip(files, judged, strict=True):
         for i, row in enumerate(_rows(scores, of_file)):
             label = None if scores.label is None else int(scores.label[i])
-            yield write([defuse(str(scores.path)), label, *_csv_cells(row, n_layers)])
+            by_hand = [row.get("mark"), defuse(row.get("note", ""))]
+            yield write([defuse(str(scores.path)), label, *_csv_cells(row, n_layers), *by_hand])
 
 
 class _CsvLines:
@@ -146,6 +149,7 @@ def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
 def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:
     status_names = {code: name for name, code in scores.status_codes.items()}
     decision = scores.decision
+    by_hand = dict(judged.judgements.rows(scores))
     for i in range(len(scores)):
         row = {
             "path": bytes(scores.names[i]).decode("utf-8", "surrogateescape"),
@@ -164,6 +168,8 @@ def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:
             row["p_value"] = [_number(value) for value in decision.p_value[i]]
             row["p_combined"] = _number(decision.p_combined[i])
             row["flagged"] = bool(decision.flagged[i])
+        if i in by_hand:
+            row |= {"mark": by_hand[i].mark, "note": by_hand[i].note}
         yield row
 
 

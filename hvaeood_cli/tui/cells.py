@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from hvaeood_cli.text import printable
+from hvaeood_cli.text import format_p, printable
 from hvaeood_cli.tui.run import Axis, Quantity
 from hvaeood_cli.tui.threshold import ODDNESS
 from hvaeood_cli.tui.view import MARK, PATH, Column, K, Snapshot
@@ -48,7 +48,7 @@ def table_cell(snapshot: Snapshot) -> CellOf:
             return (printable(status), "muted") if key == ODDNESS else ("", "")
         if key == ODDNESS:
             value = run.p[row] if run.calibration else run.oddness[row]
-            text = f"{value:.2g}" if run.calibration else f"{value:.1f}"
+            text = format_p(float(value)) if run.calibration else f"{value:.1f}"
             return (f"\u25cf {text}", "flagged") if flagged[row] else (text, "")
         if key == K:
             return str(run.k[row]), "muted"
