@@ -462,7 +462,12 @@ def test_compare_two_files(file, bare, calibration):
         table = app.screen.query_one(VirtualTable)
         await pilot.click(table, offset=(10, 0))
         await settle(pilot)
-        await press(pilot, "end", "home", "escape", "x")
+        await press(pilot, "end", "home")
+        table.focus()
+        await press(pilot, "enter")
+        assert isinstance(app.screen, LookScreen), "an image that both have can be looked at"
+        assert "of 201" in text_of(app)
+        await press(pilot, "escape", "escape", "x")
         assert app.snapshot.run is app.files[1].opened.run
         if app.size.width > 80:
             await click_chip(pilot, app, "#rules", "compare")

@@ -151,7 +151,7 @@ class Workbench(App[None]):
 
     def action_compare(self) -> None:
         first, second = self.files[:2]
-        self.push_screen(CompareScreen(first.snapshot, second.snapshot))
+        self.push_screen(CompareScreen(first.snapshot, second.snapshot, self._at))
 
     def action_help(self) -> None:
         if not isinstance(self.screen, HelpScreen):

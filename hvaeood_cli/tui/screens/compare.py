@@ -16,6 +16,7 @@ from textual.widgets import Footer, Static
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.joint import COLUMNS, Joint, join
+from hvaeood_cli.tui.messages import Open
 from hvaeood_cli.tui.run import Axis, Quantity
 from hvaeood_cli.tui.threshold import line_on
 from hvaeood_cli.tui.view import Snapshot
@@ -24,7 +25,10 @@ from hvaeood_cli.tui.widgets.virtual_table import Cell, TableColumn, VirtualTabl
 
 
 class CompareScreen(Screen[None]):
-    """Given two snapshots. The first is drawn as bars, the second as a line."""
+    """Given two snapshots. The first is drawn as bars, the second as a line.
+
+    at: whose images are looked at, 0 or 1.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("k", "step_k(1)", "Next k"),
@@ -35,9 +39,10 @@ class CompareScreen(Screen[None]):
         Binding("escape,q,c", "app.pop_screen", "Back", key_display="esc"),
     ]
 
-    def __init__(self, first: Snapshot, second: Snapshot) -> None:
+    def __init__(self, first: Snapshot, second: Snapshot, at: int) -> None:
         super().__init__()
         self._two = (first, second)
+        self._at = at
         self._axis = first.view.axis
         self._log = first.view.log
         self._by = ("difference", True)
@@ -92,7 +97,7 @@ class CompareScreen(Screen[None]):
         titles = (f"{rank}, first", f"{rank}, second", "difference", "flagged", "image")
         table_columns = [
             TableColumn(
-                key, title, 0 if key == "path" else 16, right=key not in ("flagged", "path")
+                key, title, 0 if key == "path" else 19, right=key not in ("flagged", "path")
             )
             for key, title in zip(COLUMNS, titles, strict=True)
         ]
@@ -115,6 +120,10 @@ class CompareScreen(Screen[None]):
         return (f"{value:.2g}" if joint.are_p else f"{value:.1f}"), ""
 
     # -- what the user does -------------------------------------------------------------------
+
+    @on(VirtualTable.Opened)
+    def opened(self, event: VirtualTable.Opened) -> None:
+        self.post_message(Open(int(self._joint.rows[event.row, self._at])))
 
     @on(VirtualTable.SortAsked)
     def sort_asked(self, event: VirtualTable.SortAsked) -> None:

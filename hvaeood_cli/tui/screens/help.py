@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 _KEYS = {
     "See": [
-        ("k K", "next, previous k; combined stands before the first"),
+        ("k K", "next, previous k, with the combined score"),
         ("m", "what is measured: LLR, L, bits/dim, p"),
         ("l", "linear or logarithmic counts"),
         ("a", "all k side by side"),
@@ -21,25 +21,25 @@ _KEYS = {
         ("x", "browse the other file"),
     ],
     "Threshold": [
-        ("← →", "looser, stricter; shift: five steps; so does the wheel on the plot"),
-        ("r", "rule: FPR, FDR, FDR-BY, or by the score that is plotted"),
+        ("← →", "looser, stricter; with shift five steps; wheel"),
+        ("r", "FPR, FDR, FDR-BY, or by the plotted score"),
         ("t", "type it; a click in the plot puts it there"),
         ("w", "write the decision into the score file"),
     ],
     "Browse": [
         ("↑ ↓ pgup pgdn", "move; home and end go to the ends"),
-        ("s S", "sort by the next column, the other way; or click a head"),
+        ("s S", "sort by the next column; the other way"),
         ("f u j", "only flagged, unreadable, judged; again for all"),
         ("d", "only those that differ most at k = 1, 2, ..."),
         ("/", "only paths with a text in them"),
         ("esc", "clear the filters"),
     ],
     "Look and judge": [
-        ("enter", "the image beside its reconstructions; also a double click"),
+        ("enter", "the image beside its reconstructions"),
         ("1 2 3 0", "OOD, fine, unsure, take it back"),
         ("n", "a note"),
         ("y", "copy the path"),
-        ("e", "write the flagged, judged or listed images to a file"),
+        ("e", "write the flagged, judged or listed images"),
     ],
     "Else": [("ctrl+p", "every command, and themes"), ("?", "this"), ("q", "quit")],
 }
