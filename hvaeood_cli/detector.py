@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.calibration import Calibration, settings_of
+from hvaeood_cli.calibration.calibration import SETTINGS, Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
+from hvaeood_cli.calibration.decision import Rule, check_level
 from hvaeood_cli.errors import CalibrationError, ModelError, StoreError, UsageError
 from hvaeood_cli.images.decode import STATUS_CODES, Conversion
 from hvaeood_cli.images.preprocess import RULES, fit
@@ -88,8 +89,11 @@ class Detector:
         if unknown:
             raise ValueError(f"no parameter {sorted(unknown)[0]!r}")
         kept = {"bundle": self.bundle} if "model" not in params and "bundle" in vars(self) else {}
-        for derived in ("bundle", "settings", "scorer", "reference", "calibration"):
-            vars(self).pop(derived, None)
+        derived = {"bundle", "settings", "scorer", "reference"}
+        if params.keys() & {"model", *SETTINGS}:
+            derived.add("calibration")
+        for name in derived:
+            vars(self).pop(name, None)
         vars(self).update(params)
         vars(self).update(kept)
         return self
@@ -133,9 +137,10 @@ class Detector:
         """Below it, score_samples are outliers, at `false_positive_rate` of what belongs.
 
         With a calibration, as `hvaeood score --fpr` has it; without, a quantile of the model's
-        validation images.
+        validation images. Raises CalibrationError for a rate that the calibration cannot support.
         """
         if self.calibration:
+            check_level(Rule("fpr", self.false_positive_rate), self.calibration, 1)
             return -threshold(self.calibration.oddness, self.false_positive_rate)
         judge = self._judge()
         return -float(np.quantile(judge.suspicion(judge.llr), 1.0 - self.false_positive_rate))

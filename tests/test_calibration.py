@@ -143,6 +143,10 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
 
         rewrite(change)
 
+    def corrupt():
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes(200) + data[middle + 200 :])
+
     def pickled(arrays):
         arrays["llr"] = np.array([{}], object)
 
@@ -155,6 +159,7 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         "does not match its id": lambda: head(id="0" * 16),
         "wrong shape": lambda: rewrite(lambda a: a.update(kl=a["kl"][1:])),
         "not a whole": lambda: rewrite(lambda a: a.pop("kl")),
+        "whole calibration (": corrupt,
         "pickle": lambda: rewrite(pickled),
     }
     for words, damage in damages.items():
@@ -175,9 +180,21 @@ def test_a_bomb_is_not_unpacked(tmp_path):
 
 
 def test_too_few_images_are_refused(tmp_path):
-    with pytest.raises(CalibrationError, match="99 scored images are too few") as caught:
+    with pytest.raises(CalibrationError, match="99 images are too few") as caught:
         Calibration.of(make_scores(tmp_path / "s.h5", 100, bad=(4,)))
     assert "100" in caught.value.hint
+
+
+def test_what_is_not_finite_is_as_usual_as_it_is_frequent(tmp_path):
+    """Images that belong and whose scores overflow are no odder than their share."""
+    scores = make_scores(tmp_path / "s.h5", 400)
+    with h5py.File(scores.path, "r+") as file:
+        file["scores/log_px"][::10] = -np.inf
+    scores = read_scores(scores.path)
+    calibration = Calibration.of(scores)
+    assert len(calibration) == 400
+    p = decide(calibration, scores, Rule("fpr", 0.05)).p_combined
+    assert p[::10].min() > 0.05 and np.isfinite(p).all()
 
 
 # -- decisions ------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.detector import Detector
+from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.model.bundle import model_folders, read_bundle, write_bundle
 from hvaeood_cli.noise import short_key
 from tests.conftest import SMALL, make_images, make_ladder
@@ -197,6 +199,46 @@ def test_deciding_needs_no_torch(run, own, held_out, odd, tmp_path):
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode == 0 and done.stderr.decode().strip() == "False"
+
+
+def test_too_few_images_are_refused_before_they_are_scored(run, own, held_out, tmp_path):
+    code, _, err = run("calibrate", f"{held_out}#0:50")
+    assert code == 3 and "50 images are too few" in err
+    assert not list(tmp_path.glob("*.scores.h5"))
+
+
+def test_the_next_command_names_the_calibration(run, own, held_out, odd):
+    run("calibrate", held_out, "-o", "mine.npz")
+    _, out, _ = run("score", "mixed", "--calibration", "mine.npz", "-o", "s.h5")
+    assert "--calibration mine.npz" in " ".join(out.split())
+    _, out, _ = run("decide", "s.h5", "--calibration", "mine.npz", "--fpr", "0.05")
+    assert "--calibration mine.npz" in " ".join(out.split())
+
+
+def test_a_file_keeps_its_permissions_and_its_link(run, own, held_out, odd, tmp_path):
+    run("calibrate", held_out)
+    run("score", "mixed", "-q", "-o", "s.h5")
+    (tmp_path / "s.h5").chmod(0o640)
+    (tmp_path / "link.h5").symlink_to("s.h5")
+    assert run("decide", "link.h5", "--model", own, "--fpr", "0.05", "-q")[0] == 0
+    assert (tmp_path / "link.h5").is_symlink()
+    assert (tmp_path / "s.h5").stat().st_mode & 0o777 == 0o640
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["decision"].attrs["level"] == 0.05
+
+
+def test_a_detector_keeps_its_calibration_and_its_promise(own, held_out):
+    detector = Detector(str(own), n_importance_samples=1)
+    images = np.load(held_out)
+    calibration = detector.calibrate(images)
+    detector.set_params(false_positive_rate=0.05)
+    assert detector.calibration is calibration
+    assert ((detector.p_values(images) <= 0.05) == (detector.predict(images) == -1)).all()
+    for rate in (0.001, 2.0):
+        with pytest.raises(CalibrationError):
+            detector.set_params(false_positive_rate=rate).predict(images)
+    detector.set_params(n_importance_samples=2)
+    assert detector.calibration is None
 
 
 def test_a_retrained_model_is_not_calibrated(own, bundle, tmp_path):

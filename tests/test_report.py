@@ -241,6 +241,39 @@ def test_judgements_are_shown(report, tmp_path):
     assert code == 3 and "judgements" in err
 
 
+def test_it_never_replaces_what_it_is_made_from(report, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\n00001.png,1\n00002.png,0\n")
+    (tmp_path / "link.html").symlink_to(tmp_path / "odd.h5")
+    for out in ("odd.h5", "labels.csv", "calibration.npz", "link.html"):
+        before = (tmp_path / out).read_bytes()
+        code, _, err = report("odd.h5", "--labels", "labels.csv", "-o", out, "--force")
+        assert code == 2 and "is what the report is made from" in err
+        assert (tmp_path / out).read_bytes() == before
+
+
+def test_combined_scores_of_two_calibrations_are_not_compared(report, tmp_path, files):
+    other = Calibration.of(make_scores(tmp_path / "h.h5", 500, seed=9))
+    scores = read_scores(tmp_path / "odd.h5")
+    write_decision(scores.path, decide(other, scores, Rule()))
+    _, out, _ = report("usual.h5", "odd.h5", "--format", "json")
+    names = [row["score"] for row in json.loads(out)["comparisons"][0]["scores"]]
+    assert "LLR>1" in names and "combined" not in names
+
+
+def test_labels_as_spreadsheets_write_them(report, tmp_path):
+    lines = ["path,label"] + [f"{i:05d}.png,{i % 2}" for i in range(300)]
+    (tmp_path / "bom.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    code, table, _ = report("usual.h5", "--labels", "bom.csv", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert code == 0 and [row["label"] for row in rows[:3]] == ["0", "1", "0"]
+    (tmp_path / "twice.csv").write_text("path,label\n00001.png,1\n00001.png,0\n")
+    code, _, err = report("usual.h5", "--labels", "twice.csv")
+    assert code == 3 and "line 3" in err
+    (tmp_path / "semicolon.csv").write_text("path;label\n00001.png;1\n")
+    code, _, err = report("usual.h5", "--labels", "semicolon.csv")
+    assert code == 3 and "'path;label'" in err
+
+
 def test_nothing_is_overwritten_without_force(report, tmp_path):
     assert report("usual.h5")[0] == 0
     page = (tmp_path / "report.html").read_bytes()

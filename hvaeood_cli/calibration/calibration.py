@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,16 @@ LEAST_IMAGES = 100
 _FIT_FRACTION = 0.3  # of the images go to the density, the rest to its p-values
 _SPLIT_SEED = 0
 _MAX_BYTES = 1 << 30  # of a file, unpacked
+_UNREADABLE = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,  # an encrypted member; NotImplementedError, an unknown method, is one too
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _COLUMNS = ("lower_bound", "llr", "kl", "log_px")
 _DENSITY = ("centre", "spread", "log_weights", "means", "precisions")
 
@@ -64,19 +75,18 @@ class Calibration:
     @classmethod
     def of(cls, scores: ScoreFile, about: dict[str, Any] | None = None) -> Calibration:
         """From the scored rows of a score file. Raises CalibrationError for too few of them."""
-        used = np.flatnonzero(scores.scored & np.isfinite(statistics(scores)).all(axis=1))
+        used = np.flatnonzero(scores.scored)
         # Sorted by content, so that the images' order in the file does not change the split.
         used = used[np.lexsort([scores.sha256[used, -1], scores.content[used]])]
-        if len(used) < LEAST_IMAGES:
-            raise CalibrationError(
-                f"{len(used)} scored images are too few to calibrate on",
-                f"give at least {LEAST_IMAGES}; 1,000 or more for thresholds at 1 %",
-            )
+        check_enough(len(used))
         values = statistics(scores)[used]
         random = np.random.Generator(np.random.Philox(key=_SPLIT_SEED))
         order = random.permutation(len(used))
         n_fit = round(_FIT_FRACTION * len(used))
-        density = Density.fit(values[order[:n_fit]])
+        fitted = values[order[:n_fit]]
+        # What is not finite has no density, but it counts among the p-values' images: it is as
+        # usual as it is frequent.
+        density = Density.fit(fitted[np.isfinite(fitted).all(axis=1)])
         facts = {"model_name": scores.attributes["model_name"], "n_fit": n_fit}
         return cls(
             settings=settings_of(scores.attributes, scores.settings),
@@ -116,8 +126,8 @@ class Calibration:
 
     def k_differing_most(self, llr: NDArray[np.float32]) -> NDArray[np.int64]:
         """The k, from 1, whose LLR^{>k} is most spreads off the calibration's mean, either way."""
-        spread = np.maximum(self.llr.std(0, dtype=np.float64), 1e-6)
-        off = np.abs(llr - self.llr.mean(0, dtype=np.float64)) / spread
+        usual = self.llr[np.isfinite(self.llr).all(axis=1)].astype(np.float64)
+        off = np.abs(llr - usual.mean(0)) / np.maximum(usual.std(0), 1e-6)
         return np.asarray(np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1)
 
     def images_for(self, n: int) -> int:
@@ -142,7 +152,8 @@ class Calibration:
             raise CalibrationError(
                 "these scores are made in another way than the calibration's: "
                 + "; ".join(differing),
-                "score with the calibration's settings, or hvaeood calibrate with these",
+                "score with the calibration's settings, hvaeood calibrate with these, or name "
+                "another: --calibration FILE",
             )
 
     # -- on disk ------------------------------------------------------------------------------
@@ -189,7 +200,7 @@ class Calibration:
                 found._check_shapes()
                 if found.id != head["id"]:
                     raise ValueError("its content does not match its id")
-        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise CalibrationError(f"{path} is not a whole calibration ({reason})", again) from None
         return found
@@ -218,6 +229,15 @@ class Calibration:
     def _arrays(self) -> dict[str, NDArray[Any]]:
         columns = {name: getattr(self, name) for name in (*_COLUMNS, "content", "oddness")}
         return columns | {f"density_{name}": getattr(self.density, name) for name in _DENSITY}
+
+
+def check_enough(n_images: int) -> None:
+    """Raise CalibrationError for too few images to calibrate on."""
+    if n_images < LEAST_IMAGES:
+        raise CalibrationError(
+            f"{n_images} images are too few to calibrate on",
+            f"give at least {LEAST_IMAGES}; 1,000 or more for thresholds at 1 %",
+        )
 
 
 def settings_of(attributes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def calibrate(
 
     Next: **hvaeood score FOLDER --model mine --fpr 0.01**
     """
+    from hvaeood_cli.calibration.calibration import check_enough
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.store.reader import read_scores
@@ -91,6 +92,7 @@ def calibrate(
         found = read_scores(Path(sources[0]))
     else:
         manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+        check_enough(len(manifest))
         out = scores or default_output(sources)
         run(detector, manifest, out, None, force, not quiet)
         found = read_scores(out)

@@ -49,6 +49,9 @@ def decide(
     scores = deciding.decide_file(scores, found, rule)
     if printing is not Printing.NOTHING:
         deciding.warn_of_group(scores)
-    printing.show(scores, Judged.by(scores, found), top, f"on {scores.attributes['created']}")
+    given = {"--model": model, "--calibration": calibration}
+    again = {name: str(value) for name, value in given.items() if value is not None}
+    done = f"on {scores.attributes['created']}"
+    printing.show(scores, Judged.by(scores, found), top, done, again)
     if fail_on_flagged and scores.decision and scores.decision.flagged.any():
         raise typer.Exit(ExitCode.FLAGGED)

@@ -21,7 +21,7 @@ Fpr = Annotated[
     typer.Option(
         metavar="LEVEL",
         help="Flag images with p <= LEVEL: each image that belongs is flagged this often at most.",
-        show_default="0.01",
+        show_default="the file's rule, else 0.01",
     ),
 ]
 Fdr = Annotated[

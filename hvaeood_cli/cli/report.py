@@ -80,7 +80,7 @@ def report(
     if out and not out.parent.is_dir():
         raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
     from hvaeood_cli.report.labels import read_labels
-    from hvaeood_cli.store.judgements import read_judgements
+    from hvaeood_cli.store.judgements import judgements_path, read_judgements
     from hvaeood_cli.store.reader import read_scores
 
     found = [read_scores(path) for path in files]
@@ -88,6 +88,8 @@ def report(
     calibrations = [_calibration(scores, model, calibration) for scores in found]
     judgements = [read_judgements(path) for path in files]
     fingerprint = _fingerprint(files, labels, judgements, calibrations, (format_, top, __version__))
+    if out and out.exists():
+        _check_no_input(out, [*files, *map(judgements_path, files), labels, calibration])
     if out and out.exists() and not force:
         _check_done(out, fingerprint)
         if not quiet:
@@ -133,13 +135,15 @@ def _data(
 ) -> Iterator[str]:
     from hvaeood_cli.report import rows
     from hvaeood_cli.report.evaluation import evaluate
+    from hvaeood_cli.report.labels import match
 
     judged = [
         replace(rows.Judged.by(scores, calibration), judgements=by_hand)
         for scores, calibration, by_hand in zip(files, calibrations, judgements, strict=True)
     ]
     if format_ == "csv":
-        yield from rows.files_as_csv(files, judged)
+        known = [scores.label if labels is None else match(labels, scores) for scores in files]
+        yield from rows.files_as_csv(files, judged, known)
         return
     compared = evaluate(files, _names(files), labels)
     yield from rows.files_as_json(files, judged, [one.facts() for one in compared])
@@ -213,6 +217,13 @@ def _fingerprint(
     for calibration in calibrations:
         digest.update((calibration.id if calibration else "none").encode())
     return digest.hexdigest()
+
+
+def _check_no_input(out: Path, inputs: list[Path | None]) -> None:
+    """Raise UsageError where the report would replace what it is made from."""
+    for path in inputs:
+        if path is not None and path.exists() and out.samefile(path):
+            raise UsageError(f"{out} is what the report is made from", "choose another -o")
 
 
 def _check_done(out: Path, fingerprint: str) -> None:

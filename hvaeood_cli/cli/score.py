@@ -98,8 +98,10 @@ def score(
         workers=workers,
     )
     # What is wrong with the settings is said before any work.
-    judge = _calibration(detector, calibration, rule, rule is not None or fail_on_flagged)
+    _ = detector.settings, detector.bundle
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+    needed = rule is not None or fail_on_flagged
+    judge = _calibration(detector, calibration, rule, len(manifest), needed)
     out = output or default_output(sources)
     if out.is_dir():
         raise UsageError(f"{out} is a folder", "name a file: -o scores.h5")
@@ -123,7 +125,7 @@ def score(
     done = "before; nothing has changed since"
     if fresh:
         done = f"in {seconds:.1f} s on {detector.scorer.device}"
-    again = _repeated(detector, data_root)
+    again = _repeated(detector, data_root, calibration)
     printing.show(scores, Judged.by(scores, judge, detector.reference), top, done, again)
     if fail_on_flagged and scores.decision and scores.decision.flagged.any():
         raise typer.Exit(ExitCode.FLAGGED)
@@ -132,7 +134,7 @@ def score(
 
 
 def _calibration(
-    detector: Detector, path: Path | None, rule: Rule | None, needed: bool
+    detector: Detector, path: Path | None, rule: Rule | None, n_images: int, needed: bool
 ) -> Calibration | None:
     """The calibration to decide by, if it is made for these settings.
 
@@ -153,16 +155,19 @@ def _calibration(
         console.warn("not decided, for the calibration was made otherwise: " + "; ".join(differing))
         return None
     if rule:
-        check_level(rule, found, 1)
+        check_level(rule, found, n_images)
     return found
 
 
-def _repeated(detector: Detector, data_root: Path | None) -> dict[str, str]:
+def _repeated(
+    detector: Detector, data_root: Path | None, calibration: Path | None
+) -> dict[str, str]:
     """The options that the next command needs to find the model and show what was scored here."""
     usual = type(detector)()
     given = {
         "--model": (str(detector.model), str(usual.model)),
         "--data-root": (str(data_root or ""), ""),
+        "--calibration": (str(calibration or ""), ""),
         "--seed": (str(detector.seed), str(usual.seed)),
         "--proposal": (detector.proposal, usual.proposal),
     }

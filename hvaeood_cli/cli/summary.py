@@ -20,6 +20,7 @@ from hvaeood_cli.text import format_p, printable, shorten
 _FLAG = "●"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _MAX_ERRORS = 5
+_OF_FILE = ("--model", "--calibration", "--data-root")  # what `report` takes too
 
 
 def draw(
@@ -74,8 +75,10 @@ def _verdict(scores: ScoreFile, decision: Decision) -> Text:
     text.append(f" at {rule}: ")
     if rule.kind == "fpr":
         text.append(f"if all {n:,} belonged, about {rule.level * n:,.1f} would be")
-    else:
+    elif n_flagged:
         text.append(f"of these, about {rule.level * n_flagged:,.1f} at most belong, on average")
+    else:
+        text.append("no image stands out enough among so many")
     text.append(
         f"\ncalibration {printable(decision.calibration_id)}, {decision.n_calibration:,} images: "
         f"no p below {decision.least_p:.2g}",
@@ -164,10 +167,11 @@ def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterat
 def _tail(scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str]) -> Text:
     """Where the scores are, and what to type next; nothing for names that a shell cannot take."""
     text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
-    commands = [["hvaeood", "report", str(scores.path), *_given(options, "--model", "--data-root")]]
+    commands = [["hvaeood", "report", str(scores.path), *_given(options, *_OF_FILE)]]
     if len(order):
         name = bytes(scores.names[order[0]]).decode("utf-8", "surrogateescape")
-        commands.append(["hvaeood", "reconstruct", name, *_given(options), "-o", "grid.png"])
+        of_image = _given(options, *(option for option in options if option != "--calibration"))
+        commands.append(["hvaeood", "reconstruct", name, *of_image, "-o", "grid.png"])
     shown = [command for command in commands if all(part.isprintable() for part in command)]
     for number, command in enumerate(shown):
         text.append("\n        " if number else "\nnext    ")
@@ -176,5 +180,5 @@ def _tail(scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str
 
 
 def _given(options: Mapping[str, str], *names: str) -> list[str]:
-    """Options as words, all or those that are named."""
-    return [word for name in names or options if name in options for word in (name, options[name])]
+    """Those options that are given, as words."""
+    return [word for name in names if name in options for word in (name, options[name])]

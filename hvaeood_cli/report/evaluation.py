@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.calibration.calibration import SETTINGS, settings_of
 from hvaeood_cli.errors import SourceError, StoreError
 from hvaeood_cli.metrics import Float, Intervals, Metrics, bootstrap, compare, curves
 from hvaeood_cli.report.labels import Labels, match
@@ -61,6 +62,9 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
     """
     check_same_run(files)
     columns = [score_columns(scores) for scores in files]
+    if len({scores.decision and scores.decision.calibration_id for scores in files}) > 1:
+        for of_file in columns:  # one density's scores say nothing beside another's
+            of_file.pop("combined", None)
     if labels is not None:
         known = [match(labels, scores) for scores in files]
         if all((of_file < 0).all() for of_file in known):
@@ -87,12 +91,12 @@ def check_same_run(files: list[ScoreFile]) -> None:
     """Raise StoreError where files cannot be compared, with what differs."""
     first = files[0]
     for other in files[1:]:
-        for key in ("model_sha256", "n_importance_samples", "proposal"):
-            here, there = first.attributes[key], other.attributes[key]
-            if here != there:
+        here, there = (settings_of(one.attributes, one.settings) for one in (first, other))
+        for key, words in SETTINGS.items():
+            if here[key] != there[key]:
                 raise StoreError(
-                    f"{first.path} and {other.path} cannot be compared: "
-                    f"{key} is {str(here)[:12]} in the one, {str(there)[:12]} in the other",
+                    f"{first.path} and {other.path} cannot be compared: {words} "
+                    f"{str(here[key])[:12]} in the one, {str(there[key])[:12]} in the other",
                     "score both with the same model and settings",
                 )
 

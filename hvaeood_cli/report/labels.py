@@ -25,17 +25,22 @@ def read_labels(path: Path) -> Labels:
     hint = "a line an image, with the columns path and label: 0 belongs, 1 does not"
     labels: Labels = {}
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
             missing = {"path", "label"} - set(reader.fieldnames or ())
             if missing:
-                raise SourceError(f"{path} has no column {sorted(missing)[0]!r}", hint)
+                there = ", ".join(map(repr, reader.fieldnames or ())) or "none"
+                wanted = sorted(missing)[0]
+                raise SourceError(f"{path} has no column {wanted!r}; its columns: {there}", hint)
             for row in reader:
                 word = (row["label"] or "").strip().lower()
                 if word not in _VALUES:
                     line = reader.line_num
                     raise SourceError(f"{path}, line {line}: {word!r} is not a label", hint)
-                labels[os.fsencode((row["path"] or "").removeprefix("./"))] = _VALUES[word]
+                name = os.fsencode((row["path"] or "").removeprefix("./"))
+                if labels.setdefault(name, _VALUES[word]) != _VALUES[word]:
+                    line = reader.line_num
+                    raise SourceError(f"{path}, line {line}: a second, other label", hint)
     except (OSError, csv.Error, ValueError) as error:
         raise SourceError(f"cannot read {path}: {error}", hint) from None
     return labels

@@ -53,7 +53,7 @@ class Judged:
 
     def order(self) -> NDArray[np.int64]:
         """Scored rows, the most suspicious first; ties in manifest order."""
-        scored = np.flatnonzero(np.isfinite(self.suspicion))
+        scored = np.flatnonzero(~np.isnan(self.suspicion))
         return scored[np.argsort(-self.suspicion[scored], kind="stable")]
 
 
@@ -103,14 +103,18 @@ def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
         yield write(_csv_cells(row, scores.n_layers))
 
 
-def files_as_csv(files: Sequence[ScoreFile], judged: Sequence[Judged]) -> Iterator[str]:
+def files_as_csv(
+    files: Sequence[ScoreFile],
+    judged: Sequence[Judged],
+    labels: Sequence[NDArray[np.int8] | None],
+) -> Iterator[str]:
     """As `as_csv`, of all files, with the score file and the label in front of each row."""
     write = _CsvLines()
     n_layers = max(scores.n_layers for scores in files)
     yield write(["score_file", "label", *_csv_header(n_layers), "mark", "note"])
-    for scores, of_file in zip(files, judged, strict=True):
+    for scores, of_file, known in zip(files, judged, labels, strict=True):
         for i, row in enumerate(_rows(scores, of_file)):
-            label = None if scores.label is None else int(scores.label[i])
+            label = None if known is None or known[i] < 0 else int(known[i])
             by_hand = [row.get("mark"), defuse(row.get("note", ""))]
             yield write([defuse(str(scores.path)), label, *_csv_cells(row, n_layers), *by_hand])
 

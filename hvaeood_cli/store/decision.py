@@ -32,7 +32,7 @@ class Decision:
     flagged: NDArray[np.bool_]  # (N,)
     rule: str  # "fpr" | "fdr" | "fdr-by"
     level: float
-    threshold: float  # the largest p_combined that is flagged
+    threshold: float  # p_combined is flagged up to it; for an FDR 0 where none is
     calibration_id: str
     n_calibration: int  # images that p_combined compares with; its least value is 1 / (n + 1)
 

@@ -272,8 +272,9 @@ class BrowseScreen(JudgingScreen):
     def action_decide(self) -> None:
         run, threshold = self.snapshot.run, self.snapshot.view.threshold
         if isinstance(threshold, ByScore):
+            how = "r chooses FPR or FDR" if run.calibration else "hvaeood calibrate comes first"
             self.notify(
-                "a score is no rule: r chooses FPR or FDR, which a file can keep",
+                f"a score is no rule that a file can keep: {how}",
                 severity="warning",
                 markup=False,
             )
