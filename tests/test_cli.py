@@ -512,7 +512,10 @@ def test_help_is_fast_because_it_loads_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", [[], ["score"], ["train"], ["models"], ["reconstruct"]])
+COMMANDS = ["score", "tui", "report", "decide", "calibrate", "train", "models", "reconstruct"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_fits_80_columns_and_begins_with_an_example(run, command):
     code, out, _ = run(*command, "--help")
     assert code == 0 and max(map(len, out.splitlines())) <= 80

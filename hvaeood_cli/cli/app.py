@@ -31,13 +31,13 @@ app = typer.Typer(
     epilog="Start with: **hvaeood score FOLDER**",
 )
 app.command()(score)
-app.command()(decide)
+app.command()(tui)
 app.command()(report)
+app.command()(decide)
 app.command()(calibrate)
 app.command()(train)
 app.command()(models)
 app.command()(reconstruct)
-app.command()(tui)
 
 
 def _print_version(wanted: bool) -> None:

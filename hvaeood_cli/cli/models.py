@@ -69,6 +69,20 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _calibration(bundle: Bundle) -> str:
+    """By what `score` decides, in words."""
+    from hvaeood_cli.calibration.calibration import Calibration
+
+    found = Calibration.find(bundle.calibration_paths)
+    if found is None:
+        return f"none; hvaeood calibrate HELD-OUT-IMAGES --model {bundle.name}"
+    settings = found.settings
+    return (
+        f"{found.id}: {len(found):,} images, S = {settings['n_importance_samples']} in L and "
+        f"{settings['n_importance_samples_k']} in L>k, proposal {settings['proposal']}"
+    )
+
+
 def _show(bundle: Bundle) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -90,6 +104,7 @@ def _show(bundle: Bundle) -> None:
                 f"L{f'>{k}' if k else ''} {value:.3f}" for k, value in enumerate(bits)
             )
             facts["validation"] += " bits/dim (S = 1)"
+    facts["calibration"] = _calibration(bundle)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
