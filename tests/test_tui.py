@@ -490,7 +490,7 @@ def test_one_file_is_not_compared(file):
 def test_help_palette_and_themes(file):
     async def steps(pilot, app):
         await press(pilot, "question_mark")
-        assert isinstance(app.screen, HelpScreen) and "by the score that is plotted" in text_of(app)
+        assert isinstance(app.screen, HelpScreen) and "by the plotted score" in text_of(app)
         await press(pilot, "escape")
         names = {command.title for command in app.get_system_commands(app.screen)}
         assert {"Write list", "Next k", "Theme", "Write decision"} <= names
