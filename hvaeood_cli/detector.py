@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.calibration import SETTINGS, Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
 from hvaeood_cli.calibration.decision import Rule, check_level
-from hvaeood_cli.errors import CalibrationError, ModelError, StoreError, UsageError
+from hvaeood_cli.errors import CalibrationError, ModelError, SourceError, StoreError, UsageError
 from hvaeood_cli.images.decode import STATUS_CODES, Conversion
 from hvaeood_cli.images.preprocess import RULES, fit
 from hvaeood_cli.images.sources import Manifest, Rows, open_sources
@@ -341,6 +341,8 @@ class Detector:
             from hvaeood_cli.images.arrays import as_images
 
             images = as_images("X", X)
+            if not len(images):
+                raise SourceError("X has no images", "give an array (N, H, W) or (N, H, W, 3)")
             return Manifest([Rows(b"X", images, 0, len(images), "memory")])
         if isinstance(X, str | os.PathLike):
             return open_sources([os.fspath(X)])

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.errors import CalibrationError
+from hvaeood_cli.errors import CalibrationError, SourceError
 from hvaeood_cli.model.bundle import model_folders, read_bundle, write_bundle
 from hvaeood_cli.noise import short_key
 from tests.conftest import SMALL, make_images, make_ladder
@@ -87,6 +87,8 @@ def test_from_a_score_file_and_again(run, own, held_out):
     assert run("calibrate", f"{held_out}#0:150", "--scores", "other.h5", "--force")[0] == 0
     assert len(Calibration.load(own / "calibration.npz")) == 150
     assert run("calibrate", "held.h5", "-o", "mine.npz")[0] == 0
+    code, _, err = run("calibrate", "held.h5", "-S", "4", "-o", "other.npz")
+    assert code == 2 and "16 there, 4 asked for" in err
     assert run("score", "mixed", "--calibration", "none-such.npz")[0] == 3
 
 
@@ -234,6 +236,8 @@ def test_a_detector_keeps_its_calibration_and_its_promise(own, held_out):
     detector.set_params(false_positive_rate=0.05)
     assert detector.calibration is calibration
     assert ((detector.p_values(images) <= 0.05) == (detector.predict(images) == -1)).all()
+    with pytest.raises(SourceError, match="no images"):
+        detector.predict(images[:0])
     for rate in (0.001, 2.0):
         with pytest.raises(CalibrationError):
             detector.set_params(false_positive_rate=rate).predict(images)

@@ -90,6 +90,7 @@ def calibrate(
         if len(sources) > 1:
             raise UsageError("a score file is calibrated on alone", f"one FILE{_ENDING}, or images")
         found = read_scores(Path(sources[0]))
+        _check_as_asked(detector, found)
     else:
         manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
         check_enough(len(manifest))
@@ -102,6 +103,21 @@ def calibrate(
         console.emit_json(_facts(calibration, found, place))
     elif not quiet:
         _show(calibration, found, place)
+
+
+def _check_as_asked(detector: Detector, scores: ScoreFile) -> None:
+    """Raise UsageError where options ask for other settings than a score file was made with."""
+    from hvaeood_cli.calibration.calibration import SETTINGS, settings_of
+
+    there = settings_of(scores.attributes, scores.settings)
+    usual = type(detector)().get_params()
+    for name, value in detector.get_params().items():
+        if name in SETTINGS and value != usual[name] and value != there[name]:
+            raise UsageError(
+                f"{scores.path} was scored with another setting, {SETTINGS[name]}: "
+                f"{there[name]} there, {value} asked for",
+                "leave the option out, or name the images to score them anew",
+            )
 
 
 def _place(detector: Detector) -> Path:
