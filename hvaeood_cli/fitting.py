@@ -76,11 +76,13 @@ def fit_bundle(
     not fit the model; TrainingError for too few images, other settings than the run in `out` had,
     a loss that is not finite.
     """
-    if len(settings.free_nats) not in (0, config.n_layers):
-        raise UsageError(
-            f"free_nats has {len(settings.free_nats)} values for {config.n_layers} layers",
-            "give one for each layer, z_1 first, or [] for none",
-        )
+    for key in ("free_nats", "posterior_scale"):
+        n_values = len(getattr(settings, key))
+        if n_values not in (0, config.n_layers):
+            raise UsageError(
+                f"{key} has {n_values} values for {config.n_layers} layers",
+                "give one for each layer, z_1 first, or [] for none",
+            )
     precision = fabric.strategy.precision.precision
     fingerprint = {
         "model": config.model_dump(mode="json"),

@@ -33,6 +33,8 @@ class TrainSettings(BaseModel):
         0.0  # decay of averaged weights; 0: the last ones
     )
 
+    posterior_scale: tuple[Annotated[float, Field(gt=0, le=10)], ...] = ()  # of q(z_1) ... q(z_L)
+    # before the first step; empty: 1, the prior's
     kl_warmup: Fraction = 0.2  # beta rises 0 -> 1 over this fraction
     free_nats: tuple[float, ...] = ()  # lambda of z_1 ... z_L; empty: none
     free_nats_per: Literal["layer", "element"] = "layer"

@@ -25,9 +25,10 @@ from hvaeood_cli.checkpoint import Checkpoints
 from hvaeood_cli.learner import Learner, shares
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.model.initialisation import initialise_from_data
+from hvaeood_cli.model.initialisation import initialise_from_data, narrow_posteriors
 from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
+from hvaeood_cli.model.stages import ConvolutionalLadder
 from hvaeood_cli.objective import Objective, Terms, pressure_at
 from hvaeood_cli.runtime import keep_memory, seeded_generator
 from hvaeood_cli.settings import TrainSettings
@@ -96,7 +97,7 @@ def train(
     """
     keep_memory()
     torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
-    ladder: Ladder = build_ladder(config).to(memory_format=torch.channels_last)
+    ladder = build_ladder(config).to(memory_format=torch.channels_last)
     data = torch.from_numpy(np.ascontiguousarray(pixels))
     steps_an_epoch = math.ceil(len(data) / settings.batch_size)
     n_steps = settings.epochs * steps_an_epoch
@@ -104,15 +105,12 @@ def train(
     objective = Objective(ladder, settings)
     optimizer = _optimizer(ladder, settings)
     state = State()
-    average = _average(ladder, settings.ema)
     saved = checkpoints.latest(force)
+    if saved is None:
+        _initialise(ladder, objective, data, settings)
+    average = _average(ladder, settings.ema)
     if saved is not None:
         state = State(**saved.restore(ladder, optimizer, average))
-    elif config.weight_norm:
-        batch = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
-        x, noise, _ = _draw(ladder, batch, settings, step=-1)
-        initialise_from_data(ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0)))
-        average = _average(ladder, settings.ema)
     learner = Learner(fabric, objective, optimizer, settings, compiled)
     if average is not None:
         average.to(fabric.device)
@@ -191,6 +189,17 @@ def evaluate(
         "validation_lower_bound": [round(float(v), 3) for v in lower],
         "validation_bits_per_dim": [round(float(v), 4) for v in bits],
     }
+
+
+def _initialise(
+    ladder: ConvolutionalLadder, objective: Objective, data: Tensor, settings: TrainSettings
+) -> None:
+    """What weights and biases are before the first step, beyond what their layers chose."""
+    if ladder.config.weight_norm:
+        batch = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
+        x, noise, _ = _draw(ladder, batch, settings, step=-1)
+        initialise_from_data(ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0)))
+    narrow_posteriors(ladder, settings.posterior_scale)
 
 
 def _order(seed: int, epoch: int, n: int) -> Tensor:

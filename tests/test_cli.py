@@ -407,6 +407,7 @@ def test_train_says_what_is_wrong(run, folder):
         ["images", "--out", "m", "--learning-rate", "-1"],
         ["images", "--out", "m", "--precision", "foo"],
         ["images", "--out", "m", "--set", "free_nats=[1]"],
+        ["images", "--out", "m", "--set", "posterior_scale=[0.1, 0.5]"],
         ["images", "--out", "m"],  # twelve images are too few
         ["nowhere", "--out", "m"],
     ):

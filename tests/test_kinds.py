@@ -17,6 +17,7 @@ from hvaeood_cli.errors import ModelError
 from hvaeood_cli.model.bundle import read_bundle, write_bundle
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.model.gaussian import Gaussian
+from hvaeood_cli.model.initialisation import narrow_posteriors
 from hvaeood_cli.model.ladder import Route
 from tests.conftest import make_images, make_ladder, make_noise
 
@@ -252,3 +253,21 @@ def test_weights_of_another_kind_are_an_error_that_says_so(kind, other, tmp_path
     with pytest.raises(ModelError, match=r"do not fit its config\.json") as caught:
         read_bundle(tmp_path).load_ladder()
     assert "mixes two models" in caught.value.hint
+
+
+def test_posteriors_start_as_narrow_as_asked(ladder, x):
+    """Both of BIVA's parts of a layer; what weights add to the bias is left as it is."""
+    scales = (0.1, 0.5, 1.0, 2.0)
+    narrow_posteriors(ladder, scales)
+    for i in range(1, N_LAYERS + 1):
+        for head in ladder.posterior_heads(i):
+            torch.nn.init.zeros_(head.project.weight)
+    with torch.no_grad():
+        descent = follow(
+            ladder,
+            climb_means(ladder, x, 1),
+            Route(make_noise(ladder, 1, 5), 0, N_LAYERS + 1, "mean"),
+        )
+    for i, scale in enumerate(scales, start=1):
+        posterior = descent.posteriors[i].scale
+        assert torch.allclose(posterior, torch.full_like(posterior, scale), rtol=1e-5)

@@ -170,13 +170,24 @@ def test_labels_and_several_files_are_compared(report, tmp_path):
     (comparison,) = json.loads(out)["comparisons"]
     assert (comparison["inside"], comparison["outside"]) == ("usual.h5", "odd.h5")
     by_name = {row["score"]: row for row in comparison["scores"]}
-    assert list(by_name) == ["L", "L>1", "L>2", "LLR>1", "LLR>2", "combined"]
+    assert list(by_name) == [
+        *("L", "L>1", "L>2", "LLR>1", "LLR>2", "LLR>1/-L", "LLR>2/-L", "combined")
+    ]
     for row in by_name.values():
         assert row["n"] == 100
         for name in ("auroc", "auprc", "fpr80"):
             low, high = row["intervals"][name]
             assert low <= row[name] <= high
     assert by_name["combined"]["auroc"] > 0.9
+    shares = []
+    for name in ("usual.h5", "odd.h5"):
+        with h5py.File(tmp_path / name) as file:
+            rows = file["images/status"][:] == 0
+            scores = {key: file[f"scores/{key}"][:][rows] for key in ("llr", "lower_bound")}
+        shares.append(-scores["llr"][:, 1] / scores["lower_bound"][:, 0])
+    above = (shares[1][:, None] > shares[0][None]).mean()  # AUROC by its definition
+    low, high = by_name["LLR>2/-L"]["intervals"]["auroc"]
+    assert low <= above <= high
     lines = ["path,label"] + [f"{i:05d}.png,{int(i >= 250)}" for i in range(300)]
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     code, out, _ = report("usual.h5", "--labels", "labels.csv", "--format", "json")

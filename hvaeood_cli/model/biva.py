@@ -6,6 +6,8 @@ way up, z_i^TD on the way down.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from hvaeood_cli.model.config import ModelConfig
@@ -45,6 +47,12 @@ class BIVA(ConvolutionalLadder):
                 self.posterior_td[str(i)] = MergedPosterior(layer, layer.channels, size(i))
         if config.weight_norm:
             apply_weight_norm(self)
+
+    def posterior_heads(self, i: int) -> list[ToGaussian]:
+        up = cast(ToGaussian, self.posterior[str(i)])
+        if i == self.n_layers:
+            return [up]
+        return [up, cast(MergedPosterior, self.posterior_td[str(i)]).head]
 
     def first_rung(self, x: Tensor) -> Rung:
         h = self.stem(x)

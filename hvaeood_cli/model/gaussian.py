@@ -30,6 +30,11 @@ class Gaussian(NamedTuple):
         mean, raw_scale = raw.float().chunk(2, dim=1)
         return cls(mean, F.softplus(raw_scale.clamp(min=_MIN_RAW), beta=_BETA))
 
+    @staticmethod
+    def raw_scale(scale: float) -> float:
+        """The raw number whose softplus is this scale: what `from_raw` undoes."""
+        return math.log2(2.0**scale - 1.0)
+
     @property
     def n_channels(self) -> int:
         """C: channels of a spatial variable, units of a dense one."""

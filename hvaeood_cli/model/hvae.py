@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from hvaeood_cli.model.config import ModelConfig
@@ -25,6 +27,9 @@ class HVAE(ConvolutionalLadder):
                 self.z_up[str(i)] = FromLatent(layer, layer.channels, size(i))
         if config.weight_norm:
             apply_weight_norm(self)
+
+    def posterior_heads(self, i: int) -> list[ToGaussian]:
+        return [cast(ToGaussian, self.posterior[str(i)])]
 
     def first_rung(self, x: Tensor) -> Rung:
         h = self.up["1"](self.stem(x))  # (B, channels, H_1, W_1)

@@ -1,14 +1,16 @@
-"""Data-dependent initialisation of weight-normalised layers (Salimans & Kingma, 2016)."""
+"""Where training starts: data-dependent weight normalisation, and posteriors that say something."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hvaeood_cli.model.gaussian import Gaussian
 from hvaeood_cli.model.layers import WEIGHTED
+from hvaeood_cli.model.stages import ConvolutionalLadder
 
 _MIN_STD = 1e-3  # a channel that is constant over the batch keeps its scale
 
@@ -16,7 +18,7 @@ _MIN_STD = 1e-3  # a channel that is constant over the batch keeps its scale
 @torch.no_grad()
 def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
     """Scale and shift each weight-normalised layer so that its outputs start with mean 0, std 1,
-    or `initial_std` where the layer has one.
+    or `initial_std` where the layer has one (Salimans & Kingma, 2016).
 
     forward: runs the module once on a batch. Each layer is rescaled by a hook as its turn
     comes, so deeper layers already see the normalised outputs of those below. A layer that is
@@ -50,3 +52,17 @@ def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def narrow_posteriors(ladder: ConvolutionalLadder, scales: Sequence[float]) -> None:
+    """Let the scale of q(z_i) start at scales[i - 1] rather than at the prior's 1.
+
+    A sample of a wide posterior is noise to the layers that it feeds, and they learn to ignore it
+    before it has learned to say anything.
+    """
+    for i, scale in enumerate(scales, start=1):
+        for head in ladder.posterior_heads(i):
+            bias = head.project.bias
+            assert isinstance(bias, torch.Tensor)
+            bias.chunk(2)[1].fill_(Gaussian.raw_scale(scale))

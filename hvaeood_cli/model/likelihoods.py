@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hvaeood_cli.model import logistics
@@ -25,6 +25,9 @@ class Likelihood(ABC):
 
     def __init__(self, stride: int = 1) -> None:
         self.stride = stride
+
+    def initialise(self, last: nn.Conv2d) -> None:  # noqa: B027  there is a default: nothing
+        """Choose what the decoder's last layer is before training; by default as it came."""
 
     @abstractmethod
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
@@ -79,6 +82,11 @@ class DiscretizedLogistics(Likelihood):
         self.channels = channels
         self.dequantize = dequantize
         self.n_parameters = logistics.n_parameters(channels)
+
+    def initialise(self, last: nn.Conv2d) -> None:
+        assert last.bias is not None
+        weight, bias = (p.unflatten(0, (self.n_parameters, -1)) for p in (last.weight, last.bias))
+        logistics.start_as_one(weight, bias, self.channels)
 
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
         if self.dequantize:

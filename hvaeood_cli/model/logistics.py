@@ -67,6 +67,28 @@ def mixture(raw: Tensor, channels: int) -> Mixture:
     )
 
 
+@torch.no_grad()
+def start_as_one(weight: Tensor, bias: Tensor, channels: int) -> None:
+    """Before training, let the K components of a pixel move as one, and its channels together.
+
+    weight: (n_parameters, ...) and bias: (n_parameters, ...) of a decoder's last layer, changed in
+    place. Each component's location would else begin in a direction of its own, and the mixture
+    be wide until all have turned to where the pixel is; and green and blue begin as red's
+    neighbours, which they are in most images.
+    """
+    n = N_COMPONENTS
+    logits, located, coefficients = weight.split(
+        [n, 2 * channels * n, len(weight) - n - 2 * channels * n]
+    )
+    by_component = located.unflatten(0, (-1, n))  # (2 C, K, ...): locations and scales
+    by_component.copy_(by_component[:, :1].clone().expand_as(by_component))
+    logits.mul_(0.1)
+    coefficients.mul_(0.1)
+    bias.zero_()
+    for i in (0, 2)[: len(coefficients) // n]:  # a and c; b would count red twice
+        bias[len(bias) - len(coefficients) + i * n :][:n] = 1.0
+
+
 def log_prob(raw: Tensor, x: Tensor) -> Tensor:
     """log p(x | z) in nats, summed over pixels: (N,).
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from hvaeood_cli.model.config import ModelConfig
@@ -26,6 +28,10 @@ class LVAE(ConvolutionalLadder):
             self.posterior[str(i)] = head(layer, layer.channels, size(i))
         if config.weight_norm:
             apply_weight_norm(self)
+
+    def posterior_heads(self, i: int) -> list[ToGaussian]:
+        merged = self.posterior[str(i)]
+        return [merged.head if isinstance(merged, MergedPosterior) else cast(ToGaussian, merged)]
 
     def first_rung(self, x: Tensor) -> Rung:
         return Rung(None, (self.up["1"](self.stem(x)),))  # (B, channels, H_1, W_1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,7 +44,12 @@ class ConvolutionalLadder(Ladder):
         kernel = config.unstem_kernel or (3 if per_pixel > 1 else config.stem_kernel)
         last = conv(channels[0], likelihood.n_parameters * per_pixel, kernel)
         last.initial_std = likelihood.initial_std  # type: ignore[assignment]
+        likelihood.initialise(last)
         self.unstem = nn.Sequential(last)
+
+    @abstractmethod
+    def posterior_heads(self, i: int) -> list[ToGaussian]:
+        """What q(z_i) comes out of, both its parts."""
 
     def posterior_down(self, i: int, rung: Rung, d: Tensor | None) -> Gaussian | None:
         """q of the part of z_i inferred on the way down; None where there is none.
