@@ -12,15 +12,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hvaeood_cli.images.sources import open_sources
 
 
-def main() -> None:
-    source, out = sys.argv[1:3]
-    patch = int(sys.argv[3]) if len(sys.argv) > 3 else 8
-    manifest = open_sources([source])
-    images = np.stack([manifest.read(i)[0].pixels for i in range(len(manifest))])
+def shuffle_patches(images: NDArray[np.uint8], patch: int) -> NDArray[np.uint8]:
+    """(N, H, W, C) -> (N, H, W, C), each image's patches in an order of its own."""
     n, height, width = images.shape[:3]
     rows, columns = height // patch, width // patch
     cut = images.reshape(n, rows, patch, columns, patch, -1).swapaxes(2, 3)
@@ -28,7 +26,15 @@ def main() -> None:
     random = np.random.default_rng(0)
     mixed = np.stack([squares[random.permutation(len(squares))] for squares in cut])
     mixed = mixed.reshape(n, rows, columns, patch, patch, -1).swapaxes(2, 3)
-    np.save(Path(out), mixed.reshape(images.shape))
+    return mixed.reshape(images.shape)
+
+
+def main() -> None:
+    source, out = sys.argv[1:3]
+    patch = int(sys.argv[3]) if len(sys.argv) > 3 else 8
+    manifest = open_sources([source])
+    images = np.stack([manifest.read(i)[0].pixels for i in range(len(manifest))])
+    np.save(Path(out), shuffle_patches(images, patch))
 
 
 if __name__ == "__main__":

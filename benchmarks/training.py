@@ -1,89 +1,158 @@
 """How fast a training step is, as a ratio within one run.
 
     python -m benchmarks.training compact-rgb compact-gray
+    python -m benchmarks.training --each compact-rgb
 
 Images/s of the step that `hvaeood train` takes, and of a plain eager float32 loop over the same
-model: contiguous memory format, weight normalisation kept, plain Adam. Nothing else should run
-meanwhile. Each pair is timed in turn, A B A B ..., and the median of the pairwise ratios is
-printed.
+model: contiguous memory format, plain Adam, and the mixture likelihood as it is usually written,
+differentiated by autograd. With --each, what every measure brings alone, those included that
+`hvaeood train` does not take by itself. Nothing else should run meanwhile. Each pair is timed in
+turn, A B A B ..., and the median of the pairwise ratios is printed.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from hvaeood_cli.model import logistics
 from hvaeood_cli.model.build import build_ladder
-from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.model.presets import PRESETS, get_preset
+from hvaeood_cli.model.likelihoods import DiscretizedLogistics
+from hvaeood_cli.model.presets import PRESETS, Preset, get_preset
 from hvaeood_cli.objective import Objective, pressure_at
 from hvaeood_cli.runtime import keep_memory
-from hvaeood_cli.settings import TrainSettings
 
-PAIRS, STEPS, WARM_UP, BATCH = 5, 4, 2, 64
+PAIRS, STEPS, WARM_UP = 5, 4, 2
 
-Step = Callable[[], None]
+Step = Callable[[], float]
 
 
-def make_step(config: ModelConfig, settings: TrainSettings, ours: bool) -> Step:
+@dataclass(frozen=True)
+class Measures:
+    """What can be done about a step. None of it: the plain loop."""
+
+    channels_last: bool = False
+    likelihood_by_hand: bool = False
+    fused_adam: bool = False
+    bfloat16: bool = False
+    compiled: bool = False
+
+
+PLAIN = Measures()
+OURS = Measures(channels_last=True, likelihood_by_hand=True, fused_adam=True)
+
+
+class Textbook(DiscretizedLogistics):
+    """The mixture as PixelCNN++'s code has it: the same function, to rounding, by autograd."""
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
+        raw = parameters.float().unflatten(1, (self.n_parameters, -1))  # (B, P, r^2, H / r, W / r)
+        mixture = logistics.mixture(raw, self.channels)
+        before = x.split(1, dim=1)
+        a, b, c = mixture.coefficients.unbind(1)  # (B, K, ...)
+        red, green, blue = mixture.means.unbind(1)
+        green = green + a * before[0]
+        blue = blue + b * before[0] + c * before[1]
+        centred = x.unsqueeze(2) - torch.stack((red, green, blue), dim=1)  # (B, C, K, ...)
+        upper = (centred + 1.0 / 255.0) * mixture.sharpness
+        lower = (centred - 1.0 / 255.0) * mixture.sharpness
+        inside = (torch.sigmoid(upper) - torch.sigmoid(lower)).clamp(min=1e-12).log()
+        value = x.unsqueeze(2)
+        log_p = torch.where(value < -0.999, upper - F.softplus(upper), inside)
+        log_p = torch.where(value > 0.999, -F.softplus(lower), log_p)
+        joint = log_p.sum(1) + mixture.logits.log_softmax(1)  # (B, K, ...)
+        return joint.logsumexp(1).flatten(1).sum(1)
+
+
+def make_step(preset: Preset, measures: Measures) -> Step:
     """One training step on random images; k of the semantic term changes from step to step."""
     torch.manual_seed(0)
+    config, settings = preset.model, preset.train
+    n = settings.batch_size
     ladder = build_ladder(config)
-    x = ladder.likelihood.observe(
-        torch.randint(0, 256, (BATCH, config.image_channels, *[config.image_size] * 2)).byte(),
-        torch.rand(()),
-    )
-    if ours:
+    if config.likelihood == "logistics" and not measures.likelihood_by_hand:
+        ladder.likelihood = Textbook(config.image_channels, config.stem_stride)
+    pixels = torch.randint(0, 256, (n, config.image_channels, *[config.image_size] * 2)).byte()
+    x = ladder.likelihood.observe(pixels, torch.rand(()))
+    if measures.channels_last:
         ladder = ladder.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        optimizer = kinds[settings.optimizer](ladder.parameters(), lr=settings.learning_rate)
-    else:
-        optimizer = torch.optim.Adam(ladder.parameters(), lr=settings.learning_rate)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    fused = True if measures.fused_adam else None
+    optimizer = kinds[settings.optimizer](
+        ladder.parameters(), lr=settings.learning_rate, fused=fused
+    )
     objective = Objective(ladder, settings)
+    call = torch.compile(objective) if measures.compiled else objective
     shapes = [ladder.latent_shape(i) for i in range(1, config.n_layers + 1)]
     pressure, n_steps = pressure_at(settings, 0.5), 0
+    cast = torch.autocast("cpu", torch.bfloat16) if measures.bfloat16 else contextlib.nullcontext()
 
-    def step() -> None:
+    def step() -> float:
         nonlocal n_steps
         n_steps += 1
         k = 1 + n_steps % (config.n_layers - 1) if settings.semantic_weight else None
-        noise = [torch.randn(1, BATCH, *shape) for shape in shapes]
-        loss, _ = objective(x, noise, k, pressure)
+        noise = [torch.randn(1, n, *shape) for shape in shapes]
+        with cast:
+            loss, _ = call(x, noise, k, pressure)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(ladder.parameters(), settings.gradient_clip)
         optimizer.step()
+        return float(loss.detach())
 
     return step
 
 
-def seconds(step: Step) -> float:
+def seconds(step: Step, n_steps: int) -> float:
     started = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(n_steps):
         step()
     return time.perf_counter() - started
 
 
-def compare(name: str) -> None:
+def compare(label: str, preset: Preset, measures: Measures) -> None:
     """Time both loops of one preset and print them."""
-    preset = get_preset(name)
-    plain, ours = (make_step(preset.model, preset.train, ours) for ours in (False, True))
+    plain, ours = (make_step(preset, each) for each in (PLAIN, measures))
+    first = [step() for step in (plain, ours)]
+    assert abs(first[0] - first[1]) < 0.02 * abs(first[0]), "the same model, the same loss"
     for step in (plain, ours) * WARM_UP:
         step()
-    pairs = [(seconds(plain), seconds(ours)) for _ in range(PAIRS)]
+    n_steps = STEPS * max(1, 64 // preset.train.batch_size)
+    pairs = [(seconds(plain, n_steps), seconds(ours, n_steps)) for _ in range(PAIRS)]
     ratio = statistics.median(a / b for a, b in pairs)
-    rates = [STEPS * BATCH / statistics.median(times) for times in zip(*pairs, strict=True)]
-    print(f"{name:20} {rates[0]:8.1f} {rates[1]:8.1f} images/s  ratio {ratio:.2f}", flush=True)
+    n_images = n_steps * preset.train.batch_size
+    rates = [n_images / statistics.median(times) for times in zip(*pairs, strict=True)]
+    print(f"{label:32} {rates[0]:8.1f} {rates[1]:8.1f} images/s  ratio {ratio:.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    compact = [name for name in PRESETS if name.startswith("compact")]
+    parser.add_argument("presets", nargs="*", default=compact)
+    parser.add_argument("--each", action="store_true", help="every measure alone")
+    options = parser.parse_args()
+    keep_memory()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
+    print(f"{torch.backends.cpu.get_cpu_capability()}; plain, ours, ratio")
+    for name in options.presets:
+        preset = get_preset(name)
+        if not options.each:
+            compare(name, preset, OURS)
+            compare(f"{name}, bf16", preset, replace(OURS, bfloat16=True))
+            continue
+        for measure in Measures.__dataclass_fields__:
+            compare(f"{name}, {measure}", preset, replace(PLAIN, **{measure: True}))
 
 
 if __name__ == "__main__":
-    keep_memory()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
-    print(f"{torch.backends.cpu.get_cpu_capability()}, batches of {BATCH}; plain, ours, ratio")
-    for preset_name in sys.argv[1:] or [name for name in PRESETS if name.startswith("compact")]:
-        compare(preset_name)
+    main()

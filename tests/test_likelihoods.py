@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
+from torch import nn
 
 from hvaeood_cli.bounds import bits_per_dim
 from hvaeood_cli.model import logistics
@@ -203,3 +204,24 @@ def test_raw_zero_and_raw_noise_start_below_nine_bits(channels):
         log_p = log_prob(DiscretizedLogistics(channels), raw, pixels)
         bits = bits_per_dim(log_p, channels * 32 * 32)
         assert (bits < limit).all() and (bits > 8.0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_untrained_mixture_moves_as_one(channels):
+    """Whatever the features say, it says to all ten components; colours go together."""
+    torch.manual_seed(0)
+    likelihood = DiscretizedLogistics(channels, stride=2)
+    last = nn.Conv2d(6, likelihood.n_parameters * 4, 1)
+    likelihood.initialise(last)
+    with torch.no_grad():
+        raw = last(torch.randn(3, 6, 4, 4)).unflatten(1, (likelihood.n_parameters, 4))
+    mixture = logistics.mixture(raw, channels)
+    start = logistics.mixture(torch.zeros_like(raw), channels)
+    moved = mixture.means - start.means  # (N, C, K, ...)
+    assert torch.allclose(moved, moved[:, :, :1].expand_as(moved), atol=1e-6)
+    assert moved.std() > 0.1, "and it does move"
+    assert torch.allclose(
+        mixture.sharpness, mixture.sharpness[:, :, :1].expand_as(mixture.sharpness)
+    )
+    for i, expected in enumerate((np.tanh(1.0), 0.0, np.tanh(1.0))[: 3 * (channels == 3)]):
+        assert mixture.coefficients[:, i].mean().item() == pytest.approx(expected, abs=0.1)

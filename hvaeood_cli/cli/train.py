@@ -32,8 +32,8 @@ def train(
         str,
         typer.Option(
             metavar="NAME",
-            help="compact-gray, compact-rgb, compact-biva-gray or compact-biva-rgb; paper-gray, "
-            "paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
+            help="compact-gray, compact-rgb, compact-biva-gray, compact-biva-rgb or "
+            "compact-lvae-gray; paper-gray, paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
         ),
     ] = "compact-gray",
     image_size: Annotated[

@@ -189,6 +189,13 @@ COMPACT_BIVA_GRAY = Preset(
     _free(_COMPACT, 20.0, 8.0, 8.0, 4.0),
 )
 
+# To compare: everything but the inference as in compact-gray (Appendix F.2 of the paper).
+COMPACT_LVAE_GRAY = Preset(
+    "a small Ladder VAE for 28x28 grey images: compact-gray with top-down inference",
+    COMPACT_GRAY.model.model_copy(update={"kind": "lvae"}),
+    COMPACT_GRAY.train,
+)
+
 COMPACT_BIVA_RGB = Preset(
     "a small BIVA for 32x32 RGB images that trains on two CPU cores",
     ModelConfig(
@@ -213,6 +220,7 @@ PRESETS: dict[str, Preset] = {
     "compact-gray": COMPACT_GRAY,
     "compact-rgb": COMPACT_RGB,
     "compact-biva-gray": COMPACT_BIVA_GRAY,
+    "compact-lvae-gray": COMPACT_LVAE_GRAY,
     "compact-biva-rgb": COMPACT_BIVA_RGB,
     "paper-gray": PAPER_GRAY,
     "paper-rgb-appendix": PAPER_RGB_APPENDIX,
