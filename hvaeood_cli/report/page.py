@@ -59,21 +59,20 @@ def format_number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def line_class(score: str) -> str:
-    """The CSS class of a score's curve."""
-    if score == "combined":
-        return "combined"
-    if score.startswith("LLR>"):
-        return f"llr{min(int(score[4:]), 4)}"
-    return "likelihood"
+def line_class(score: str) -> str | None:
+    """The CSS class of a score's curve; None for the scores that get none, for clarity's sake."""
+    if score in ("combined", "L"):
+        return {"combined": "combined", "L": "likelihood"}[score]
+    kind, _, k = score.partition(">")
+    return f"llr{min(int(k), 4)}" if kind == "LLR" and k.isdigit() else None
 
 
 def _curves(comparison: Comparison, which: str) -> str:
     """The curves that matter, the combined score on top: L, the LLR, combined."""
-    shown = [figure for figure in comparison.figures if not figure.score.startswith("L>")]
     axes = {
         "roc": ("false-positive rate", "true-positive rate"),
         "precision_recall": ("recall", "precision"),
     }
-    lines = [(line_class(figure.score), getattr(figure, which)) for figure in shown]
+    classes = [(line_class(figure.score), figure) for figure in comparison.figures]
+    lines = [(name, getattr(figure, which)) for name, figure in classes if name]
     return figures.curve(lines, *axes[which])
