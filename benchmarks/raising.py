@@ -51,7 +51,7 @@ VARIANTS: dict[str, tuple[Layers, dict[str, Any]]] = {
 
 def read(source: str) -> np.ndarray:
     """(N, 3, 32, 32) uint8."""
-    return read_pixels(open_sources([source]), COMPACT_RGB.model)[0]
+    return read_pixels(open_sources([source]), COMPACT_RGB.model).pixels
 
 
 def variant(name: str, minutes: float) -> tuple[ModelConfig, TrainSettings]:

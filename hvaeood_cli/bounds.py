@@ -55,7 +55,8 @@ def follow(ladder: Ladder, means: list[Rung], route: Route) -> Descent:
 
     means: the first k + 1 rungs of `climb_means`, or more.
     """
-    rungs, z = dict[int, Rung](), dict[int, Tensor]()
+    rungs: dict[int, Rung] = {}
+    z: dict[int, Tensor] = {}
     for i in range(route.k + 1, route.l):
         shared = not z and i <= len(means)  # no sample below yet: the chain has this rung
         rungs[i] = means[i - 1] if shared else ladder.next_rung(i, rungs[i - 1], z.get(i - 1))

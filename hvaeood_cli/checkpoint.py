@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.files import replacing
 
 _KEEP = 2
+_LONG = 60  # characters of a setting in a message
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,26 @@ class Checkpoints:
         keys = sorted(found.keys() | current.keys())
         differing = [key for key in keys if found.get(key) != current.get(key)]
         if differing:
-            key = differing[0]
             raise TrainingError(
                 f"{self.folder.parent} holds a run with other settings: "
-                + ", ".join(differing)
-                + f" ({key}: {found.get(key)} there, {current.get(key)} here)",
+                + ", ".join(
+                    line for key in differing for line in _differences(key, found, current)
+                ),
                 "give the same settings to continue it, another --out, or --force to start over",
             )
+
+
+def _differences(key: str, found: dict[str, Any], current: dict[str, Any]) -> Iterator[str]:
+    """What differs under a key, with both values; of a group of settings, those that do."""
+    there, here = found.get(key), current.get(key)
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in sorted(there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
+                yield from _differences(name, there, here)
+    else:
+        yield f"{key}: {_short(there)} there, {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONG else text[:_LONG] + "..."

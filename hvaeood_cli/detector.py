@@ -113,7 +113,7 @@ class Detector:
         chosen = get_preset(preset)
         out = Path(train.pop("out", None) or mkdtemp(prefix="hvaeood-"))
         settings = chosen.train.model_validate(chosen.train.model_dump() | train)
-        pixels, _ = read_pixels(self.manifest(X), chosen.model)
+        pixels = read_pixels(self.manifest(X), chosen.model).pixels
         fabric = make_fabric(choose_device(self.device))
         bundle = fit_bundle(pixels, out, out.name, chosen.model, settings, fabric)
         self.set_params(model=str(out))

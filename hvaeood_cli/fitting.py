@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,27 +32,61 @@ from hvaeood_cli.version import __version__
 Pixels = NDArray[np.uint8]
 
 # Reading may meet a few bad files; a folder of them is a mistake that training must not hide.
-_MAX_UNREADABLE = 0.1
+_MAX_UNUSABLE = 0.1
 
 
-def read_pixels(manifest: Manifest, config: ModelConfig) -> tuple[Pixels, list[str]]:
-    """Every readable image as the model takes it, (N, C, H, W), and the names of the others.
+class Read(NamedTuple):
+    """Images to train on, as the model takes them."""
 
-    Raises TrainingError when more than a tenth cannot be read.
+    pixels: Pixels  # (N, C, H, W) uint8
+    unusable: list[str]  # the others: name and reason
+    conversions: Counter[str]  # what was done to how many, by `Conversion`'s names
+    n_coloured: int  # that are not shades of grey
+
+
+def read_pixels(manifest: Manifest, config: ModelConfig) -> Read:
+    """Every image of a manifest that can be read and is not smaller than the model's stride.
+
+    Raises TrainingError when that leaves out more than a tenth.
     """
-    images, unreadable = [], []
+    images, unusable, conversions, n_coloured = [], list[str](), Counter[str](), 0
     for i in range(len(manifest)):
         try:
             image, _ = manifest.read(i)
-            images.append(fit(image, config.image_channels, config.image_size).pixels)
+            height, width = image.pixels.shape[:2]
+            if min(height, width) < config.stride:
+                raise ImageError(
+                    "too_small",
+                    f"{width}x{height} pixels, where one latent spans {config.stride} each way",
+                )
         except ImageError as error:
-            unreadable.append(f"{manifest.name(i).decode('utf-8', 'backslashreplace')}: {error}")
-    if len(unreadable) > _MAX_UNREADABLE * len(manifest):
+            unusable.append(f"{manifest.name(i).decode('utf-8', 'backslashreplace')}: {error}")
+            continue
+        pixels, done = fit(image, config.image_channels, config.image_size)
+        images.append(pixels)
+        conversions.update((one.name or "").lower() for one in done)
+        n_coloured += image.pixels.ndim == 3 and bool(np.ptp(image.pixels, axis=2).any())
+    if len(unusable) > _MAX_UNUSABLE * len(manifest):
         raise TrainingError(
-            f"{len(unreadable)} of {len(manifest)} images cannot be read; {unreadable[0]}",
-            "hvaeood score lists them all; remove or mend them first",
+            f"{len(unusable)} of {len(manifest)} images cannot be used; {unusable[0]}",
+            "remove or mend them first; hvaeood score lists those that cannot be read",
         )
-    return np.stack(images), unreadable
+    return Read(np.stack(images), unusable, conversions, n_coloured)
+
+
+def check_channels(read: Read, config: ModelConfig) -> None:
+    """Raise UsageError where most images are in colour and the model's are grey, or none is and
+    the model's are in colour: right for some, and then said by --channels."""
+    if config.image_channels == 1 and read.n_coloured > len(read.pixels) / 2:
+        raise UsageError(
+            "most of these images are in colour, and the preset is for grey ones",
+            "take an RGB preset, or --channels 1: they are then made grey",
+        )
+    if config.image_channels == 3 and read.n_coloured == 0:
+        raise UsageError(
+            "all of these images are grey, and the preset is for colour",
+            "take a grey preset, or --channels 3: grey is then repeated into three channels",
+        )
 
 
 def fit_bundle(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -16,6 +16,9 @@ from hvaeood_cli.model.ladder import Noise
 from hvaeood_cli.objective import Objective, Pressure, Terms
 from hvaeood_cli.settings import TrainSettings
 
+_START_OVER = (
+    "a lower --learning-rate, with another --out or --force; the last checkpoint is kept till then"
+)
 _MOST_SKIPPED = 20  # steps in a row without a usable gradient are a run that has diverged
 
 
@@ -75,16 +78,20 @@ class Learner:
         called with the terms and the number of images of each part. Raises TrainingError where
         the loss, or in full precision its gradient, is not finite, and where too many steps in a
         row are skipped.
+
+        Processes may have different numbers of parts, so they speak to each other once a step.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * pressure.learning_rate
         self.optimizer.zero_grad()
+        finite = []
         for i, part in enumerate(parts, start=1):
             with self.fabric.no_backward_sync(self.objective, enabled=i < len(parts)):
                 loss, terms = self.objective(part.x, part.noise, k, pressure)
-                self._check_finite(loss, terms, number)
                 self.fabric.backward(loss * part.weight)
+            finite.append(_finite(loss, terms, k))
             seen(terms, len(part.x))
+        self._check_finite(torch.stack(finite).amin(0), k, number)
         norm = self.fabric.clip_gradients(
             self.objective,
             self.optimizer,
@@ -93,33 +100,43 @@ class Learner:
         )
         usable = self._usable(norm)
         self._skipped_in_a_row = 0 if usable else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row > self._patience(norm):
+        finite_norm = norm is None or bool(torch.isfinite(norm))
+        if self._skipped_in_a_row > (_MOST_SKIPPED if finite_norm or self._mixed else 0):
+            if finite_norm:
+                raise _too_long(self.settings.gradient_skip, number)
             raise _diverged("the gradient", number, self._bad_weights(parts[-1], k, pressure))
-        if usable or self._precision == "16-mixed":  # there its scaler skips, and learns from it
+        scaler_skips = self._precision == "16-mixed" and not finite_norm  # and learns from it
+        if usable or scaler_skips:
             self.optimizer.step()
         return usable
+
+    @property
+    def _mixed(self) -> bool:
+        """Where a gradient may overflow now and then, and the run be sound."""
+        return self._precision != "32-true"
 
     def _usable(self, norm: Tensor | None) -> bool:
         limit = self.settings.gradient_skip or math.inf
         return norm is None or (bool(torch.isfinite(norm)) and float(norm) <= limit)
 
-    def _patience(self, norm: Tensor | None) -> int:
-        """How many steps in a row may be skipped: none for what is not finite in full precision."""
-        finite = norm is None or bool(torch.isfinite(norm))
-        return _MOST_SKIPPED if finite or self._precision != "32-true" else 0
+    def _check_finite(self, finite: Tensor, k: int | None, number: int) -> None:
+        """Raise TrainingError, in every process, where in any of them a term is not finite.
 
-    def _check_finite(self, loss: Tensor, terms: Terms, number: int) -> None:
-        """Raise TrainingError, in every process, where any process's loss is not finite."""
-        finite = torch.isfinite(loss.detach()).float()
+        finite: 1 where a term is and 0 where not, in the order of `_finite`.
+        """
         if self.fabric.world_size > 1:
-            finite = self.fabric.all_reduce(finite, reduce_op="min")
-        if finite:
+            finite = cast(Tensor, self.fabric.all_reduce(finite, reduce_op="min"))
+        if finite.all():
             return
-        named = {"log p(x|z)": terms.log_px}
-        named |= {f"KL of z_{i}": kl for i, kl in enumerate(terms.kl, start=1)}
-        bad = [name for name, value in named.items() if not torch.isfinite(value)]
-        where = "in another process" if torch.isfinite(loss) else "the semantic term L^{>k}"
-        raise _diverged("the loss", number, " and ".join(bad) or where)
+        n_layers = len(finite) // 2 - 1
+        passes = ("", "" if k is None else f" in L^{{>{k}}}")
+        names = [
+            f"{term}{which}"
+            for which in passes
+            for term in ("log p(x|z)", *(f"KL of z_{i}" for i in range(1, n_layers + 1)))
+        ]
+        bad = [name for name, good in zip(names, finite, strict=False) if not good]
+        raise _diverged("the loss", number, " and ".join(bad) or "the sum of its terms")
 
     def _bad_weights(self, part: Part, k: int | None, pressure: Pressure) -> str:
         """Whose gradient is not finite: the part once more, for clipping has spoilt them all."""
@@ -131,11 +148,23 @@ class Learner:
             for name, weight in self.objective.named_parameters()
             if weight.grad is not None and not torch.isfinite(weight.grad).all()
         ]
-        return ", ".join(names[:3]) or "or is too long, in many steps in a row"
+        return ", ".join(names[:3]) or "in many steps in a row"
+
+
+def _finite(loss: Tensor, terms: Terms, k: int | None) -> Tensor:
+    """1 or 0, (2 (L + 1) + 1,): log p(x|z) and the KLs of either pass, and the loss last."""
+    log_px_k = torch.zeros_like(terms.log_px) if k is None else terms.log_px_k
+    every = (terms.log_px[None], terms.kl, log_px_k[None], terms.kl_k, loss.detach()[None])
+    return torch.isfinite(torch.cat(every)).float()
 
 
 def _diverged(what: str, number: int, where: str) -> TrainingError:
+    return TrainingError(f"{what} is not finite at step {number}: {where}", _START_OVER)
+
+
+def _too_long(limit: float | None, number: int) -> TrainingError:
     return TrainingError(
-        f"{what} is not finite at step {number}: {where}",
-        "the last checkpoint is kept; try a lower --learning-rate",
+        f"every gradient of the last {_MOST_SKIPPED + 1} steps, up to step {number}, is longer "
+        f"than gradient_skip = {limit:g}",
+        "a larger --set gradient_skip=N; " + _START_OVER,
     )

@@ -24,10 +24,20 @@ class Pressure(NamedTuple):
 class Terms(NamedTuple):
     """Means over the batch, nats, detached: what the progress line and the curve show."""
 
-    elbo: Tensor  # () without beta or free nats
     log_px: Tensor  # ()
     kl: Tensor  # (L,)
-    semantic: Tensor  # () L^{>k} of this batch's k; NaN without the term
+    log_px_k: Tensor  # () in the pass of the semantic term; NaN without it
+    kl_k: Tensor  # (L,) in that pass; 0 without it
+
+    @property
+    def elbo(self) -> Tensor:
+        """L, (), without beta or free nats."""
+        return self.log_px - self.kl.sum()
+
+    @property
+    def semantic(self) -> Tensor:
+        """L^{>k} of this batch's k, (); NaN without the term."""
+        return self.log_px_k - self.kl_k.sum()
 
 
 def pressure_at(settings: TrainSettings, progress: float) -> Pressure:
@@ -86,14 +96,12 @@ class Objective(nn.Module):
         means = climb_means(ladder, x, 1 if k is None else k + 1)
         elbo_route = Route(noise, 0, top, "sample")
         loss, log_px, kl = self._loss(x, follow(ladder, means, elbo_route), pressure)
-        semantic = torch.full_like(log_px, float("nan"))
+        log_px_k, kl_k = torch.full_like(log_px, float("nan")), torch.zeros_like(kl)
         if k is not None:
             route = Route(noise, k, top, self.settings.semantic_proposal)
             loss_k, log_px_k, kl_k = self._loss(x, follow(ladder, means, route), pressure)
             loss = loss + self.settings.semantic_weight * loss_k
-            semantic = log_px_k - kl_k.sum()
-        terms = Terms(log_px - kl.sum(), log_px, kl, semantic)
-        return loss, Terms(*(term.detach() for term in terms))
+        return loss, Terms(*(term.detach() for term in (log_px, kl, log_px_k, kl_k)))
 
     def _loss(
         self, x: Tensor, descent: Descent, pressure: Pressure

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,6 +52,17 @@ def make_fabric(
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of each process
+    if devices > 1 and device.index is not None:
+        raise UsageError(
+            f"{device} is one device, and {devices} are asked for", f"--device {device.type}"
+        )
+    present = os.cpu_count() or 1
+    if device.type == "cpu" and devices > present:
+        raise UsageError(
+            f"{devices} processes on {present} cores", f"--devices takes at most {present} here"
+        )
+    if precision == "16-mixed" and device.type != "cuda":
+        raise UsageError(f"16-mixed is not for {device.type}", "--precision bf16-mixed or 32-true")
     count: int | list[int] = devices
     if device.index is not None and devices == 1:
         count = [device.index]
@@ -58,13 +70,13 @@ def make_fabric(
         fabric = Fabric(
             accelerator=device.type, devices=count, strategy=strategy, precision=precision
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         reason = str(error).split("\n")[0]
         raise UsageError(
             f"cannot train on {devices} x {device.type} by {strategy!r}: {reason}",
             "fewer --devices, or --strategy ddp",
         ) from None
-    if fabric.world_size > 1:
+    if strategy != "auto" or fabric.world_size > 1:
         fabric.launch()
     return fabric
 

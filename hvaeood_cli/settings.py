@@ -23,7 +23,7 @@ class TrainSettings(BaseModel):
     validation: Annotated[int, Field(ge=0)] = 1000  # images set aside, for the curve alone
 
     optimizer: Literal["adam", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: Annotated[float, Field(gt=0)] = 200.0  # norm above which a step is scaled
@@ -33,10 +33,14 @@ class TrainSettings(BaseModel):
         0.0  # decay of averaged weights; 0: the last ones
     )
 
-    posterior_scale: tuple[Annotated[float, Field(gt=0, le=10)], ...] = ()  # of q(z_1) ... q(z_L)
+    posterior_scale: tuple[
+        Annotated[float, Field(ge=0.001, le=10)], ...
+    ] = ()  # of q(z_1) ... q(z_L)
     # before the first step; empty: 1, the prior's
     kl_warmup: Fraction = 0.2  # beta rises 0 -> 1 over this fraction
-    free_nats: tuple[float, ...] = ()  # lambda of z_1 ... z_L; empty: none
+    free_nats: tuple[
+        Annotated[float, Field(ge=0, allow_inf_nan=False)], ...
+    ] = ()  # lambda of z_1 ... z_L; empty: none
     free_nats_per: Literal["layer", "element"] = "layer"
     free_nats_constant: Fraction = 1.0  # lambda stays for this fraction of the run ...
     free_nats_anneal: Fraction = 0.0  # ... and falls to 0 over this one

@@ -271,14 +271,14 @@ class _Means:
         """For the curve."""
         if self.sums is None:
             return {}
-        elbo, log_px, kl, semantic = (term.cpu() / self.n for term in self.sums)
+        means = Terms(*(term.cpu() / self.n for term in self.sums))
         entry = {
-            "elbo": round(float(elbo), 3),
-            "log_px": round(float(log_px), 3),
-            "kl": [round(float(v), 3) for v in kl],
+            "elbo": round(float(means.elbo), 3),
+            "log_px": round(float(means.log_px), 3),
+            "kl": [round(float(v), 3) for v in means.kl],
         }
-        if torch.isfinite(semantic):
-            entry["semantic"] = round(float(semantic), 3)
+        if torch.isfinite(means.semantic):
+            entry["semantic"] = round(float(means.semantic), 3)
         return entry
 
     def progress(self, epoch: int, fraction: float, state: State) -> Progress:

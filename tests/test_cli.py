@@ -408,11 +408,40 @@ def test_train_says_what_is_wrong(run, folder):
         ["images", "--out", "m", "--precision", "foo"],
         ["images", "--out", "m", "--set", "free_nats=[1]"],
         ["images", "--out", "m", "--set", "posterior_scale=[0.1, 0.5]"],
+        ["images", "--out", "m", "--set", "free_nats=[NaN, 1, 1]"],
+        ["images", "--out", "m", "--set", "posterior_scale=[1e-17, 1, 1]"],
+        ["images", "--out", "m", "--set", "ema=2"],
+        ["images", "--out", "m", "--channels", "2"],
+        ["images", "--out", "m", "--devices", "9999"],
+        ["images", "--out", "m", "--precision", "16-mixed"],
+        ["images", "--out", "images/00.png"],
+        ["images", "--out", "images/00.png/m"],
         ["images", "--out", "m"],  # twelve images are too few
         ["nowhere", "--out", "m"],
     ):
         code, _, err = run("train", *arguments)
         assert code in (2, 3) and "error: " in err and "Traceback" not in err, arguments
+        assert "hint: " in err, arguments
+
+
+def test_train_says_when_images_do_not_suit_the_preset(run, tmp_path):
+    options = ["--out", "m", "--epochs", "1", "--validation", "4", "--batch-size", "8"]
+    for name, size, channels in (("small", 2, 1), ("colour", 28, 3), ("grey", 28, 1)):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(make_images(12, size=size, channels=channels)):
+            pixels = image[0] if channels == 1 else image.transpose(1, 2, 0)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    code, _, err = run("train", "small", *options)
+    assert code == 3 and "12 of 12 images cannot be used" in err and "2x2 pixels" in err
+    code, _, err = run("train", "colour", *options)
+    assert code == 2 and "in colour" in err and "--channels 1" in err
+    rgb = ["--preset", "compact-biva-rgb", "--image-size", "8"]
+    code, _, err = run("train", "grey", *options, *rgb)
+    assert code == 2 and "grey" in err and "--channels 3" in err
+    code, _, err = run("train", "grey", *options, *rgb, "--channels", "3")
+    assert code == 0 and "of 12 images, 12 " in err and "12 repeated into three channels" in err
+    code, _, err = run("train", "colour", *options, "--channels", "1", "--force")
+    assert code == 0 and "12 made grey" in err
 
 
 def test_force_keeps_the_old_model_until_there_is_a_new_one(run, folder, tmp_path):

@@ -33,10 +33,14 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_two_processes_train_as_one(images):
-    """The same global batches give the same curve, but for rounding."""
+    """The same global batches give the same curve, but for rounding.
+
+    The last batch has 15 images: eight parts for one process, and seven for the other.
+    """
     curves = []
-    for out, more in (("one", []), ("two", ["--devices", "2", "--strategy", "ddp"])):
-        done = train(images, "--out", out, "--epochs", "3", *more)
+    two = ["--devices", "2", "--strategy", "ddp", "--set", "accumulate=8"]
+    for out, more in (("one", []), ("two", two)):
+        done = train(images, "--out", out, "--epochs", "3", "--validation", "17", *more)
         assert done.returncode == 0, done.stderr.decode()
         training = json.loads((images / out / "training.json").read_text())
         curves.append([epoch["validation_lower_bound"] for epoch in training["curve"]])
@@ -53,6 +57,11 @@ def test_what_several_processes_cannot_do(images):
     assert done.returncode == 2 and b"standard input" in done.stderr
     done = train(images, "--out", "m", "--strategy", "telepathy", "--devices", "2")
     assert done.returncode == 2 and b"telepathy" in done.stderr and b"hint:" in done.stderr
+
+
+def test_one_device_may_have_a_strategy(images):
+    done = train(images, "--out", "m", "--strategy", "ddp", "--epochs", "1")
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.slow

@@ -14,6 +14,29 @@ if TYPE_CHECKING:
     from hvaeood_cli.store.reader import ScoreFile
 
 
+_CONVERSIONS = {
+    "resized": "resized to {size}x{size}",
+    "cropped": "cropped to the centre square",
+    "greyed": "made grey",
+    "coloured": "repeated into three channels",
+    "rotated": "turned by their EXIF orientation",
+    "alpha": "put on white where transparent",
+    "palette": "looked up in their palette",
+    "depth": "scaled to 8 bits",
+    "first_frame": "reduced to their first frame",
+}
+
+
+def conversions_in_words(n_images: int, done: Mapping[str, int], size: int) -> str | None:
+    """What was done to how many images to make them what a model takes; None for nothing."""
+    said = [
+        f"{count} {_CONVERSIONS.get(name, name).format(size=size)}"
+        for name, count in done.items()
+        if count
+    ]
+    return f"of {n_images} images, " + ", ".join(said) if said else None
+
+
 class Printing(Enum):
     """What a command prints."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import console, deciding, options
-from hvaeood_cli.cli.printing import Printing
+from hvaeood_cli.cli.printing import Printing, conversions_in_words
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 
 if TYPE_CHECKING:
@@ -189,20 +189,9 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
         name: int(((scores.conversions & bit) != 0).sum())
         for name, bit in scores.conversion_codes.items()
     }
-    words = {
-        "resized": f"resized to {config.image_size}x{config.image_size}",
-        "cropped": "cropped to the centre square",
-        "greyed": "made grey",
-        "coloured": "repeated into three channels",
-        "rotated": "turned by their EXIF orientation",
-        "alpha": "put on white where transparent",
-        "palette": "looked up in their palette",
-        "depth": "scaled to 8 bits",
-        "first_frame": "reduced to their first frame",
-    }
-    said = [f"{count} {words.get(name, name)}" for name, count in done.items() if count]
+    said = conversions_in_words(n, done, config.image_size)
     if said:
-        yield f"of {n} images, " + ", ".join(said)
+        yield said
     foreign = max((done.get(name, 0) for name in ("resized", "greyed", "coloured")), default=0)
     if n and foreign > n / 2:
         kind = "grey" if config.image_channels == 1 else "colour"

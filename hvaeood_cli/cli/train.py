@@ -27,7 +27,10 @@ _LOG_SECONDS = 30.0  # between lines where there is no terminal to draw on
 
 def train(
     sources: options.Sources,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The model's folder.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="The model's folder."),
+    ],
     preset: Annotated[
         str,
         typer.Option(
@@ -88,7 +91,12 @@ def train(
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other training setting, as JSON."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other training setting, as JSON: ema, accumulate, gradient_skip, free_nats, "
+            "posterior_scale, kl_warmup ...; a wrong KEY lists them all.",
+        ),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -143,19 +151,30 @@ def train(
             "a list on standard input cannot be read by several processes",
             "write it to files or name a folder",
         )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        raise UsageError(f"cannot make {out}: {refused.strerror}", "choose another --out") from None
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
 
-    from hvaeood_cli.fitting import fit_bundle, read_pixels
+    from hvaeood_cli.cli.printing import conversions_in_words
+    from hvaeood_cli.fitting import check_channels, fit_bundle, read_pixels
     from hvaeood_cli.runtime import choose_device, make_fabric
 
     fabric = make_fabric(choose_device(device), cast(Precision, precision), devices, strategy)
     if not fabric.is_global_zero:
         console.mute()
     talk = not quiet and fabric.is_global_zero
-    pixels, unreadable = read_pixels(manifest, model)
+    read = read_pixels(manifest, model)
+    if channels is None:
+        check_channels(read, model)
+    pixels = read.pixels
     if talk:
-        if unreadable:
-            console.warn(f"{len(unreadable)} images cannot be read, the first: {unreadable[0]}")
+        if read.unusable:
+            console.warn(f"{len(read.unusable)} images cannot be used, first {read.unusable[0]}")
+        converted = conversions_in_words(len(pixels), read.conversions, model.image_size)
+        if converted:
+            console.warn(converted)
         where = f"{devices} x {fabric.device.type}" if devices > 1 else str(fabric.device)
         console.say(f"{len(pixels):,} images, preset {preset}, on {where}, into {out}")
     with _progress(settings, talk) as report, _interruptible() as stop:
@@ -203,7 +222,10 @@ def _settings(preset: TrainSettings, given: dict[str, Any], pairs: list[str]) ->
         return preset.model_validate(preset.model_dump() | changed)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"{first['loc'][0]}: {first['msg']}") from None
+        raise UsageError(
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            f"the preset has {getattr(preset, str(first['loc'][0]))}",
+        ) from None
 
 
 @contextlib.contextmanager

@@ -141,7 +141,11 @@ def read_bundle(folder: Path) -> Bundle:
         config = ModelConfig.model_validate(found["model"])
         bundle = Bundle(folder, str(found["name"]), config, str(found["weights_sha256"]))
     except (KeyError, ValidationError) as error:
-        reason = str(error).replace("\n", " ")[:300]
+        reason = f"{error} is missing"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            reason = f"{where}: {first['msg']}" if where else first["msg"]
         raise ModelError(f"{path} is not valid: {reason}", "copy the model again") from None
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}", "copy the whole model folder")

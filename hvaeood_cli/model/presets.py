@@ -236,7 +236,9 @@ def for_images(model: ModelConfig, size: int | None, channels: int | None) -> Mo
     """
     size, channels = size or model.image_size, channels or model.image_channels
     if channels not in (1, 3):
-        raise UsageError(f"images have 1 channel (grey) or 3 (RGB), not {channels}")
+        raise UsageError(
+            f"images have 1 channel (grey) or 3 (RGB), not {channels}", "--channels 1 or 3"
+        )
     if channels == 3 and model.likelihood == "bernoulli":
         raise UsageError(
             "this preset's Bernoulli likelihood is for grey images, and 3 channels are asked for",

@@ -44,7 +44,8 @@ class ConvolutionalLadder(Ladder):
         kernel = config.unstem_kernel or (3 if per_pixel > 1 else config.stem_kernel)
         last = conv(channels[0], likelihood.n_parameters * per_pixel, kernel)
         last.initial_std = likelihood.initial_std  # type: ignore[assignment]
-        likelihood.initialise(last)
+        if not config.weight_norm:  # whose own initialisation would undo it
+            likelihood.initialise(last)
         self.unstem = nn.Sequential(last)
 
     @abstractmethod
@@ -59,7 +60,9 @@ class ConvolutionalLadder(Ladder):
         return None
 
     def descend(self, rungs: dict[int, Rung], z: dict[int, Tensor], route: Route) -> Descent:
-        z, priors, posteriors = dict(z), dict[int, Gaussian](), dict[int, Gaussian]()
+        z = dict(z)
+        priors: dict[int, Gaussian] = {}
+        posteriors: dict[int, Gaussian] = {}
         d: Tensor | None = None
         for i in range(self.n_layers, 0, -1):
             priors[i] = self._top_prior() if d is None else Gaussian.from_raw(self.prior[str(i)](d))
