@@ -26,7 +26,7 @@ from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.store.reader import ScoreFile
 
-FORMAT, FORMAT_VERSION = "hvaeood-calibration", 1
+FORMAT, FORMAT_VERSION = "hvaeood-calibration", 2  # 1 had a density without LLR>k / -L
 FILE = "calibration.npz"
 LEAST_IMAGES = 100
 
@@ -189,10 +189,11 @@ class Calibration:
                 if head["format"] != FORMAT:
                     raise ValueError(f"its format is {head['format']!r}")
                 if head["format_version"] != FORMAT_VERSION:
+                    newer = head["format_version"] > FORMAT_VERSION
                     raise CalibrationError(
                         f"{path} has format version {head['format_version']}; this program reads "
                         f"version {FORMAT_VERSION}",
-                        "upgrade: pip install --upgrade hvaeood",
+                        "upgrade: pip install --upgrade hvaeood" if newer else again,
                     )
                 density = Density(*(file[f"density_{name}"] for name in _DENSITY))
                 columns = {name: file[name] for name in (*_COLUMNS, "content", "oddness")}
@@ -208,7 +209,7 @@ class Calibration:
     def _check_shapes(self) -> None:
         """Raise ValueError where an array does not fit the others."""
         n, n_layers = self.lower_bound.shape
-        n_dims, n_parts = 3 * n_layers, len(self.density.log_weights)
+        n_dims, n_parts = 4 * n_layers - 1, len(self.density.log_weights)
         expected = {
             "llr": (n, n_layers - 1),
             "kl": (n, n_layers),

@@ -1,9 +1,11 @@
 """One score from everything that the bounds say of an image: its density among usual images.
 
-In the spirit of DoSE (Morningstar et al., 2021): (L, KL_i, log p(x|z), LLR^{>k}) of an image are
-statistics whose joint distribution is known from in-distribution images. An image is odd where
-that density is low. Unlike LLR^{>k}, which is high for what is richer than the training images,
-this looks at both tails and at the dependence between the statistics.
+In the spirit of DoSE (Morningstar et al., 2021): (L, KL_i, log p(x|z), LLR^{>k}, LLR^{>k} / -L) of
+an image are statistics whose joint distribution is known from in-distribution images. An image is
+odd where that density is low. Unlike LLR^{>k}, which is high for what is richer than the training
+images, this looks at both tails and at the dependence between the statistics. The last, LLR^{>k} as
+a share of -L, is a function of the others, but not one that a few Gaussians can see: a plain image
+has few nats to lose at any level, and loses an unusual share of them (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # fewer than these, and the mixture gets fewer components
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
 _LEAST_SPREAD = 1e-3  # nats
+_LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
 
 
 class Scored(Protocol):
@@ -36,12 +39,22 @@ class Scored(Protocol):
 
 
 def statistics(scores: Scored) -> Float:
-    """What the density is of, for every row, (N, 3 L) nats: L, KL_i, log p(x|z), LLR^{>k}.
+    """What the density is of, for every row, (N, 4 L - 1): L, KL_i, log p(x|z), LLR^{>k}, nats,
+    and LLR^{>k} / -L.
 
     L^{>k} for k > 0 is L minus a ratio, and adds nothing.
     """
-    parts = (scores.lower_bound[:, :1], scores.kl, scores.log_px, scores.llr)
+    elbo = scores.lower_bound[:, :1]
+    parts = (elbo, scores.kl, scores.log_px, scores.llr, shares(elbo, scores.llr))
     return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+def shares(elbo: NDArray[np.float32], llr: NDArray[np.float32]) -> NDArray[np.float32]:
+    """LLR^{>k} / -L, (N, L - 1): the ratio as a share of what the image costs, L^{>k} / L - 1.
+
+    elbo: (N, 1) and llr: (N, L - 1), nats.
+    """
+    return np.asarray(llr / np.maximum(-elbo, _LEAST_COST))
 
 
 @dataclass(frozen=True)

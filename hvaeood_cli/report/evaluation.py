@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import SETTINGS, settings_of
+from hvaeood_cli.calibration.density import shares
 from hvaeood_cli.errors import SourceError, StoreError
 from hvaeood_cli.metrics import Float, Intervals, Metrics, bootstrap, compare, curves
 from hvaeood_cli.report.labels import Labels, match
 from hvaeood_cli.store.reader import ScoreFile
 
 SEED = 0  # of the equal draw and of the bootstrap
-_LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
 
 Floats = NDArray[np.float64]
 Columns = dict[str, Floats]
@@ -83,15 +83,15 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
 def score_columns(scores: ScoreFile) -> Columns:
     """Everything that can rank images, (N,) each, higher is more out-of-distribution.
 
-    LLR>k/-L is the ratio as a share of the image's own cost: L^{>k} / L - 1. Plain images have few
-    nats to lose at any level, and only this one does not count it for them.
+    LLR>k/-L is the ratio as a share of the image's own cost. Plain images have few nats to lose at
+    any level, and only this one does not count it for them.
     """
     lower = {f"L>{k}" if k else "L": -values for k, values in enumerate(scores.lower_bound.T)}
     ratios = {f"LLR>{k}": values for k, values in enumerate(scores.llr.T, start=1)}
-    cost = np.maximum(-scores.lower_bound[:, 0], _LEAST_COST)
-    shares = {f"{name}/-L": values / cost for name, values in ratios.items()}
+    of_cost = shares(scores.lower_bound[:, :1], scores.llr)
+    relative = {f"{name}/-L": of_cost[:, i] for i, name in enumerate(ratios)}
     combined = {"combined": scores.decision.combined} if scores.decision else {}
-    columns = lower | ratios | shares | combined
+    columns = lower | ratios | relative | combined
     return {name: values.astype(np.float64) for name, values in columns.items()}
 
 
