@@ -87,7 +87,7 @@ def test_oddness_is_what_scikit_learn_says(usual):
     constant = 0.5 * values.shape[1] * np.log(2 * np.pi)
     ours = -density.oddness(values) - constant
     np.testing.assert_allclose(ours, theirs.score_samples(standard), rtol=1e-9, atol=1e-9)
-    assert n_components == 4
+    assert n_components == 3
 
 
 def test_what_cannot_be_computed_is_odd_and_both_tails_are(usual):
@@ -155,7 +155,8 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         "not a whole calibration": lambda: path.write_bytes(data[: len(data) // 2]),
         "(": lambda: path.write_bytes(b"text"),
         "format is": lambda: head(format="other"),
-        "version 2": lambda: head(format_version=2),
+        "version 3": lambda: head(format_version=3),
+        "version 1": lambda: head(format_version=1),
         "does not match its id": lambda: head(id="0" * 16),
         "wrong shape": lambda: rewrite(lambda a: a.update(kl=a["kl"][1:])),
         "not a whole": lambda: rewrite(lambda a: a.pop("kl")),
@@ -167,6 +168,7 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         with pytest.raises(CalibrationError) as caught:
             Calibration.load(path)
         assert words in caught.value.message and caught.value.hint
+        assert ("upgrade" in caught.value.hint) == (words == "version 3")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
