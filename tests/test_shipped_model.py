@@ -93,3 +93,36 @@ def test_it_flags_digits_from_the_first_minute(detector, labels):
     assert (p[labels == 0] <= 0.05).mean() <= 0.12, "180 images: 5 % and three standard errors"
     flagged = detector.predict(str(MIXED)) == -1
     np.testing.assert_array_equal(flagged, p <= detector.false_positive_rate)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Detector:
+    return Detector("cifar10")
+
+
+def test_the_colour_model_was_not_calibrated_on_what_it_was_trained_on(photographs):
+    calibration = photographs.calibration
+    assert calibration is not None and len(calibration) == 2000
+    assert not np.isin(calibration.content, photographs.bundle.training_hashes()).any()
+    training = photographs.bundle.training
+    assert training["n_trained_on"] == 19_000 and training["minutes"] <= 90
+    assert training["curve"][-1]["validation_bits_per_dim"][0] < 4.3
+    assert not any(part.startswith("/") for part in training["command"])
+
+
+def test_the_colour_model_flags_what_is_no_photograph(photographs, labels):
+    """Digits and clothes on black, made 32x32 and colour: plain images, less costly than usual."""
+    manifest = photographs.manifest(str(MIXED))
+    pixels = photographs.pixels(manifest)[:40]
+    assert (photographs.p_values(pixels) <= 0.05).mean() > 0.9
+    elbo = photographs.score(pixels).lower_bound[:, 0]
+    usual = photographs.calibration.lower_bound[:, 0]
+    assert np.median(elbo) > np.median(usual), "and yet they are likelier"
+
+
+def test_the_colour_model_leaves_photographs_alone(photographs):
+    cifar = SHARED / "cifar10" / "test5k.npz"
+    if not cifar.is_file():
+        pytest.skip("needs the data set")
+    p = photographs.p_values(f"{cifar}#2000:2100")
+    assert (p <= 0.05).mean() <= 0.12, "100 images: 5 % and three standard errors"
