@@ -39,7 +39,7 @@ class BatchScores(NamedTuple):
 class Reconstructions(NamedTuple):
     """What the model makes of N images, on the scale 0 to 1."""
 
-    observed: Float  # (N, C, H, W): the x that was scored (binarised, for a Bernoulli model)
+    observed: Float  # (N, C, H, W): the x that was scored: binarised, or the image itself
     from_k: Float  # (L, N, C, H, W): E[x|z] where z_{<=k} came from the prior; 0 is the usual one
 
 
@@ -89,7 +89,9 @@ class Scorer:
         """Each image as seen from k = 0 ... L - 1: the paper's Figure 1, from the scored passes."""
         size = min(self.images_per_pass, len(pixels))  # a picture need not be exact to the last bit
         passes = self._passes(pixels, size=size)
-        observed, means = zip(*((x, means) for x, _, means in passes), strict=True)
+        observed, means = zip(
+            *((self.ladder.likelihood.shown(x), means) for x, _, means in passes), strict=True
+        )
         return Reconstructions(
             torch.cat(observed).cpu().numpy(), torch.cat(means, dim=1).cpu().numpy()
         )

@@ -9,9 +9,10 @@ from PIL import Image
 
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import ModelError, UsageError
+from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring import Scorer
 from hvaeood_cli.settings import ScoreSettings
-from tests.conftest import make_images, make_ladder
+from tests.conftest import SMALL, make_images, make_ladder
 
 
 def scorer(**settings) -> Scorer:
@@ -136,3 +137,15 @@ def test_settings_without_a_reference_cannot_decide(bundle, folder):
         Detector(bundle.folder, n_importance_samples=3).predict(str(folder))
     with pytest.raises(UsageError):
         _ = Detector(bundle.folder, proposal="median").settings
+
+
+@pytest.mark.parametrize("dequantize", ["none", "uniform"])
+def test_a_colour_image_is_shown_as_it_is(dequantize):
+    """What the mixture scores lies in [-1, 1]; what is shown of it is the image."""
+    config = SMALL.model_dump() | {"image_channels": 3, "likelihood": "logistics"}
+    ladder = make_ladder(ModelConfig.model_validate(config | {"dequantize": dequantize}))
+    pixels = make_images(3, channels=3)
+    settings = ScoreSettings(n_importance_samples=1)
+    views = Scorer.on(ladder, settings, torch.device("cpu")).reconstruct(pixels)
+    np.testing.assert_allclose(views.observed, pixels / 255.0, atol=0.006)
+    assert views.from_k.min() >= 0.0 and views.from_k.max() <= 1.0

@@ -45,6 +45,10 @@ class Likelihood(ABC):
         """
 
     @abstractmethod
+    def shown(self, x: Tensor) -> Tensor:
+        """What was observed, (N, C, H, W), on the scale 0 (black) to 1 (white), beside `mean`."""
+
+    @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
         """E[x | z] on the scale 0 (black) to 1 (white): (N, C, H, W), for showing."""
 
@@ -63,6 +67,9 @@ class Bernoulli(Likelihood):
         # log p = x * logit - log(1 + e^logit), stable at both ends
         log_p: Tensor = x * logits - F.softplus(logits)
         return log_p.flatten(2).sum(2).flatten(0, 1)
+
+    def shown(self, x: Tensor) -> Tensor:
+        return x
 
     def mean(self, parameters: Tensor) -> Tensor:
         return F.pixel_shuffle(parameters.float().sigmoid(), self.stride)
@@ -97,6 +104,9 @@ class DiscretizedLogistics(Likelihood):
         x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
         copies = x.repeat(parameters.shape[0] // x.shape[0], 1, 1, 1, 1)  # (S * B, C, r^2, ...)
         return logistics.log_prob(self._by_pixel(parameters), copies)
+
+    def shown(self, x: Tensor) -> Tensor:
+        return (0.5 + 0.5 * x).clamp(0.0, 1.0)  # noise may have moved it beyond an end
 
     def mean(self, parameters: Tensor) -> Tensor:
         mixture = logistics.mixture(self._by_pixel(parameters), self.channels)
