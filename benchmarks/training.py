@@ -47,7 +47,7 @@ class Measures:
 
 
 PLAIN = Measures()
-OURS = Measures(channels_last=True, likelihood_by_hand=True, fused_adam=True)
+OURS = Measures(channels_last=True, likelihood_by_hand=True)
 
 
 class Textbook(DiscretizedLogistics):
