@@ -119,6 +119,11 @@ def fit_bundle(
                 "give one for each layer, z_1 first, or [] for none",
             )
     precision = fabric.strategy.precision.precision
+    if precision == "16-mixed" and settings.gradient_skip:
+        raise UsageError(
+            "gradient_skip is not for 16-mixed, whose scaler skips what overflows and must see all",
+            "--precision bf16-mixed or 32-true",
+        )
     fingerprint = {
         "model": config.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),

@@ -105,8 +105,7 @@ class Learner:
             if finite_norm:
                 raise _too_long(self.settings.gradient_skip, number)
             raise _diverged("the gradient", number, self._bad_weights(parts[-1], k, pressure))
-        scaler_skips = self._precision == "16-mixed" and not finite_norm  # and learns from it
-        if usable or scaler_skips:
+        if usable or self._precision == "16-mixed":  # there its scaler skips, and learns from it
             self.optimizer.step()
         return usable
 
