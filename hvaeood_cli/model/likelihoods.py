@@ -44,9 +44,9 @@ class Likelihood(ABC):
         parameters: (S * B, n_parameters * r^2, H / r, W / r); x: (B, C, H, W). Returns (S * B,).
         """
 
-    @abstractmethod
     def shown(self, x: Tensor) -> Tensor:
         """What was observed, (N, C, H, W), on the scale 0 (black) to 1 (white), beside `mean`."""
+        return x
 
     @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
@@ -67,9 +67,6 @@ class Bernoulli(Likelihood):
         # log p = x * logit - log(1 + e^logit), stable at both ends
         log_p: Tensor = x * logits - F.softplus(logits)
         return log_p.flatten(2).sum(2).flatten(0, 1)
-
-    def shown(self, x: Tensor) -> Tensor:
-        return x
 
     def mean(self, parameters: Tensor) -> Tensor:
         return F.pixel_shuffle(parameters.float().sigmoid(), self.stride)
