@@ -33,10 +33,8 @@ class TrainSettings(BaseModel):
         0.0  # decay of averaged weights; 0: the last ones
     )
 
-    posterior_scale: tuple[
-        Annotated[float, Field(ge=0.001, le=10)], ...
-    ] = ()  # of q(z_1) ... q(z_L)
-    # before the first step; empty: 1, the prior's
+    # of q(z_1) ... q(z_L) before the first step; empty: 1, the prior's
+    posterior_scale: tuple[Annotated[float, Field(ge=0.001, le=10)], ...] = ()
     kl_warmup: Fraction = 0.2  # beta rises 0 -> 1 over this fraction
     free_nats: tuple[
         Annotated[float, Field(ge=0, allow_inf_nan=False)], ...

@@ -417,11 +417,12 @@ def test_train_says_what_is_wrong(run, folder):
         ["images", "--out", "images/00.png"],
         ["images", "--out", "images/00.png/m"],
         ["images", "--out", "m"],  # twelve images are too few
-        ["nowhere", "--out", "m"],
+        ["nowhere", "--out", "n"],
     ):
         code, _, err = run("train", *arguments)
         assert code in (2, 3) and "error: " in err and "Traceback" not in err, arguments
         assert "hint: " in err, arguments
+    assert not (folder.parent / "n").exists(), "a wrong source leaves no folder behind"
 
 
 def test_train_says_when_images_do_not_suit_the_preset(run, tmp_path):

@@ -151,10 +151,6 @@ def train(
             "a list on standard input cannot be read by several processes",
             "write it to files or name a folder",
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as refused:
-        raise UsageError(f"cannot make {out}: {refused.strerror}", "choose another --out") from None
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
 
     from hvaeood_cli.cli.printing import conversions_in_words
@@ -168,6 +164,10 @@ def train(
     read = read_pixels(manifest, model)
     if channels is None:
         check_channels(read, model)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        raise UsageError(f"cannot make {out}: {refused.strerror}", "choose another --out") from None
     pixels = read.pixels
     if talk:
         if read.unusable:
