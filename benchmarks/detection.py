@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.metrics import compare
-from hvaeood_cli.scoring import BatchScores
+from hvaeood_cli.report.metrics import compare
+from hvaeood_cli.scoring.scorer import BatchScores
 
 
 def score_columns(scores: BatchScores, detector: Detector) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,8 +1,8 @@
 """The bounds the obvious way: two full passes for each k, every sample through every layer.
 
 This is what the reference implementation of the paper does for each k: an ELBO pass with S
-samples and an L^{>k} pass, both from the pixels up. Tests hold `hvaeood_cli.bounds` against it,
-benchmarks time it.
+samples and an L^{>k} pass, both from the pixels up. Tests hold `hvaeood_cli.scoring.bounds`
+against it, benchmarks time it.
 """
 
 from __future__ import annotations

@@ -20,17 +20,17 @@ import numpy as np
 import torch
 
 from benchmarks.shuffled import shuffle_patches
-from hvaeood_cli.bounds import bits_per_dim
-from hvaeood_cli.checkpoint import Checkpoints
-from hvaeood_cli.fitting import read_pixels
+from hvaeood_cli.device import make_fabric
 from hvaeood_cli.images.sources import open_sources
-from hvaeood_cli.metrics import compare
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.presets import COMPACT_RGB
-from hvaeood_cli.runtime import make_fabric
-from hvaeood_cli.scoring import BatchScores, Scorer
+from hvaeood_cli.report.metrics import compare
+from hvaeood_cli.scoring.bounds import bits_per_dim
+from hvaeood_cli.scoring.scorer import BatchScores, Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
-from hvaeood_cli.training import train
+from hvaeood_cli.training.checkpoint import Checkpoints
+from hvaeood_cli.training.loop import train
+from hvaeood_cli.training.run import read_pixels
 
 N = 1000  # images of each set
 

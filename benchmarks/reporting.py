@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.decision import Rule, decide
+from hvaeood_cli.calibration.rules import Rule, decide
 from hvaeood_cli.store.decision import write_decision
 from tests.score_files import make_scores
 

@@ -25,13 +25,13 @@ import torch
 from PIL import Image
 
 from benchmarks.naive import naive_scores
-from hvaeood_cli.bounds import score
 from hvaeood_cli.detector import Detector
+from hvaeood_cli.device import keep_memory
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.presets import PRESETS
-from hvaeood_cli.runtime import keep_memory
+from hvaeood_cli.scoring.bounds import score
 
 PAIRS = 3
 

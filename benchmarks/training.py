@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hvaeood_cli.device import keep_memory
 from hvaeood_cli.model import logistics
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.likelihoods import DiscretizedLogistics
 from hvaeood_cli.model.presets import PRESETS, Preset, get_preset
-from hvaeood_cli.objective import Objective, pressure_at
-from hvaeood_cli.runtime import keep_memory
+from hvaeood_cli.training.objective import Objective, pressure_at
 
 PAIRS, STEPS, WARM_UP = 5, 4, 2
 

@@ -5,7 +5,7 @@
     comes in               LLR^{>k}    file        how sure?
 
 `images/` turns folders, lists, IDX files, arrays and data sets into pixels; `model/` holds the
-ladder of latents; `bounds.py` is the method (Havtorn et al., 2021); `scoring.py` and `engines/`
+ladder of latents; `scoring/bounds.py` is the method (Havtorn et al., 2021); the rest of `scoring/`
 run it over many images; `store/` keeps the result; `calibration/` decides; `report/` and `tui/`
 show it; `cli/` is the shell's side of it.
 

@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import SETTINGS, Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
-from hvaeood_cli.calibration.decision import Rule, check_level
+from hvaeood_cli.calibration.reference import Reference, load_reference
+from hvaeood_cli.calibration.rules import Rule, check_level
 from hvaeood_cli.errors import CalibrationError, ModelError, SourceError, StoreError, UsageError
-from hvaeood_cli.images.decode import STATUS_CODES, Conversion
+from hvaeood_cli.images.decode import Conversion
 from hvaeood_cli.images.preprocess import RULES, fit
 from hvaeood_cli.images.sources import Manifest, Rows, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
-from hvaeood_cli.reference import Reference, load_reference
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.reader import ScoreFile, read_scores
 from hvaeood_cli.store.schema import RunHeader, differences
+from hvaeood_cli.store.status import STATUS_CODES
 from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
-    from hvaeood_cli.scoring import BatchScores, Reconstructions, Scorer
+    from hvaeood_cli.scoring.scorer import BatchScores, Reconstructions, Scorer
     from hvaeood_cli.store.journal import Batch, Journal
 
 Images = NDArray[np.uint8] | str | os.PathLike[str] | Sequence[str]
@@ -106,9 +107,9 @@ class Detector:
         out=FOLDER keeps the bundle (and resumes a run that was cut); else it lies in a
         temporary folder, `self.bundle.folder`.
         """
-        from hvaeood_cli.fitting import fit_bundle, read_pixels
+        from hvaeood_cli.device import choose_device, make_fabric
         from hvaeood_cli.model.presets import get_preset
-        from hvaeood_cli.runtime import choose_device, make_fabric
+        from hvaeood_cli.training.run import fit_bundle, read_pixels
 
         chosen = get_preset(preset)
         out = Path(train.pop("out", None) or mkdtemp(prefix="hvaeood-"))
@@ -207,7 +208,7 @@ class Detector:
 
     def score(self, X: Images) -> BatchScores:
         """L^{>k}, LLR^{>k} and their terms for every image, nats; NaN rows if unreadable."""
-        from hvaeood_cli.scoring import BatchScores
+        from hvaeood_cli.scoring.scorer import BatchScores
 
         batches = [batch.rows for batch in self.stream(self.manifest(X))]
         rows = np.concatenate(batches)
@@ -227,7 +228,7 @@ class Detector:
 
     def stream(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         """Score a manifest from row `start` on, a batch at a time."""
-        from hvaeood_cli.engines.local import score_manifest
+        from hvaeood_cli.scoring.engines.local import score_manifest
 
         return score_manifest(manifest, self.scorer, start, self.batch_size, self.workers)
 
@@ -312,8 +313,8 @@ class Detector:
     @cached_property
     def scorer(self) -> Scorer:
         """The model itself, on its device."""
-        from hvaeood_cli.runtime import choose_device
-        from hvaeood_cli.scoring import Scorer
+        from hvaeood_cli.device import choose_device
+        from hvaeood_cli.scoring.scorer import Scorer
 
         return Scorer.on(self.bundle.load_ladder(), self.settings, choose_device(self.device))
 

@@ -43,7 +43,7 @@ class SourceError(HvaeoodError):
 class ImageError(HvaeoodError):
     """One image that cannot be read; becomes a row with a status, never the end of a run.
 
-    code: a name from `hvaeood_cli.images.decode.STATUS_CODES`. sha256: of the bytes that could
+    code: a name from `hvaeood_cli.store.status.STATUS_CODES`. sha256: of the bytes that could
     not be decoded, where there were any.
     """
 

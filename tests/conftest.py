@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from hvaeood_cli.calibration.reference import describe
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.app import main
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.model.ladder import Ladder
-from hvaeood_cli.reference import describe
 from hvaeood_cli.settings import ScoreSettings
 
 torch.set_num_threads(1)  # pytest-xdist has a process a core

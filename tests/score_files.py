@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hvaeood_cli.images.decode import STATUS_CODES
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.reader import ScoreFile, read_scores
 from hvaeood_cli.store.schema import RunHeader, blank_rows
+from hvaeood_cli.store.status import STATUS_CODES
 from hvaeood_cli.store.writer import write_scores
 
 SHA256 = "ab" * 32

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from benchmarks.naive import naive_scores
-from hvaeood_cli.bounds import bits_per_dim, climb_means, log_mean_exp, lower_bound, score
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.model.gaussian import Gaussian, log_ratio
+from hvaeood_cli.scoring.bounds import bits_per_dim, climb_means, log_mean_exp, lower_bound, score
 from tests.conftest import make_ladder, make_noise
 
 

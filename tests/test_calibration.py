@@ -16,9 +16,9 @@ from sklearn.mixture import GaussianMixture
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold
-from hvaeood_cli.calibration.decision import Rule, decide, least_group
 from hvaeood_cli.calibration.density import Density, statistics
 from hvaeood_cli.calibration.drift import measure_drift
+from hvaeood_cli.calibration.rules import Rule, decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
 from hvaeood_cli.store.decision import write_decision
 from hvaeood_cli.store.reader import read_scores

@@ -287,7 +287,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, bundle, how,
 
 def test_an_interrupted_forced_run_goes_on_too(tmp_path, bundle, folder, monkeypatch):
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.scoring import Scorer
+    from hvaeood_cli.scoring.scorer import Scorer
 
     out = tmp_path / "s.h5"
     first = Detector(bundle.folder, n_importance_samples=512, seed=1)
@@ -327,7 +327,7 @@ def test_a_journal_left_behind_a_whole_file_is_cleared(run, folder, tmp_path):
 
 def test_nothing_acknowledged_is_scored_again(tmp_path, bundle, folder, monkeypatch):
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.scoring import Scorer
+    from hvaeood_cli.scoring.scorer import Scorer
 
     detector = Detector(bundle.folder, n_importance_samples=512)  # a pass is one image
     scored: list[int] = []

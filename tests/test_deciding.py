@@ -18,8 +18,8 @@ from PIL import Image
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import CalibrationError, SourceError
+from hvaeood_cli.images.content import short_key
 from hvaeood_cli.model.bundle import model_folders, read_bundle, write_bundle
-from hvaeood_cli.noise import short_key
 from tests.conftest import SMALL, make_images, make_ladder
 
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from benchmarks.naive import naive_lower_bound, naive_scores
-from hvaeood_cli.bounds import climb_means, follow, log_mean_exp, lower_bound, score
 from hvaeood_cli.errors import ModelError
 from hvaeood_cli.model.bundle import read_bundle, write_bundle
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.model.gaussian import Gaussian
 from hvaeood_cli.model.initialisation import narrow_posteriors
 from hvaeood_cli.model.ladder import Route
+from hvaeood_cli.scoring.bounds import climb_means, follow, log_mean_exp, lower_bound, score
 from tests.conftest import make_images, make_ladder, make_noise
 
 KINDS = ("hvae", "lvae", "biva")

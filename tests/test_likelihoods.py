@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from torch import nn
 
-from hvaeood_cli.bounds import bits_per_dim
 from hvaeood_cli.model import logistics
 from hvaeood_cli.model.likelihoods import DiscretizedLogistics
+from hvaeood_cli.scoring.bounds import bits_per_dim
 
 VALUES = torch.arange(256, dtype=torch.uint8)
 

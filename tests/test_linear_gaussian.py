@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hvaeood_cli.bounds import lower_bound, score
+from hvaeood_cli.scoring.bounds import lower_bound, score
 from tests.conftest import make_noise
 from tests.linear_gaussian import (
     LinearGaussianLadder,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hvaeood_cli.bounds import lower_bound
+from hvaeood_cli.scoring.bounds import lower_bound
 from tests.conftest import make_noise
 from tests.linear_gaussian import gaussian_kl
 from tests.linear_inference import LinearLadder, posterior, proposal

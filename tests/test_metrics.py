@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvaeood_cli.metrics import _weighted, bootstrap, compare
+from hvaeood_cli.report.metrics import _weighted, bootstrap, compare
 
 
 def test_a_perfect_and_a_useless_score():

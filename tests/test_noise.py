@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hvaeood_cli.noise import content_key, image_noise
+from hvaeood_cli.images.content import content_key
+from hvaeood_cli.scoring.noise import image_noise
 from tests.conftest import make_images
 
 IMAGE, OTHER = make_images(2)

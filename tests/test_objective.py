@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hvaeood_cli.bounds import lower_bound
-from hvaeood_cli.objective import Objective, free_kl, pressure_at
+from hvaeood_cli.scoring.bounds import lower_bound
 from hvaeood_cli.settings import TrainSettings
+from hvaeood_cli.training.objective import Objective, free_kl, pressure_at
 from tests.conftest import make_noise
 
 PAPER = TrainSettings(

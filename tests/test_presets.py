@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hvaeood_cli.bounds import bits_per_dim, lower_bound
 from hvaeood_cli.errors import UsageError
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.presets import PRESETS, for_images, get_preset
+from hvaeood_cli.scoring.bounds import bits_per_dim, lower_bound
 from tests.conftest import make_images, make_noise
 
 COMPACT = [name for name in PRESETS if name.startswith("compact")]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.decision import Rule, decide
+from hvaeood_cli.calibration.rules import Rule, decide
 from hvaeood_cli.report import figures
 from hvaeood_cli.store.decision import write_decision
 from hvaeood_cli.store.judgements import judge

@@ -10,7 +10,7 @@ from PIL import Image
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import ModelError, UsageError
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.scoring import Scorer
+from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings
 from tests.conftest import SMALL, make_images, make_ladder
 

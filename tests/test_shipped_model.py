@@ -10,8 +10,8 @@ import pytest
 
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.images.arrays import load_array
-from hvaeood_cli.metrics import compare
-from hvaeood_cli.noise import short_key
+from hvaeood_cli.images.content import short_key
+from hvaeood_cli.report.metrics import compare
 
 MIXED = Path(__file__).parent.parent / "examples" / "mixed"
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from hvaeood_cli.bounds import bits_per_dim, lower_bound
-from hvaeood_cli.checkpoint import Checkpoints
+from hvaeood_cli.device import make_fabric, seeded_generator
 from hvaeood_cli.errors import TrainingError
-from hvaeood_cli.fitting import fit_bundle
+from hvaeood_cli.images.content import short_key
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.gaussian import Gaussian
 from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.layers import fold_weight_norm
-from hvaeood_cli.noise import short_key
-from hvaeood_cli.objective import Objective
-from hvaeood_cli.runtime import make_fabric, seeded_generator
+from hvaeood_cli.scoring.bounds import bits_per_dim, lower_bound
 from hvaeood_cli.settings import TrainSettings
-from hvaeood_cli.training import train
+from hvaeood_cli.training.checkpoint import Checkpoints
+from hvaeood_cli.training.loop import train
+from hvaeood_cli.training.objective import Objective
+from hvaeood_cli.training.run import fit_bundle
 from tests.conftest import SMALL, make_images, make_noise
 
 SETTINGS = TrainSettings(

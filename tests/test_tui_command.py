@@ -20,7 +20,7 @@ from hvaeood_cli.cli import console
 from hvaeood_cli.cli import tui as command
 from hvaeood_cli.cli.app import main
 from hvaeood_cli.errors import HvaeoodError
-from hvaeood_cli.look import Look
+from hvaeood_cli.looks.look import Look
 from hvaeood_cli.store.judgements import judgements_path, read_judgements
 from hvaeood_cli.store.reader import read_scores
 from tests.tui_app import mixed, scores

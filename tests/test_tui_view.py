@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvaeood_cli.calibration.decision import KINDS, Rule, decide
+from hvaeood_cli.calibration.rules import KINDS, Rule, decide
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.store.judgements import Judgement, Judgements, key_of
 from hvaeood_cli.tui import taking

@@ -18,7 +18,7 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.sources import open_sources
-from hvaeood_cli.look import Look
+from hvaeood_cli.looks.look import Look
 from hvaeood_cli.store.judgements import read_judgements
 from hvaeood_cli.store.reader import ScoreFile, read_scores
 from hvaeood_cli.tui.app import Opened, Workbench

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.cli.looking import bundle_of
 from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
+from hvaeood_cli.looks.looker import bundle_of
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.calibration.decision import Rule
+    from hvaeood_cli.calibration.rules import Rule
     from hvaeood_cli.store.reader import ScoreFile
 
 Fpr = Annotated[
@@ -48,7 +48,7 @@ FailOnFlagged = Annotated[
 
 def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
     """The rule that the command line asks for, if any. Raises UsageError."""
-    from hvaeood_cli.calibration.decision import Rule
+    from hvaeood_cli.calibration.rules import Rule
 
     if fpr is not None and fdr is not None:
         raise UsageError("--fpr and --fdr exclude one another", "choose one error rate")
@@ -92,7 +92,7 @@ def decide_file(scores: ScoreFile, calibration: Calibration, asked: Rule | None)
 
     asked: None keeps the rule of the file, or starts with the default one.
     """
-    from hvaeood_cli.calibration.decision import Rule, decide
+    from hvaeood_cli.calibration.rules import Rule, decide
     from hvaeood_cli.store.decision import write_decision
     from hvaeood_cli.store.reader import read_scores
 
@@ -110,7 +110,7 @@ def decide_file(scores: ScoreFile, calibration: Calibration, asked: Rule | None)
 
 def warn_of_group(scores: ScoreFile) -> None:
     """Say where an FDR cannot flag a single image, however odd."""
-    from hvaeood_cli.calibration.decision import Rule, least_group
+    from hvaeood_cli.calibration.rules import Rule, least_group
 
     decision, n = scores.decision, int(scores.scored.sum())
     if decision is None or decision.rule == "fpr" or decision.flagged.any():

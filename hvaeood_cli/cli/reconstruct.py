@@ -48,8 +48,8 @@ def reconstruct(
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.errors import ImageError
     from hvaeood_cli.files import replacing
-    from hvaeood_cli.grid import reconstruction_grid
     from hvaeood_cli.images.sources import open_sources
+    from hvaeood_cli.looks.grid import reconstruction_grid
 
     detector = Detector(model, proposal=proposal, seed=seed, device=device)
     manifest = open_sources(images, data_root=data_root)

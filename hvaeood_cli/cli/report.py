@@ -18,7 +18,7 @@ from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.look import Looker
+    from hvaeood_cli.looks.look import Looker
     from hvaeood_cli.report.labels import Labels
     from hvaeood_cli.store.judgements import Judgements
     from hvaeood_cli.store.reader import ScoreFile
@@ -185,7 +185,7 @@ def _looker(
     scores: ScoreFile, model: str | None, data_root: Path | None, device: str, remarks: list[str]
 ) -> Looker | None:
     """Who can show this file's images; where nobody can, a remark says why."""
-    from hvaeood_cli.cli.looking import Looking
+    from hvaeood_cli.looks.looker import Looking
 
     try:
         return Looking(scores, model, data_root, device)

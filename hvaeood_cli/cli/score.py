@@ -16,7 +16,7 @@ from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.calibration.decision import Rule
+    from hvaeood_cli.calibration.rules import Rule
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.store.reader import ScoreFile
@@ -141,7 +141,7 @@ def _calibration(
     Raises CalibrationError where a decision was asked for and cannot be made.
     """
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.calibration.decision import check_level
+    from hvaeood_cli.calibration.rules import check_level
 
     found = Calibration.load(path) if path else Calibration.find(detector.bundle.calibration_paths)
     if found is None:

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hvaeood_cli.calibration.decision import Rule
+from hvaeood_cli.calibration.rules import Rule
 from hvaeood_cli.report.rows import Judged
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.reader import ScoreFile

@@ -20,7 +20,7 @@ from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 if TYPE_CHECKING:
     from hvaeood_cli.model.bundle import Bundle
     from hvaeood_cli.settings import TrainSettings
-    from hvaeood_cli.training import Progress
+    from hvaeood_cli.training.loop import Progress
 
 _LOG_SECONDS = 30.0  # between lines where there is no terminal to draw on
 
@@ -154,8 +154,8 @@ def train(
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
 
     from hvaeood_cli.cli.printing import conversions_in_words
-    from hvaeood_cli.fitting import check_channels, fit_bundle, read_pixels
-    from hvaeood_cli.runtime import choose_device, make_fabric
+    from hvaeood_cli.device import choose_device, make_fabric
+    from hvaeood_cli.training.run import check_channels, fit_bundle, read_pixels
 
     fabric = make_fabric(choose_device(device), cast(Precision, precision), devices, strategy)
     if not fabric.is_global_zero:

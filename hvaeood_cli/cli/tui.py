@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hvaeood_cli.look import Look
+    from hvaeood_cli.looks.look import Look
     from hvaeood_cli.store.reader import ScoreFile
     from hvaeood_cli.tui.app import Opened
     from hvaeood_cli.tui.run import Run
@@ -108,7 +108,7 @@ def _open(
     Raises what keeps the scores or the judgements from being read, or what was named from being
     used; what was not named may be missing.
     """
-    from hvaeood_cli.cli.looking import Looking
+    from hvaeood_cli.looks.looker import Looking
     from hvaeood_cli.store.judgements import read_judgements
     from hvaeood_cli.store.reader import read_scores
     from hvaeood_cli.tui.app import Opened
@@ -180,7 +180,7 @@ def _image_alone(image: NDArray[np.uint8] | HvaeoodError) -> Look | HvaeoodError
     """A look without a model."""
     import numpy as np
 
-    from hvaeood_cli.look import Look
+    from hvaeood_cli.looks.look import Look
 
     if isinstance(image, HvaeoodError):
         return image

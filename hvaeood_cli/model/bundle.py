@@ -85,7 +85,7 @@ class Bundle:
         return self.folder.parent != _PRETRAINED and os.access(self.folder, os.W_OK)
 
     def training_hashes(self) -> NDArray[np.uint64]:
-        """Sorted content hashes (`noise.short_key`) of the training images; empty if not kept."""
+        """Sorted keys (`images.content.short_key`) of the training images; empty if not kept."""
         path = self.folder / IMAGES
         if not path.is_file():
             return np.zeros(0, np.uint64)

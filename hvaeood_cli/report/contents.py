@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import threshold
-from hvaeood_cli.calibration.decision import Rule
 from hvaeood_cli.calibration.drift import Drift
+from hvaeood_cli.calibration.rules import Rule
 from hvaeood_cli.errors import HvaeoodError
-from hvaeood_cli.look import Look, Looker
+from hvaeood_cli.looks.look import Look, Looker
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.report.gallery import Sight, picture

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.calibration import SETTINGS, settings_of
 from hvaeood_cli.calibration.density import shares
 from hvaeood_cli.errors import SourceError, StoreError
-from hvaeood_cli.metrics import Float, Intervals, Metrics, bootstrap, compare, curves
 from hvaeood_cli.report.labels import Labels, match
+from hvaeood_cli.report.metrics import Float, Intervals, Metrics, bootstrap, compare, curves
 from hvaeood_cli.store.reader import ScoreFile
 
 SEED = 0  # of the equal draw and of the bootstrap

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.drift import LEVEL, Drift, measure_drift
-from hvaeood_cli.reference import Reference
+from hvaeood_cli.calibration.reference import Reference
 from hvaeood_cli.store.decision import ATTRIBUTES, Decision
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.store.reader import ScoreFile

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p
-from hvaeood_cli.reference import Reference
+from hvaeood_cli.calibration.reference import Reference
 from hvaeood_cli.store.reader import ScoreFile
 from hvaeood_cli.text import printable
 

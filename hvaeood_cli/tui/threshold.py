@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration import conformal
-from hvaeood_cli.calibration.decision import KINDS, Rule, check_level
+from hvaeood_cli.calibration.rules import KINDS, Rule, check_level
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.tui.run import Axis, Quantity, Run
 

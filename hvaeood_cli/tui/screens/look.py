@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.widgets import Footer, Static
 
 from hvaeood_cli.errors import HvaeoodError
-from hvaeood_cli.look import Look
+from hvaeood_cli.looks.look import Look
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui.messages import Show
 from hvaeood_cli.tui.screens.judging import JudgingScreen

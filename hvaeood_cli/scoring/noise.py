@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.images.content import content_key
+
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
@@ -22,18 +24,6 @@ class ImageNoise(NamedTuple):
 
     uniform: Float  # the shape of the pixels, in [0, 1): binarisation
     normal: Float  # (S, sum of the sizes of z_1 ... z_L): one row an importance sample
-
-
-def content_key(pixels: Pixels) -> bytes:
-    """SHA-256 of an image as the model takes it: shape and 8-bit values. 32 bytes."""
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
-
-
-def short_key(pixels: Pixels) -> int:
-    """The first 64 bits of `content_key`: what a score file and a bundle keep of an image."""
-    return int.from_bytes(content_key(pixels)[:8], "little")
 
 
 def image_noise(pixels: Pixels, seed: int, n_samples: int, n_latents: int) -> ImageNoise:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hvaeood_cli.bounds import climb_means, follow
 from hvaeood_cli.model.gaussian import log_ratio_elementwise
 from hvaeood_cli.model.ladder import Descent, Ladder, Noise, Route
+from hvaeood_cli.scoring.bounds import climb_means, follow
 from hvaeood_cli.settings import TrainSettings
 
 

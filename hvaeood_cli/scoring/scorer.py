@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.bounds import Scores, bits_per_dim, lower_bound, score
+from hvaeood_cli.device import keep_memory
 from hvaeood_cli.model.ladder import Descent, Ladder
-from hvaeood_cli.noise import ImageNoise, image_noise
-from hvaeood_cli.runtime import keep_memory
+from hvaeood_cli.scoring.bounds import Scores, bits_per_dim, lower_bound, score
+from hvaeood_cli.scoring.noise import ImageNoise, image_noise
 from hvaeood_cli.settings import ScoreSettings
 
 Pixels = NDArray[np.uint8]

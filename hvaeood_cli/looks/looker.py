@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from hvaeood_cli.errors import HvaeoodError, ModelError
 
 if TYPE_CHECKING:
     from hvaeood_cli.images.decode import Decoded
-    from hvaeood_cli.look import Look
+    from hvaeood_cli.looks.look import Look
     from hvaeood_cli.model.bundle import Bundle
+    from hvaeood_cli.scoring.scorer import Scorer
     from hvaeood_cli.store.reader import ScoreFile
 
 
@@ -53,26 +55,19 @@ class Looking:
         device: str = "auto",
     ) -> None:
         """Raises ModelError as `bundle_of`; loads neither model nor torch."""
-        from hvaeood_cli.detector import Detector
-
         self._scores = scores
         self._data_root = data_root
-        self._detector = Detector(
-            bundle_of(scores, model).folder,
-            n_importance_samples=1,
-            proposal=scores.attributes["proposal"],
-            seed=int(scores.attributes["seed"]),
-            device=device,
-        )
+        self._device = device
+        self._bundle = bundle_of(scores, model)
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
         import numpy as np
 
+        from hvaeood_cli.images.content import short_key
         from hvaeood_cli.images.preprocess import fit
-        from hvaeood_cli.look import Look
-        from hvaeood_cli.noise import short_key
+        from hvaeood_cli.looks.look import Look
 
-        config = self._detector.bundle.config
+        config = self._bundle.config
         read = [self._read(row) for row in rows]
         images = [image for image in read if not isinstance(image, HvaeoodError)]
         if not images:
@@ -80,7 +75,7 @@ class Looking:
         pixels = np.stack(
             [fit(image, config.image_channels, config.image_size).pixels for image in images]
         )
-        views = self._detector.scorer.reconstruct(pixels)
+        views = self._scorer.reconstruct(pixels)
         looks: list[Look | HvaeoodError] = []
         for row, image in zip(rows, read, strict=True):
             if isinstance(image, HvaeoodError):
@@ -91,6 +86,19 @@ class Looking:
             changed = content not in (0, short_key(pixels[i]))
             looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed))
         return looks
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        from hvaeood_cli.device import choose_device
+        from hvaeood_cli.scoring.scorer import Scorer
+        from hvaeood_cli.settings import ScoreSettings
+
+        settings = ScoreSettings(
+            n_importance_samples=1,
+            proposal=self._scores.attributes["proposal"],
+            seed=int(self._scores.attributes["seed"]),
+        )
+        return Scorer.on(self._bundle.load_ladder(), settings, choose_device(self._device))
 
     def _read(self, row: int) -> Decoded | HvaeoodError:
         from hvaeood_cli.images.sources import open_sources

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.model.ladder import Noise
-from hvaeood_cli.objective import Objective, Pressure, Terms
 from hvaeood_cli.settings import TrainSettings
+from hvaeood_cli.training.objective import Objective, Pressure, Terms
 
 _START_OVER = (
     "a lower --learning-rate, with another --out or --force; the last checkpoint is kept till then"

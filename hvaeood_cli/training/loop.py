@@ -20,18 +20,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hvaeood_cli.bounds import bits_per_dim, score
-from hvaeood_cli.checkpoint import Checkpoints
-from hvaeood_cli.learner import Learner, shares
+from hvaeood_cli.device import keep_memory, seeded_generator
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.initialisation import initialise_from_data, narrow_posteriors
 from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.stages import ConvolutionalLadder
-from hvaeood_cli.objective import Objective, Terms, pressure_at
-from hvaeood_cli.runtime import keep_memory, seeded_generator
+from hvaeood_cli.scoring.bounds import bits_per_dim, score
 from hvaeood_cli.settings import TrainSettings
+from hvaeood_cli.training.checkpoint import Checkpoints
+from hvaeood_cli.training.learner import Learner, shares
+from hvaeood_cli.training.objective import Objective, Terms, pressure_at
 
 Pixels = NDArray[np.uint8]
 

@@ -16,17 +16,17 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from hvaeood_cli.checkpoint import Checkpoints
+from hvaeood_cli.calibration.reference import describe
 from hvaeood_cli.errors import ImageError, TrainingError, UsageError
+from hvaeood_cli.images.content import short_key
 from hvaeood_cli.images.preprocess import fit
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.noise import short_key
-from hvaeood_cli.reference import describe
-from hvaeood_cli.scoring import Scorer
+from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
-from hvaeood_cli.training import CHECKPOINT_SECONDS, Progress, train
+from hvaeood_cli.training.checkpoint import Checkpoints
+from hvaeood_cli.training.loop import CHECKPOINT_SECONDS, Progress, train
 from hvaeood_cli.version import __version__
 
 Pixels = NDArray[np.uint8]

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import ImageError
-from hvaeood_cli.images.decode import STATUS_CODES
+from hvaeood_cli.images.content import short_key
 from hvaeood_cli.images.preprocess import fit
 from hvaeood_cli.images.sources import Manifest
-from hvaeood_cli.noise import ImageNoise, short_key
-from hvaeood_cli.scoring import Scorer
+from hvaeood_cli.scoring.noise import ImageNoise
+from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.schema import Rows, blank_rows
+from hvaeood_cli.store.status import STATUS_CODES
 
 T = TypeVar("T")
 
