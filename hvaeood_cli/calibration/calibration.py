@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.density import Density, Scored, statistics
+from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.columns import column, columns
+from hvaeood_cli.store.header import RunHeader
+from hvaeood_cli.store.score_file import ScoreFile
 
-FORMAT, FORMAT_VERSION = "hvaeood-calibration", 2  # 1 had a density without LLR>k / -L
-FILE = "calibration.npz"
+FORMAT, FORMAT_VERSION = "hvaeood-calibration", 3
 LEAST_IMAGES = 100
 
 _FIT_FRACTION = 0.3  # of the images go to the density, the rest to its p-values
@@ -43,12 +44,11 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_COLUMNS = ("lower_bound", "llr", "kl", "log_px")
 _DENSITY = ("centre", "spread", "log_weights", "means", "precisions")
 
-# What must agree between a calibration and the scores that it judges. The seed need not: another
+# What must agree between a calibration and the scores that it decides. The seed need not: another
 # draw of the noise is as good as the first.
-SETTINGS = {
+MUST_AGREE = {
     "model_sha256": "the model",
     "n_importance_samples": "importance samples S",
     "n_importance_samples_k": "importance samples of L>k",
@@ -58,28 +58,27 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Scores of n usual images of one model under one set of settings. L layers."""
 
-    settings: dict[str, Any]  # the keys of SETTINGS
+    settings: dict[str, Any]  # the keys of MUST_AGREE
     about: dict[str, Any]  # model name, source, dates: for people
-    lower_bound: NDArray[np.float32]  # (n, L) nats
-    llr: NDArray[np.float32]  # (n, L - 1) nats
-    kl: NDArray[np.float32]  # (n, L) nats
-    log_px: NDArray[np.float32]  # (n, L) nats
+    columns: dict[str, NDArray[np.float32]]  # every score, by name: (n,) or (n, ...)
     content: NDArray[np.uint64]  # (n,) of the images' pixels
-    oddness: NDArray[np.float64]  # (m,) sorted, of the images that the density was not fitted on
+    statistics: tuple[str, ...]  # the columns that the density is of
     density: Density
+    combined: NDArray[np.float64]  # (m,) sorted, nats, of the images it was not fitted on
 
     @classmethod
     def of(cls, scores: ScoreFile, about: dict[str, Any] | None = None) -> Calibration:
-        """From the scored rows of a score file. Raises CalibrationError for too few of them."""
+        """From the scored rows of a run. Raises CalibrationError for too few of them."""
         used = np.flatnonzero(scores.scored)
-        # Sorted by content, so that the images' order in the file does not change the split.
+        # Sorted by content, so that the images' order in the run does not change the split.
         used = used[np.lexsort([scores.sha256[used, -1], scores.content[used]])]
         check_enough(len(used))
-        values = statistics(scores)[used]
+        names = statistic_names()
+        values = statistics(scores.columns, names)[used]
         random = np.random.Generator(np.random.Philox(key=_SPLIT_SEED))
         order = random.permutation(len(used))
         n_fit = round(_FIT_FRACTION * len(used))
@@ -87,25 +86,31 @@ class Calibration:
         # What is not finite has no density, but it counts among the p-values' images: it is as
         # usual as it is frequent.
         density = Density.fit(fitted[np.isfinite(fitted).all(axis=1)])
-        facts = {"model_name": scores.attributes["model_name"], "n_fit": n_fit}
+        facts = {"model_name": scores.header.model_name, "n_fit": n_fit}
         return cls(
-            settings=settings_of(scores.attributes, scores.settings),
+            settings=settings_of(scores.header),
             about=facts | (about or {}),
-            lower_bound=scores.lower_bound[used],
-            llr=scores.llr[used],
-            kl=scores.kl[used],
-            log_px=scores.log_px[used],
+            columns={column.name: scores[column.name][used] for column in columns("scores")},
             content=scores.content[used],
-            oddness=np.sort(density.oddness(values[order[n_fit:]])),
+            statistics=names,
             density=density,
+            combined=np.sort(density.minus_log(values[order[n_fit:]])),
         )
 
     def __len__(self) -> int:
         return len(self.llr)
 
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """A score of the usual images by its name. Raises KeyError."""
+        return self.columns[name]
+
+    @property
+    def llr(self) -> NDArray[np.float32]:
+        return self.columns["llr"]  # (n, L - 1) nats
+
     @property
     def n_layers(self) -> int:
-        return int(self.lower_bound.shape[1])
+        return int(self.columns["lower_bound"].shape[1])
 
     @cached_property
     def sorted_llr(self) -> NDArray[np.float32]:
@@ -114,15 +119,25 @@ class Calibration:
 
     @cached_property
     def id(self) -> str:
-        """A hash of scores, model and settings."""
-        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
-        for array in self._arrays().values():
+        """A hash of the settings, the scores, and how the density is made from them.
+
+        Not of the density itself, whose last digits another processor may compute differently.
+        """
+        made = [self.settings, self.statistics, _FIT_FRACTION, _SPLIT_SEED, Density.made_by()]
+        digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
+        arrays: list[NDArray[Any]] = [*self.columns.values(), self.content]
+        for array in arrays:
             digest.update(repr(array.shape).encode() + array.tobytes())
         return digest.hexdigest()[:16]
 
-    def combined(self, scores: Scored) -> NDArray[np.float64]:
-        """The combined score of every row, (N,) nats, higher is odder."""
-        return self.density.oddness(statistics(scores))
+    @property
+    def settings_id(self) -> str:
+        """A short hash of the settings: tells calibrations of one model apart."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+
+    def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The combined score of every row, (N,) nats, higher is odder. scores: columns by name."""
+        return self.density.minus_log(statistics(scores, self.statistics))
 
     def k_differing_most(self, llr: NDArray[np.float32]) -> NDArray[np.int64]:
         """The k, from 1, whose LLR^{>k} is most spreads off the calibration's mean, either way."""
@@ -132,22 +147,23 @@ class Calibration:
 
     def images_for(self, n: int) -> int:
         """How many images a calibration takes to compare with n of them."""
-        return -(-n * len(self) // len(self.oddness))
+        return -(-n * len(self) // len(self.combined))
 
-    def mismatches(self, scored: dict[str, Any]) -> list[str]:
+    def mismatches(self, settings: Mapping[str, Any]) -> list[str]:
         """Where scores were made in another way than these, in words, with both values.
 
-        scored: as `settings_of` gives them.
+        settings: as `settings_of` gives them.
         """
+        pairs = {key: (self.settings.get(key), settings.get(key)) for key in MUST_AGREE}
         return [
-            f"{words}: {_short(self.settings.get(key))} calibrated, {_short(scored.get(key))} here"
-            for key, words in SETTINGS.items()
-            if self.settings.get(key) != scored.get(key)
+            f"{MUST_AGREE[key]}: {_short(there)} calibrated, {_short(here)} here"
+            for key, (there, here) in pairs.items()
+            if there != here
         ]
 
-    def check(self, scored: dict[str, Any]) -> None:
+    def check(self, settings: Mapping[str, Any]) -> None:
         """Raise CalibrationError where `mismatches` finds any."""
-        differing = self.mismatches(scored)
+        differing = self.mismatches(settings)
         if differing:
             raise CalibrationError(
                 "these scores are made in another way than the calibration's: "
@@ -160,19 +176,22 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "id": self.id}
-        head |= {"settings": self.settings, "about": self.about}
+        arrays = self._arrays()
+        head: dict[str, Any] = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "id": self.id,
+            "sha256": _digest(arrays),
+            "settings": self.settings,
+            "about": self.about,
+            "columns": list(self.columns),
+            "statistics": list(self.statistics),
+        }
         packed = io.BytesIO()
-        arrays: dict[str, Any] = self._arrays() | {"head": np.array(json.dumps(head))}
-        np.savez_compressed(packed, **arrays)
+        members: dict[str, Any] = arrays | {"head": np.array(json.dumps(head))}
+        np.savez_compressed(packed, **members)
         with replacing(path) as temporary:
             temporary.write_bytes(packed.getvalue())
-
-    @classmethod
-    def find(cls, paths: Iterable[Path]) -> Calibration | None:
-        """The first that is there. Raises CalibrationError where that one is broken."""
-        found = next((path for path in paths if path.is_file()), None)
-        return None if found is None else cls.load(found)
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -186,21 +205,19 @@ class Calibration:
                     raise ValueError("it claims to be larger than 1 GiB")
             with np.load(path, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
-                if head["format"] != FORMAT:
-                    raise ValueError(f"its format is {head['format']!r}")
-                if head["format_version"] != FORMAT_VERSION:
-                    newer = head["format_version"] > FORMAT_VERSION
-                    raise CalibrationError(
-                        f"{path} has format version {head['format_version']}; this program reads "
-                        f"version {FORMAT_VERSION}",
-                        "upgrade: pip install --upgrade hvaeood" if newer else again,
-                    )
-                density = Density(*(file[f"density_{name}"] for name in _DENSITY))
-                columns = {name: file[name] for name in (*_COLUMNS, "content", "oddness")}
-                found = cls(head["settings"], head["about"], **columns, density=density)
+                _check_version(path, head, again)
+                found = cls(
+                    settings=dict(head["settings"]),
+                    about=dict(head["about"]),
+                    columns={name: file[f"score_{name}"] for name in head["columns"]},
+                    content=file["content"],
+                    statistics=tuple(head["statistics"]),
+                    density=Density(*(file[f"density_{name}"] for name in _DENSITY)),
+                    combined=file["combined"],
+                )
                 found._check_shapes()
-                if found.id != head["id"]:
-                    raise ValueError("its content does not match its id")
+                if _digest(found._arrays()) != head["sha256"] or found.id != head["id"]:
+                    raise ValueError("its content is not what it was when it was written")
         except _UNREADABLE as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise CalibrationError(f"{path} is not a whole calibration ({reason})", again) from None
@@ -208,14 +225,15 @@ class Calibration:
 
     def _check_shapes(self) -> None:
         """Raise ValueError where an array does not fit the others."""
-        n, n_layers = self.lower_bound.shape
-        n_dims, n_parts = 4 * n_layers - 1, len(self.density.log_weights)
-        expected = {
-            "llr": (n, n_layers - 1),
-            "kl": (n, n_layers),
-            "log_px": (n, n_layers),
+        n, n_layers = self.columns["lower_bound"].shape
+        expected: dict[str, tuple[int, ...]] = {
+            f"score_{name}": (n, *column(name).shape(n_layers)) for name in self.columns
+        }
+        parts = statistics({name: self.columns[name][:0] for name in self.columns}, self.statistics)
+        n_dims, n_parts = parts.shape[1], len(self.density.log_weights)
+        expected |= {
             "content": (n,),
-            "oddness": (len(self.oddness),),
+            "combined": (len(self.combined),),
             "density_centre": (n_dims,),
             "density_spread": (n_dims,),
             "density_log_weights": (n_parts,),
@@ -224,12 +242,32 @@ class Calibration:
         }
         arrays = self._arrays()
         wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]
-        if wrong or not 0 < len(self.oddness) <= n:
-            raise ValueError(f"{wrong[0] if wrong else 'oddness'} has the wrong shape")
+        if wrong or not 0 < len(self.combined) <= n:
+            raise ValueError(f"{wrong[0] if wrong else 'combined'} has the wrong shape")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        columns = {name: getattr(self, name) for name in (*_COLUMNS, "content", "oddness")}
-        return columns | {f"density_{name}": getattr(self.density, name) for name in _DENSITY}
+        arrays: dict[str, NDArray[Any]] = {
+            f"score_{name}": values for name, values in self.columns.items()
+        }
+        arrays |= {"content": self.content, "combined": self.combined}
+        return arrays | {f"density_{name}": getattr(self.density, name) for name in _DENSITY}
+
+
+def find_calibration(paths: Sequence[Path], settings: Mapping[str, Any]) -> Calibration | None:
+    """The first calibration that is made for these settings; else the first that is there, whose
+    `mismatches` say why it cannot decide; None where there is none.
+
+    Raises CalibrationError where one that comes before the fitting one is broken.
+    """
+    first = None
+    for path in paths:
+        if not path.is_file():
+            continue
+        found = Calibration.load(path)
+        if not found.mismatches(settings):
+            return found
+        first = first or found
+    return first
 
 
 def check_enough(n_images: int) -> None:
@@ -241,10 +279,30 @@ def check_enough(n_images: int) -> None:
         )
 
 
-def settings_of(attributes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of all that a score file says of itself, what a calibration must share."""
-    known = {**settings, **attributes}
-    return {key: known.get(key) for key in SETTINGS}
+def settings_of(header: RunHeader) -> dict[str, Any]:
+    """Of all that identifies a run, what a calibration must share."""
+    return {key: getattr(header, key) for key in MUST_AGREE}
+
+
+def _check_version(path: Path, head: dict[str, Any], again: str) -> None:
+    """Raise ValueError for another format, CalibrationError for another version of this one."""
+    if head["format"] != FORMAT:
+        raise ValueError(f"its format is {head['format']!r}")
+    if head["format_version"] != FORMAT_VERSION:
+        newer = head["format_version"] > FORMAT_VERSION
+        raise CalibrationError(
+            f"{path} has format version {head['format_version']}; this program reads "
+            f"version {FORMAT_VERSION}",
+            "upgrade: pip install --upgrade hvaeood" if newer else again,
+        )
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of every array: tells a damaged file."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
-Scores = NDArray[np.floating[Any]]
+Float64 = NDArray[np.float64]
+Numbers = NDArray[np.floating[Any]]
 
 
-def conformal_p(calibration: Scores, scores: Scores) -> Float:
+def conformal_p(calibration: Numbers, scores: Numbers) -> Float64:
     """p = (1 + #{calibration scores >= s}) / (n + 1): ties count against the image.
 
     calibration: (n,), sorted upwards, higher is more out-of-distribution; scores: (N,).
@@ -37,7 +37,7 @@ def n_needed(level: float) -> int:
     return math.ceil(round(1.0 / level - 1.0, 6))
 
 
-def threshold(calibration: Scores, level: float) -> float:
+def threshold(calibration: Numbers, level: float) -> float:
     """The score above which p <= level; infinite where no score gives such a p.
 
     calibration: (n,), sorted upwards.

@@ -1,6 +1,6 @@
-"""One score from everything that the bounds say of an image: its density among usual images.
+"""The combined score: how rare all that the bounds say of an image is, among usual images.
 
-In the spirit of DoSE (Morningstar et al., 2021): (L, KL_i, log p(x|z), LLR^{>k}, LLR^{>k} / -L) of
+In the spirit of DoSE (Morningstar et al., 2021): L, KL_i, log p(x|z), LLR^{>k} and LLR^{>k} / -L of
 an image are statistics whose joint distribution is known from in-distribution images. An image is
 odd where that density is low. Unlike LLR^{>k}, which is high for what is richer than the training
 images, this looks at both tails and at the dependence between the statistics. The last, LLR^{>k} as
@@ -10,65 +10,53 @@ has few nats to lose at any level, and loses an unusual share of them (docs/deci
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from hvaeood_cli.store.columns import column, columns
+
+Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # fewer than these, and the mixture gets fewer components
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
 _LEAST_SPREAD = 1e-3  # nats
-_LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
 
 
-class Scored(Protocol):
-    """What the bounds say of N images, nats; columns as in the score file. L layers."""
-
-    @property
-    def lower_bound(self) -> NDArray[np.float32]: ...  # (N, L)
-    @property
-    def llr(self) -> NDArray[np.float32]: ...  # (N, L - 1)
-    @property
-    def kl(self) -> NDArray[np.float32]: ...  # (N, L)
-    @property
-    def log_px(self) -> NDArray[np.float32]: ...  # (N, L)
+def statistic_names() -> tuple[str, ...]:
+    """The columns that the density is of: those of the table that say so, in its order."""
+    return tuple(column.name for column in columns("scores") if column.density is not None)
 
 
-def statistics(scores: Scored) -> Float:
-    """What the density is of, for every row, (N, 4 L - 1): L, KL_i, log p(x|z), LLR^{>k}, nats,
-    and LLR^{>k} / -L.
+def statistics(scores: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Float64:
+    """What the density is of, for every row, (N, D): the columns of these names, side by side.
 
-    L^{>k} for k > 0 is L minus a ratio, and adds nothing.
+    scores: columns by name, (N,) or (N, n). Of some columns a part is taken: see the table.
     """
-    elbo = scores.lower_bound[:, :1]
-    parts = (elbo, scores.kl, scores.log_px, scores.llr, shares(elbo, scores.llr))
+    parts = []
+    for name in names:
+        values = scores[name]
+        whole = values[:, None] if values.ndim == 1 else values
+        parts.append(whole[:, column(name).density or slice(None)])
     return np.concatenate(parts, axis=1).astype(np.float64)
-
-
-def shares(elbo: NDArray[np.float32], llr: NDArray[np.float32]) -> NDArray[np.float32]:
-    """LLR^{>k} / -L, (N, L - 1): the ratio as a share of what the image costs, L^{>k} / L - 1.
-
-    elbo: (N, 1) and llr: (N, L - 1), nats.
-    """
-    return np.asarray(llr / np.maximum(-elbo, _LEAST_COST))
 
 
 @dataclass(frozen=True)
 class Density:
     """A Gaussian mixture over standardised statistics. D statistics, M components."""
 
-    centre: Float  # (D,)
-    spread: Float  # (D,)
-    log_weights: Float  # (M,)
-    means: Float  # (M, D)
-    precisions: Float  # (M, D, D): upper triangular U with U U^T the inverse covariance
+    centre: Float64  # (D,)
+    spread: Float64  # (D,)
+    log_weights: Float64  # (M,)
+    means: Float64  # (M, D)
+    precisions: Float64  # (M, D, D): upper triangular U with U U^T the inverse covariance
 
     @classmethod
-    def fit(cls, values: Float) -> Density:
+    def fit(cls, values: Float64) -> Density:
         """From statistics (n, D) of in-distribution images, all finite. The seed is fixed."""
         from sklearn.mixture import GaussianMixture
 
@@ -81,8 +69,13 @@ class Density:
         weights = np.log(mixture.weights_)
         return cls(centre, spread, weights, mixture.means_, mixture.precisions_cholesky_)
 
-    def oddness(self, values: NDArray[np.floating[Any]]) -> Float:
-        """-log density in nats, up to a constant: (N, D) -> (N,), higher is odder.
+    @staticmethod
+    def made_by() -> list[float]:
+        """The constants of `fit`: with the same images, they make the same density."""
+        return [_COMPONENTS, _IMAGES_PER_PARAMETER, _RIDGE, _LEAST_SPREAD]
+
+    def minus_log(self, values: NDArray[np.floating[Any]]) -> Float64:
+        """The combined score, minus the log density: (N, D) -> (N,) nats, higher is odder.
 
         Infinite where a statistic is not finite: what cannot be computed is not usual.
         """

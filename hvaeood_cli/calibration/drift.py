@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.conformal import Float
+from hvaeood_cli.calibration.conformal import Float64
 
 LEVEL = 0.05  # of the whole test, over all k
 
@@ -36,7 +36,7 @@ class Drift(NamedTuple):
     """The test of a batch: one shift a k."""
 
     shifts: tuple[Shift, ...]
-    n: int  # images of the batch
+    n: int  # images of the batch that have every ratio
     n_calibration: int
 
     @property
@@ -62,22 +62,25 @@ class Drift(NamedTuple):
 
 def measure_drift(
     calibration_llr: NDArray[np.floating[Any]], llr: NDArray[np.floating[Any]]
-) -> Drift:
-    """calibration_llr: (n, L - 1), sorted upwards by column; llr: (N, L - 1), finite, N > 0."""
+) -> Drift | None:
+    """calibration_llr: (n, L - 1); llr: (N, L - 1), nats.
+
+    Rows with a ratio that is not finite are left out, for no rank can be given to them; None where
+    no row is left on either side.
+    """
     from scipy.stats import ks_2samp
 
-    tests = [
-        ks_2samp(here, usual, method="asymp")
-        for usual, here in zip(calibration_llr.T, llr.T, strict=True)
-    ]
+    usual, here = (values[np.isfinite(values).all(axis=1)] for values in (calibration_llr, llr))
+    if not len(usual) or not len(here):
+        return None
+    pairs = list(zip(np.sort(usual, axis=0).T, here.T, strict=True))
+    tests = [ks_2samp(of_batch, known, method="asymp") for known, of_batch in pairs]
     corrected = _holm(np.array([test.pvalue for test in tests]))
     shifts = tuple(
-        Shift(k, float(test.statistic), float(p), _tendency(usual, here))
-        for k, (test, p, usual, here) in enumerate(
-            zip(tests, corrected, calibration_llr.T, llr.T, strict=True), start=1
-        )
+        Shift(k, float(test.statistic), float(p), _tendency(*pair))
+        for k, (test, p, pair) in enumerate(zip(tests, corrected, pairs, strict=True), start=1)
     )
-    return Drift(shifts, len(llr), len(calibration_llr))
+    return Drift(shifts, len(here), len(usual))
 
 
 def format_p(p: float) -> str:
@@ -85,7 +88,7 @@ def format_p(p: float) -> str:
     return f"= {p:.2g}" if p >= 1e-12 else "< 1e-12"
 
 
-def _holm(p: Float) -> Float:
+def _holm(p: Float64) -> Float64:
     """Holm's step-down correction."""
     order = np.argsort(p)
     factors = np.arange(len(p), 0, -1)

@@ -1,4 +1,4 @@
-"""Flags with a promise: at most this many in-distribution images are flagged, on average.
+"""Rules that flag, and what they promise: how many in-distribution images are flagged on average.
 
 The promise is about error rates. How many of the others are found, no rule can say.
 """
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
-from hvaeood_cli.calibration.conformal import Float, conformal_p, least_p, n_needed
+from hvaeood_cli.calibration.conformal import Float64, conformal_p, least_p, n_needed
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.store.decision import Decision
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile
 
 KINDS = ("fpr", "fdr", "fdr-by")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is flagged.
+    """Which images are flagged, by their p-values.
 
     fpr: every image with p <= level, so that each in-distribution image is flagged with at most
     this probability. fdr: Benjamini-Hochberg over the batch, so that on average at most this
@@ -50,24 +50,37 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
     Raises CalibrationError where the scores were made in another way than the calibration's, and
     where it has too few images for the rule's level.
     """
-    calibration.check(settings_of(scores.attributes, scores.settings))
+    calibration.check(settings_of(scores.header))
     scored = scores.scored
-    combined = np.where(scored, calibration.combined(scores), np.nan)
-    p_combined = conformal_p(calibration.oddness, combined)
-    check_level(rule, calibration, int(scored.sum()))
-    cutoff = _cutoff(rule, p_combined[scored])
+    combined = np.where(scored, calibration.combine(scores.columns), np.nan)
+    p_combined = conformal_p(calibration.combined, combined)
+    check_level(rule, calibration, scores.n_scored)
+    threshold = _threshold(rule, p_combined[scored])
     return Decision(
-        p_value=_p_by_k(calibration, scores).astype(np.float32),
-        p_combined=p_combined.astype(np.float32),
-        combined=combined.astype(np.float32),
+        combined=combined,
         k=np.where(scored, calibration.k_differing_most(scores.llr), 0).astype(np.int8),
-        flagged=np.less_equal(p_combined, cutoff),  # NaN is not
+        p_value=_p_by_k(calibration, scores),
+        p_combined=p_combined,
+        flagged=np.less_equal(p_combined, threshold),  # NaN is not
         rule=rule.kind,
         level=rule.level,
-        threshold=cutoff,
+        threshold=threshold,
         calibration_id=calibration.id,
-        n_calibration=len(calibration.oddness),
+        n_calibration=len(calibration.combined),
     )
+
+
+def decide_as_asked(calibration: Calibration, scores: ScoreFile, asked: Rule | None) -> Decision:
+    """By the rule that is asked for, else the one that stands in the file, else the usual one.
+
+    Returns the decision that stands already where that rule and calibration made it. Raises
+    CalibrationError as `decide`.
+    """
+    there = scores.decision
+    rule = asked or (rule_of(there) if there else Rule())
+    if there and (rule_of(there), there.calibration_id) == (rule, calibration.id):
+        return there
+    return decide(calibration, scores, rule)
 
 
 def check_level(rule: Rule, calibration: Calibration, n_images: int) -> None:
@@ -75,7 +88,7 @@ def check_level(rule: Rule, calibration: Calibration, n_images: int) -> None:
     needed = rule.level
     if rule.kind == "fdr-by":
         needed /= _harmonic(max(n_images, 1))
-    n = len(calibration.oddness)
+    n = len(calibration.combined)
     if least_p(n) > needed:
         raise CalibrationError(
             f"{rule} takes p-values down to {needed:.3g}; the least that this calibration's "
@@ -98,7 +111,7 @@ def _harmonic(n: int) -> float:
     return float((1.0 / np.arange(1, n + 1)).sum())
 
 
-def _cutoff(rule: Rule, p: Float) -> float:
+def _threshold(rule: Rule, p: Float64) -> float:
     """The largest p that is flagged; 0 where none is."""
     if rule.kind == "fpr":
         return rule.level
@@ -107,11 +120,11 @@ def _cutoff(rule: Rule, p: Float) -> float:
     from scipy.stats import false_discovery_control
 
     adjusted = false_discovery_control(p, method="by" if rule.kind == "fdr-by" else "bh")
-    rejected: Float = p[adjusted <= rule.level]
+    rejected: Float64 = p[adjusted <= rule.level]
     return float(rejected.max()) if len(rejected) else 0.0
 
 
-def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float:
+def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float64:
     """(N, L - 1): of LLR^{>k} for each k, against every calibration image."""
     llr = np.where(scores.scored[:, None], scores.llr, np.nan)
     columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
@@ -123,3 +136,8 @@ def _level_for(rule: Rule, needed: float, n: int) -> float:
     level = rule.level / needed * least_p(n)
     digits = 1 - math.floor(math.log10(level))
     return math.ceil(level * 10.0**digits) / 10.0**digits
+
+
+def rule_of(decision: Decision) -> Rule:
+    """The rule by which a decision was made. Raises CalibrationError for one that is none."""
+    return Rule(decision.rule, decision.level)

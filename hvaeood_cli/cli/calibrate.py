@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvaeood_cli.cli import console, options
-from hvaeood_cli.cli.score import default_output, run
-from hvaeood_cli.errors import StoreError, UsageError
+from hvaeood_cli.cli import console, options, scoring
+from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.store.reader import ScoreFile
+    from hvaeood_cli.store.score_file import ScoreFile
 
 _ENDING = ".h5"
 
@@ -83,9 +82,8 @@ def calibrate(
         workers=workers,
     )
     _ = detector.settings, detector.bundle  # what is wrong with them is said before any work
-    place = output or _place(detector)
-    if not place.parent.is_dir():
-        raise UsageError(f"no such folder: {place.parent}", "make it first, or choose another -o")
+    if output and not output.parent.is_dir():
+        raise UsageError(f"no such folder: {output.parent}", "make it first, or choose another -o")
     if any(source.endswith(_ENDING) for source in sources):
         if len(sources) > 1:
             raise UsageError("a score file is calibrated on alone", f"one FILE{_ENDING}, or images")
@@ -94,10 +92,12 @@ def calibrate(
     else:
         manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
         check_enough(len(manifest))
-        out = scores or default_output(sources)
-        run(detector, manifest, out, None, force, not quiet)
-        found = read_scores(out)
+        out = scores or scoring.output_for(sources)
+        scoring.check_output(out)
+        run = detector.run(manifest)
+        found, _ = scoring.score_into(run, out, lambda scores: None, force, not quiet)
     calibration = detector.calibration_from(found, allow_training_images)
+    place = output or _place(detector, calibration)
     _save(calibration, place, force)
     if json_:
         console.emit_json(_facts(calibration, found, place))
@@ -107,48 +107,44 @@ def calibrate(
 
 def _check_as_asked(detector: Detector, scores: ScoreFile) -> None:
     """Raise UsageError where options ask for other settings than a score file was made with."""
-    from hvaeood_cli.calibration.calibration import SETTINGS, settings_of
+    from hvaeood_cli.calibration.calibration import MUST_AGREE, settings_of
 
-    there = settings_of(scores.attributes, scores.settings)
+    there = settings_of(scores.header)
     usual = type(detector)().get_params()
     for name, value in detector.get_params().items():
-        if name in SETTINGS and value != usual[name] and value != there[name]:
+        if name in MUST_AGREE and value != usual[name] and value != there[name]:
             raise UsageError(
-                f"{scores.path} was scored with another setting, {SETTINGS[name]}: "
+                f"{scores.path} was scored with another setting, {MUST_AGREE[name]}: "
                 f"{there[name]} there, {value} asked for",
                 "leave the option out, or name the images to score them anew",
             )
 
 
-def _place(detector: Detector) -> Path:
-    """Beside the model where that is the user's; else in the user's own folder, which is made."""
-    own, beside = detector.bundle.calibration_paths
-    if detector.bundle.keeps_calibration:
-        return beside
+def _place(detector: Detector, calibration: Calibration) -> Path:
+    """Where the calibration goes: its usual place, unless one with other settings is there."""
+    plain = detector.bundle.calibration_place()
     try:
-        own.parent.mkdir(parents=True, exist_ok=True)
+        plain.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"cannot make {own.parent}: {error.strerror}", "choose a place: -o calibration.npz"
+            f"cannot make {plain.parent}: {error.strerror}", "choose a place: -o calibration.npz"
         ) from None
-    return own
+    there = _load(plain)
+    if there is None or not there.mismatches(calibration.settings):
+        return plain
+    return detector.bundle.calibration_place(f"-{calibration.settings_id}")
 
 
 def _save(calibration: Calibration, place: Path, force: bool) -> None:
     """Write it, unless that very calibration is there. Raises StoreError for another one."""
-    from hvaeood_cli.errors import CalibrationError
-
     if place.is_dir():
         raise UsageError(f"{place} is a folder", "name a file: -o calibration.npz")
     if place.exists() and not force:
-        try:
-            there = calibration.load(place).id
-        except CalibrationError:
-            there = "damaged"
-        if there == calibration.id:
+        there = _load(place)
+        if there and there.id == calibration.id:
             return
         raise StoreError(
-            f"{place} holds another calibration ({there})",
+            f"{place} holds another calibration ({there.id if there else 'damaged'})",
             "--force replaces it; -o FILE keeps both",
         )
     try:
@@ -159,16 +155,26 @@ def _save(calibration: Calibration, place: Path, force: bool) -> None:
         ) from None
 
 
+def _load(place: Path) -> Calibration | None:
+    """The calibration that is there; None where there is none, or a broken one."""
+    from hvaeood_cli.calibration.calibration import Calibration
+
+    try:
+        return Calibration.load(place)
+    except CalibrationError:
+        return None
+
+
 def _facts(calibration: Calibration, scores: ScoreFile, place: Path) -> dict[str, object]:
     from hvaeood_cli.calibration.conformal import least_p
 
-    n = len(calibration.oddness)
+    n = len(calibration.combined)
     return {
         "id": calibration.id,
         "file": str(place),
         "scores": str(scores.path),
         "n_images": len(calibration),
-        "n_unreadable": int((~scores.scored).sum()),
+        "n_unreadable": len(scores) - scores.n_scored,
         "n_calibration": n,
         "least_p": least_p(n),
         "settings": calibration.settings,
@@ -180,7 +186,7 @@ def _show(calibration: Calibration, scores: ScoreFile, place: Path) -> None:
 
     from hvaeood_cli.calibration.conformal import least_p
 
-    n, n_bad = len(calibration.oddness), int((~scores.scored).sum())
+    n, n_bad = len(calibration.combined), len(scores) - scores.n_scored
     text = Text.assemble("calibration ", (calibration.id, "bold"))
     text.append(f" of {printable(str(calibration.about['model_name']))}: ")
     text.append(f"{len(calibration):,} images, {len(calibration) - n:,} of them for the density\n")

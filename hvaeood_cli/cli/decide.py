@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,12 @@ def decide(
     file: Annotated[
         Path, typer.Argument(metavar="FILE.h5", help="A score file.", show_default=False)
     ],
-    fpr: deciding.Fpr = None,
-    fdr: deciding.Fdr = None,
-    by: deciding.By = False,
+    fpr: options.Fpr = None,
+    fdr: options.Fdr = None,
+    by: options.By = False,
     model: options.ModelOfScores = None,
-    calibration: deciding.CalibrationFile = None,
-    fail_on_flagged: deciding.FailOnFlagged = False,
+    calibration: options.CalibrationFile = None,
+    fail_on_flagged: options.FailOnFlagged = False,
     top: options.Top = 10,
     json_: options.Json = False,
     jsonl: options.Jsonl = False,
@@ -39,19 +40,24 @@ def decide(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rule = deciding.asked_rule(fpr, fdr, by)
-    from hvaeood_cli.report.rows import Judged
+    from hvaeood_cli.calibration.ranking import Ranking
+    from hvaeood_cli.calibration.rules import decide_as_asked
+    from hvaeood_cli.store.decision import write_decision
     from hvaeood_cli.store.reader import read_scores
 
     scores = read_scores(file)
     found = deciding.calibration_of(scores, model, calibration)
     if found is None:
-        raise deciding.not_calibrated(scores.attributes["model_name"])
-    scores = deciding.decide_file(scores, found, rule)
+        raise deciding.not_calibrated(scores.header.model_name)
+    decision = decide_as_asked(found, scores, rule)
+    if decision is not scores.decision:
+        write_decision(scores, decision)
+        scores = replace(scores, decision=decision)
     if printing is not Printing.NOTHING:
         deciding.warn_of_group(scores)
     given = {"--model": model, "--calibration": calibration}
     again = {name: str(value) for name, value in given.items() if value is not None}
-    done = f"on {scores.attributes['created']}"
-    printing.show(scores, Judged.by(scores, found), top, done, again)
-    if fail_on_flagged and scores.decision and scores.decision.flagged.any():
+    done = f"on {scores.header.created}"
+    printing.show(scores, Ranking.of(scores, found), top, done, again)
+    if fail_on_flagged and decision.n_flagged:
         raise typer.Exit(ExitCode.FLAGGED)

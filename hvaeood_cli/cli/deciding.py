@@ -1,49 +1,18 @@
-"""What `score`, `decide` and `report` share: which calibration, which rule, which files."""
+"""What `score`, `decide`, `report` and `tui` share: which calibration, and by which rule."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from hvaeood_cli.cli import console
 from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
-from hvaeood_cli.looks.looker import bundle_of
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.calibration.rules import Rule
-    from hvaeood_cli.store.reader import ScoreFile
-
-Fpr = Annotated[
-    float | None,
-    typer.Option(
-        metavar="LEVEL",
-        help="Flag images with p <= LEVEL: each image that belongs is flagged this often at most.",
-        show_default="the file's rule, else 0.01",
-    ),
-]
-Fdr = Annotated[
-    float | None,
-    typer.Option(
-        metavar="LEVEL",
-        help="Flag by Benjamini-Hochberg: of what is flagged, this fraction at most belongs.",
-        show_default=False,
-    ),
-]
-By = Annotated[
-    bool, typer.Option("--by", help="With --fdr: Benjamini-Yekutieli, under any dependence.")
-]
-CalibrationFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--calibration", metavar="FILE", help="The calibration.", show_default="the model's own"
-    ),
-]
-FailOnFlagged = Annotated[
-    bool, typer.Option("--fail-on-flagged", help="Exit with 1 where any image is flagged.")
-]
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.store.score_file import ScoreFile
 
 
 def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
@@ -62,12 +31,44 @@ def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
     return None if fpr is None else Rule("fpr", fpr)
 
 
+def calibration_to_score_by(
+    detector: Detector, path: Path | None, rule: Rule | None, n_images: int, needed: bool
+) -> Calibration | None:
+    """The calibration that decides a run of n images, if one is made for these settings.
+
+    needed: whether a decision was asked for. Raises CalibrationError where it was and cannot be
+    made; where it was not, a warning says why nothing is decided.
+    """
+    from hvaeood_cli.calibration.calibration import Calibration, find_calibration
+    from hvaeood_cli.calibration.rules import check_level
+
+    settings = detector.calibration_settings
+    if path is not None:
+        found: Calibration | None = Calibration.load(path)
+    else:
+        found = find_calibration(detector.bundle.calibrations, settings)
+    if found is None:
+        if needed:
+            raise not_calibrated(detector.bundle.name)
+        return None
+    differing = found.mismatches(settings)
+    if differing and (needed or path is not None):
+        found.check(settings)
+    if differing:
+        console.warn("not decided, for the calibration was made otherwise: " + "; ".join(differing))
+        return None
+    if rule:
+        check_level(rule, found, n_images)
+    return found
+
+
 def calibration_of(scores: ScoreFile, model: str | None, path: Path | None) -> Calibration | None:
-    """The calibration for a score file: what is named, else that of the model it names by hash.
+    """The calibration for a score file: what is named, else that of the model that made it.
 
     Raises CalibrationError for a broken one, ModelError for a model that is named and not there.
     """
-    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.calibration.calibration import Calibration, find_calibration, settings_of
+    from hvaeood_cli.looks.looker import bundle_of
 
     if path is not None:
         return Calibration.load(path)
@@ -77,7 +78,7 @@ def calibration_of(scores: ScoreFile, model: str | None, path: Path | None) -> C
         if model is not None:
             raise
         return None
-    return Calibration.find(bundle.calibration_paths)
+    return find_calibration(bundle.calibrations, settings_of(scores.header))
 
 
 def not_calibrated(model: str) -> CalibrationError:
@@ -87,35 +88,14 @@ def not_calibrated(model: str) -> CalibrationError:
     )
 
 
-def decide_file(scores: ScoreFile, calibration: Calibration, asked: Rule | None) -> ScoreFile:
-    """Decide a score file in place, unless it stands decided already; read it again.
-
-    asked: None keeps the rule of the file, or starts with the default one.
-    """
-    from hvaeood_cli.calibration.rules import Rule, decide
-    from hvaeood_cli.store.decision import write_decision
-    from hvaeood_cli.store.reader import read_scores
-
-    there = scores.decision
-    rule = asked or (Rule(there.rule, there.level) if there else Rule())
-    if there and (there.rule, there.level, there.calibration_id) == (
-        rule.kind,
-        rule.level,
-        calibration.id,
-    ):
-        return scores
-    write_decision(scores.path, decide(calibration, scores, rule))
-    return read_scores(scores.path)
-
-
 def warn_of_group(scores: ScoreFile) -> None:
     """Say where an FDR cannot flag a single image, however odd."""
-    from hvaeood_cli.calibration.rules import Rule, least_group
+    from hvaeood_cli.calibration.rules import least_group, rule_of
 
-    decision, n = scores.decision, int(scores.scored.sum())
-    if decision is None or decision.rule == "fpr" or decision.flagged.any():
+    decision, n = scores.decision, scores.n_scored
+    if decision is None or decision.rule == "fpr" or decision.n_flagged:
         return
-    rule = Rule(decision.rule, decision.level)
+    rule = rule_of(decision)
     group = least_group(rule, decision.n_calibration, n)
     if group > 1:
         console.warn(

@@ -69,18 +69,18 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _calibration(bundle: Bundle) -> str:
-    """By what `score` decides, in words."""
+def _calibrations(bundle: Bundle) -> str:
+    """By what `score` decides, in words: a line for each set of settings."""
     from hvaeood_cli.calibration.calibration import Calibration
 
-    found = Calibration.find(bundle.calibration_paths)
-    if found is None:
-        return f"none; hvaeood calibrate HELD-OUT-IMAGES --model {bundle.name}"
-    settings = found.settings
-    return (
-        f"{found.id}: {len(found):,} images, S = {settings['n_importance_samples']} in L and "
-        f"{settings['n_importance_samples_k']} in L>k, proposal {settings['proposal']}"
-    )
+    lines = []
+    for found in map(Calibration.load, bundle.calibrations):
+        settings = found.settings
+        lines.append(
+            f"{found.id}: {len(found):,} images, S = {settings['n_importance_samples']} in L and "
+            f"{settings['n_importance_samples_k']} in L>k, proposal {settings['proposal']}"
+        )
+    return "\n".join(lines) or f"none; hvaeood calibrate HELD-OUT-IMAGES --model {bundle.name}"
 
 
 def _show(bundle: Bundle) -> None:
@@ -104,10 +104,10 @@ def _show(bundle: Bundle) -> None:
                 f"L{f'>{k}' if k else ''} {value:.3f}" for k, value in enumerate(bits)
             )
             facts["validation"] += " bits/dim (S = 1)"
-    facts["calibration"] = _calibration(bundle)
+    facts["calibration"] = _calibrations(bundle)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for key, value in facts.items():
-        table.add_row(key, Text(printable(str(value))))
+        table.add_row(key, Text("\n".join(map(printable, str(value).split("\n")))))
     console.show(table)

@@ -62,7 +62,52 @@ Precision = Annotated[
 Workers = Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help="A JSON object an image.")]
 Csv = Annotated[bool, typer.Option("--csv", help="A CSV row an image.")]
-Top = Annotated[int, typer.Option(metavar="N", min=0, help="How many suspicious images to list.")]
+Top = Annotated[int, typer.Option(metavar="N", min=0, help="How many odd images to list.")]
+
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Images read and scored together.", show_default="one pass"
+    ),
+]
+ScoreOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The score file (HDF5).",
+        show_default="SOURCE.scores.h5",
+    ),
+]
+Fpr = Annotated[
+    float | None,
+    typer.Option(
+        metavar="LEVEL",
+        help="Flag images with p <= LEVEL: each image that belongs is flagged this often at most.",
+        show_default="the file's rule, else 0.01",
+    ),
+]
+Fdr = Annotated[
+    float | None,
+    typer.Option(
+        metavar="LEVEL",
+        help="Flag by Benjamini-Hochberg: of what is flagged, this fraction at most belongs.",
+        show_default=False,
+    ),
+]
+By = Annotated[
+    bool, typer.Option("--by", help="With --fdr: Benjamini-Yekutieli, under any dependence.")
+]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration", metavar="FILE", help="The calibration.", show_default="the model's own"
+    ),
+]
+FailOnFlagged = Annotated[
+    bool, typer.Option("--fail-on-flagged", help="Exit with 1 where any image is flagged.")
+]
 
 
 def stdin_paths(sources: list[str], null: bool) -> Iterator[bytes]:

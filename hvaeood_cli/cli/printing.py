@@ -1,4 +1,4 @@
-"""How the verdict on a score file reaches standard output: for people, or for programs."""
+"""How a score file reaches standard output: for people, or for programs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hvaeood_cli.cli import console
 from hvaeood_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from hvaeood_cli.report.rows import Judged
-    from hvaeood_cli.store.reader import ScoreFile
+    from hvaeood_cli.calibration.ranking import Ranking
+    from hvaeood_cli.store.score_file import ScoreFile
 
 
 _CONVERSIONS = {
@@ -57,7 +57,7 @@ class Printing(Enum):
     def show(
         self,
         scores: ScoreFile,
-        judged: Judged,
+        ranking: Ranking,
         top: int,
         done: str,
         again: Mapping[str, str] | None = None,
@@ -66,11 +66,15 @@ class Printing(Enum):
         from hvaeood_cli.cli import summary
         from hvaeood_cli.report import rows
 
+        listing = rows.Listing(scores, ranking)
+
         if self is Printing.JSON:
-            console.emit(rows.as_json(scores, judged))
+            console.emit(rows.as_json(listing))
         elif self is Printing.JSONL:
-            console.emit(rows.as_jsonl(scores, judged))
+            console.emit(rows.as_jsonl(listing))
         elif self is Printing.CSV:
-            console.emit(rows.as_csv(scores, judged))
+            console.emit(rows.as_csv(listing))
         elif self is Printing.SUMMARY:
-            console.show(*summary.draw(scores, judged, top, done, console.out().width, again or {}))
+            console.show(
+                *summary.draw(scores, ranking, top, done, console.out().width, again or {})
+            )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.looks.look import Looker
     from hvaeood_cli.report.labels import Labels
     from hvaeood_cli.store.judgements import Judgements
-    from hvaeood_cli.store.reader import ScoreFile
+    from hvaeood_cli.store.score_file import ScoreFile
 
 _FORMATS = ("html", "json", "csv", "md")
 
@@ -55,7 +54,7 @@ def report(
         int, typer.Option(metavar="N", min=0, max=500, help="How many odd images are shown.")
     ] = 24,
     model: options.ModelOfScores = None,
-    calibration: deciding.CalibrationFile = None,
+    calibration: options.CalibrationFile = None,
     data_root: options.DataRoot = None,
     device: options.Device = "auto",
     force: options.Force = False,
@@ -72,22 +71,18 @@ def report(
 
     Next: open report.html, or **hvaeood decide FILE.h5 --fdr 0.05** and report again.
     """
-    if format_ not in _FORMATS:
-        raise UsageError(f"no format is called {format_!r}", f"formats: {', '.join(_FORMATS)}")
-    out = output or (Path("report.html") if format_ == "html" else None)
-    if out and out.is_dir():
-        raise UsageError(f"{out} is a folder", f"name a file: -o report.{format_}")
-    if out and not out.parent.is_dir():
-        raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
+    out = _output(output, format_)
     from hvaeood_cli.report.labels import read_labels
     from hvaeood_cli.store.judgements import judgements_path, read_judgements
     from hvaeood_cli.store.reader import read_scores
 
-    found = [read_scores(path) for path in files]
+    scored = [read_scores(path) for path in files]
     known = read_labels(labels) if labels else None
-    calibrations = [_calibration(scores, model, calibration) for scores in found]
-    judgements = [read_judgements(path) for path in files]
-    fingerprint = _fingerprint(files, labels, judgements, calibrations, (format_, top, __version__))
+    found = [
+        Input(scores, _calibration(scores, model, calibration), read_judgements(scores.path))
+        for scores in scored
+    ]
+    fingerprint = _fingerprint(found, labels, (format_, top, __version__))
     if out and out.exists():
         _check_no_input(out, [*files, *map(judgements_path, files), labels, calibration])
     if out and out.exists() and not force:
@@ -96,26 +91,44 @@ def report(
             console.say(f"{out} is there already, made from these very scores")
         return
     if format_ in ("json", "csv"):
-        lines = _data(format_, found, calibrations, judgements, known)
+        lines = _data(format_, found, known)
     else:
-        lines = _written(
-            format_,
-            found,
-            calibrations,
-            judgements,
-            known,
-            top,
-            model,
-            data_root,
-            device,
-            fingerprint,
-        )
+        show = _Show(model, data_root, device) if format_ == "html" and top else None
+        lines = _written(format_, found, known, top, show, fingerprint)
     if out is None:
         console.emit(lines)
         return
     _write(out, lines)
     if not quiet:
         console.say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+class Input(NamedTuple):
+    """One score file and what goes with it."""
+
+    scores: ScoreFile
+    calibration: Calibration | None  # the one that decided it, if it is at hand
+    judgements: Judgements
+
+
+class _Show(NamedTuple):
+    """Whose images are shown, and how."""
+
+    model: str | None
+    data_root: Path | None
+    device: str
+
+
+def _output(output: Path | None, format_: str) -> Path | None:
+    """Where the report goes; None for standard output. Raises UsageError."""
+    if format_ not in _FORMATS:
+        raise UsageError(f"no format is called {format_!r}", f"formats: {', '.join(_FORMATS)}")
+    out = output or (Path("report.html") if format_ == "html" else None)
+    if out and out.is_dir():
+        raise UsageError(f"{out} is a folder", f"name a file: -o report.{format_}")
+    if out and not out.parent.is_dir():
+        raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
+    return out
 
 
 def _calibration(scores: ScoreFile, model: str | None, path: Path | None) -> Calibration | None:
@@ -126,39 +139,31 @@ def _calibration(scores: ScoreFile, model: str | None, path: Path | None) -> Cal
     return found if found.id == scores.decision.calibration_id else None
 
 
-def _data(
-    format_: str,
-    files: list[ScoreFile],
-    calibrations: list[Calibration | None],
-    judgements: list[Judgements],
-    labels: Labels | None,
-) -> Iterator[str]:
+def _data(format_: str, inputs: list[Input], labels: Labels | None) -> Iterator[str]:
+    from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.report import rows
     from hvaeood_cli.report.evaluation import evaluate
     from hvaeood_cli.report.labels import match
 
-    judged = [
-        replace(rows.Judged.by(scores, calibration), judgements=by_hand)
-        for scores, calibration, by_hand in zip(files, calibrations, judgements, strict=True)
+    listings = [
+        rows.Listing(scores, Ranking.of(scores, calibration), judgements)
+        for scores, calibration, judgements in inputs
     ]
+    files = [one.scores for one in inputs]
     if format_ == "csv":
         known = [scores.label if labels is None else match(labels, scores) for scores in files]
-        yield from rows.files_as_csv(files, judged, known)
+        yield from rows.files_as_csv(listings, known)
         return
     compared = evaluate(files, _names(files), labels)
-    yield from rows.files_as_json(files, judged, [one.facts() for one in compared])
+    yield from rows.files_as_json(listings, [one.facts() for one in compared])
 
 
 def _written(
     format_: str,
-    files: list[ScoreFile],
-    calibrations: list[Calibration | None],
-    judgements: list[Judgements],
+    inputs: list[Input],
     labels: Labels | None,
     top: int,
-    model: str | None,
-    data_root: Path | None,
-    device: str,
+    show: _Show | None,
     fingerprint: str,
 ) -> Iterator[str]:
     from hvaeood_cli.report import markdown, page
@@ -166,13 +171,11 @@ def _written(
     from hvaeood_cli.report.evaluation import evaluate
 
     remarks: list[str] = []
-    sections = []
+    files = [one.scores for one in inputs]
     compared = evaluate(files, _names(files), labels)  # what is wrong with labels is said first
-    for scores, calibration, by_hand in zip(files, calibrations, judgements, strict=True):
-        look = None
-        if format_ == "html" and top:
-            look = _looker(scores, model, data_root, device, remarks)
-        sections.append(gather(scores, calibration, by_hand, look, top))
+    sections = [
+        gather(*one, _looker(one.scores, show, remarks) if show else None, top) for one in inputs
+    ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
     contents = Contents(sections, compared, created, __version__, remarks)
     if format_ == "md":
@@ -181,16 +184,14 @@ def _written(
         yield page.render(contents, fingerprint)
 
 
-def _looker(
-    scores: ScoreFile, model: str | None, data_root: Path | None, device: str, remarks: list[str]
-) -> Looker | None:
+def _looker(scores: ScoreFile, show: _Show, remarks: list[str]) -> Looker | None:
     """Who can show this file's images; where nobody can, a remark says why."""
     from hvaeood_cli.looks.looker import Looking
 
     try:
-        return Looking(scores, model, data_root, device)
+        return Looking(scores, *show)
     except HvaeoodError as error:
-        if model is not None:
+        if show.model is not None:
             raise
         if error.message not in remarks:
             remarks.append(f"{error.message}: images are not shown. {error.hint}")
@@ -201,21 +202,15 @@ def _names(files: list[ScoreFile]) -> list[str]:
     return [str(scores.path) for scores in files]
 
 
-def _fingerprint(
-    files: list[Path],
-    labels: Path | None,
-    judgements: list[Judgements],
-    calibrations: list[Calibration | None],
-    settings: tuple[object, ...],
-) -> str:
+def _fingerprint(inputs: list[Input], labels: Path | None, settings: tuple[object, ...]) -> str:
     """Of everything that the report is made from, images aside."""
     digest = hashlib.sha256(json.dumps([str(setting) for setting in settings]).encode())
-    for path in [*files, *([labels] if labels else [])]:
+    for path in [*(one.scores.path for one in inputs), *([labels] if labels else [])]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(repr([by_hand.by_key for by_hand in judgements]).encode())
-    for calibration in calibrations:
-        digest.update((calibration.id if calibration else "none").encode())
+    for one in inputs:
+        digest.update(repr(one.judgements.by_key).encode())
+        digest.update((one.calibration.id if one.calibration else "none").encode())
     return digest.hexdigest()
 
 

@@ -11,10 +11,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hvaeood_cli.calibration.rules import Rule
-from hvaeood_cli.report.rows import Judged
+from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.calibration.rules import rule_of
 from hvaeood_cli.store.decision import Decision
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import format_p, printable, shorten
 
 _FLAG = "●"
@@ -25,7 +25,7 @@ _OF_FILE = ("--model", "--calibration", "--data-root")  # what `report` takes to
 
 def draw(
     scores: ScoreFile,
-    judged: Judged,
+    ranking: Ranking,
     top: int,
     done: str,
     width: int,
@@ -37,17 +37,17 @@ def draw(
     """
     yield _headline(scores, done)
     if scores.decision:
-        yield _verdict(scores, scores.decision)
-    if judged.drift:
-        yield Text(f"batch: {judged.drift}", style="yellow" if judged.drift.drifted else "")
-    order = judged.order()
+        yield _decision(scores, scores.decision)
+    if ranking.drift:
+        yield Text(f"batch: {ranking.drift}", style="yellow" if ranking.drift.drifted else "")
+    order = ranking.order()
     if top and len(order):
         yield ""
-        yield _table(scores, judged, order[:top], width)
-        yield _explanation(scores, judged)
+        yield _table(scores, ranking, order[:top], width)
+        yield _explanation(scores, ranking)
     if len(order):
         yield ""
-        yield from _histograms(scores, judged, width)
+        yield from _histograms(scores, ranking, width)
     bad = np.flatnonzero(~scores.scored)
     if len(bad):
         yield ""
@@ -57,20 +57,19 @@ def draw(
 
 
 def _headline(scores: ScoreFile, done: str) -> Text:
-    n, n_scored = len(scores), int(scores.scored.sum())
-    run = scores.attributes
-    text = Text.assemble((f"{n_scored:,}", "bold"), f" of {n:,} images scored {done}")
+    run, n = scores.header, len(scores)
+    text = Text.assemble((f"{scores.n_scored:,}", "bold"), f" of {n:,} images scored {done}")
     text.append(
-        f"\nmodel {printable(run['model_name'])} ({run['model_sha256'][:12]}), "
-        f"S = {run['n_importance_samples']}, proposal {run['proposal']}, seed {run['seed']}"
+        f"\nmodel {printable(run.model_name)} ({run.model_sha256[:12]}), "
+        f"S = {run.n_importance_samples}, proposal {run.proposal}, seed {run.seed}"
     )
     return text
 
 
-def _verdict(scores: ScoreFile, decision: Decision) -> Text:
+def _decision(scores: ScoreFile, decision: Decision) -> Text:
     """How many are flagged, by which rule, and what that rule promises."""
-    n, n_flagged = int(scores.scored.sum()), int(decision.flagged.sum())
-    rule = Rule(decision.rule, decision.level)
+    n, n_flagged = scores.n_scored, decision.n_flagged
+    rule = rule_of(decision)
     text = Text.assemble((f"{n_flagged:,} flagged", "bold red" if n_flagged else "bold"))
     text.append(f" at {rule}: ")
     if rule.kind == "fpr":
@@ -87,31 +86,31 @@ def _verdict(scores: ScoreFile, decision: Decision) -> Text:
     return text
 
 
-def _table(scores: ScoreFile, judged: Judged, rows: NDArray[np.int64], width: int) -> Table:
+def _table(scores: ScoreFile, ranking: Ranking, rows: NDArray[np.int64], width: int) -> Table:
     decision = scores.decision
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     if decision:
         table.add_column("", width=1)
-    table.add_column("p" if decision else "suspicion", justify="right")
+    table.add_column("p" if decision else "combined", justify="right")
     for k in range(1, scores.n_layers):
         table.add_column(f"LLR>{k}", justify="right")
     table.add_column("k", justify="right")
     table.add_column("image", no_wrap=True)
     room = max(20, width - 11 - 10 * scores.n_layers - 3)
     for i in rows:
-        cells: list[Text | str] = list(_rank(scores, judged, i))
+        cells: list[Text | str] = list(_rank(scores, ranking, i))
         for k in range(1, scores.n_layers):
-            style = "yellow" if k == judged.k[i] else ""
+            style = "yellow" if k == ranking.k[i] else ""
             cells.append(Text(f"{scores.llr[i, k - 1]:.1f}", style=style))
         name = shorten(printable(bytes(scores.names[i])), room)
-        table.add_row(*cells, str(judged.k[i]), Text(name))
+        table.add_row(*cells, str(ranking.k[i]), Text(name))
     return table
 
 
-def _rank(scores: ScoreFile, judged: Judged, i: np.int64) -> Iterator[Text]:
-    """What the row is ranked by: its p-value, marked where flagged, or its suspicion."""
+def _rank(scores: ScoreFile, ranking: Ranking, i: np.int64) -> Iterator[Text]:
+    """What the row is ranked by: its p-value, marked where flagged, or its combined score."""
     if scores.decision is None:
-        yield Text(f"{judged.suspicion[i]:.1f}", style="bold")
+        yield Text(f"{ranking.combined[i]:.1f}", style="bold")
         return
     flagged = scores.decision.flagged[i]
     yield Text(_FLAG if flagged else "", style="bold red")
@@ -119,24 +118,25 @@ def _rank(scores: ScoreFile, judged: Judged, i: np.int64) -> Iterator[Text]:
     yield Text(format_p(p), style="bold red" if flagged else "")
 
 
-def _explanation(scores: ScoreFile, judged: Judged) -> Text:
+def _explanation(scores: ScoreFile, ranking: Ranking) -> Text:
     if scores.decision:
         words = f"{_FLAG} flagged; p: how often an image that belongs scores as odd; LLR in nats"
         return Text(words, style="dim")
-    whose = "the model's held-out images" if judged.reference.from_model else "this batch's median"
-    return Text(f"suspicion: spreads above {whose} at this k; LLR in nats", style="dim")
+    whose = "the model's held-out images" if ranking.reference.from_model else "this batch's median"
+    return Text(f"combined: spreads above {whose} at this k; LLR in nats", style="dim")
 
 
-def _histograms(scores: ScoreFile, judged: Judged, width: int) -> Iterator[RenderableType]:
+def _histograms(scores: ScoreFile, ranking: Ranking, width: int) -> Iterator[RenderableType]:
     """Two lines a k on one axis: the held-out images, then these."""
     n_bins = max(20, min(60, width - 30))
     for k in range(1, scores.n_layers):
         here = scores.llr[scores.scored, k - 1].astype(np.float64)
-        usual = judged.reference.llr[:, k - 1]
+        usual = ranking.reference.llr[:, k - 1]
+        here = here[np.isfinite(here)]
         both = np.concatenate([here, usual])
         low, high = np.quantile(both, [0.001, 0.999])
         edges = np.linspace(low, max(high, low + 1e-6), n_bins + 1)
-        if judged.reference.from_model:
+        if ranking.reference.from_model:
             yield Text.assemble((f"LLR>{k}  ", "bold"), ("usual  ", "dim"), _bars(usual, edges))
             yield Text.assemble("       here   ", (_bars(here, edges), "yellow"))
         else:
@@ -154,10 +154,9 @@ def _bars(values: NDArray[np.float64], edges: NDArray[np.float64]) -> str:
 
 
 def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterator[RenderableType]:
-    names = {code: name for name, code in scores.status_codes.items()}
     yield Text(f"{len(bad):,} could not be read", style="bold red")
     for i in bad[:_MAX_ERRORS]:
-        kind = names.get(int(scores.status[i]), "?").replace("_", " ")
+        kind = scores.status_name(i).replace("_", " ")
         path = shorten(printable(bytes(scores.names[i])), max(20, width - 20))
         yield Text(f"  {kind:13} {path}")
     if len(bad) > _MAX_ERRORS:
@@ -169,7 +168,7 @@ def _tail(scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str
     text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
     commands = [["hvaeood", "report", str(scores.path), *_given(options, *_OF_FILE)]]
     if len(order):
-        name = bytes(scores.names[order[0]]).decode("utf-8", "surrogateescape")
+        name = scores.name(order[0])
         of_image = _given(options, *(option for option in options if option != "--calibration"))
         commands.append(["hvaeood", "reconstruct", name, *of_image, "-o", "grid.png"])
     shown = [command for command in commands if all(part.isprintable() for part in command)]

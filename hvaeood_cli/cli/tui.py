@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hvaeood_cli.looks.look import Look
-    from hvaeood_cli.store.reader import ScoreFile
+    from hvaeood_cli.store.score_file import ScoreFile
     from hvaeood_cli.tui.app import Opened
     from hvaeood_cli.tui.run import Run
     from hvaeood_cli.tui.widgets.picture import ImageWidget
@@ -45,11 +44,11 @@ def tui(
             show_default="the one in this folder",
         ),
     ] = None,
-    fpr: deciding.Fpr = None,
-    fdr: deciding.Fdr = None,
-    by: deciding.By = False,
+    fpr: options.Fpr = None,
+    fdr: options.Fdr = None,
+    by: options.By = False,
     model: options.ModelOfScores = None,
-    calibration: deciding.CalibrationFile = None,
+    calibration: options.CalibrationFile = None,
     images: Annotated[
         Images, typer.Option(help="How images are drawn; none where the line is slow.")
     ] = Images.AUTO,
@@ -77,7 +76,7 @@ def tui(
         except (ModelError, CalibrationError):  # what was named is the first file's
             opened.append(_open(path, None, None, data_root, device))
     if rule and opened[0].run.calibration is None:
-        raise deciding.not_calibrated(str(opened[0].run.scores.attributes["model_name"]))
+        raise deciding.not_calibrated(opened[0].run.scores.header.model_name)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "the workbench needs a terminal",
@@ -136,6 +135,7 @@ def _open(
 
 def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
     """The scores beside the calibration, or the reason why there is none."""
+    from hvaeood_cli.calibration.calibration import settings_of
     from hvaeood_cli.tui.run import Run
 
     why_not = ""
@@ -148,15 +148,8 @@ def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
         why_not = printable(f"{error.message}: {error.hint}")
     run = Run.of(scores, found, why_not)
     if calibration is not None and found is not None and run.calibration is None:
-        found.check(_settings_of(scores))
+        found.check(settings_of(scores.header))
     return run
-
-
-def _settings_of(scores: ScoreFile) -> dict[str, object]:
-    """What a calibration must share with these scores."""
-    from hvaeood_cli.calibration.calibration import settings_of
-
-    return settings_of(scores.attributes, scores.settings)
 
 
 def _glancing(
@@ -168,7 +161,7 @@ def _glancing(
         from hvaeood_cli.images.sources import open_sources
 
         try:
-            name = os.fsdecode(bytes(scores.names[row]))
+            name = scores.name(row)
             return open_sources([name], data_root=data_root).read(0)[0].pixels
         except HvaeoodError as error:
             return error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.looks.look import Look
     from hvaeood_cli.model.bundle import Bundle
     from hvaeood_cli.scoring.scorer import Scorer
-    from hvaeood_cli.store.reader import ScoreFile
+    from hvaeood_cli.store.score_file import ScoreFile
 
 
 def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
@@ -23,9 +22,9 @@ def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
 
     Raises ModelError where it is not there, or the one that is named did not make the scores.
     """
-    from hvaeood_cli.model.bundle import find_bundle, list_bundles
+    from hvaeood_cli.model.bundle import bundle_by_hash, find_bundle
 
-    name, sha256 = scores.attributes["model_name"], scores.attributes["model_sha256"]
+    name, sha256 = scores.header.model_name, scores.header.model_sha256
     if model is not None:
         bundle = find_bundle(model)
         if bundle.sha256 != sha256:
@@ -35,9 +34,9 @@ def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
                 "name the model that made the scores, or score again",
             )
         return bundle
-    for bundle in list_bundles():
-        if bundle.sha256 == sha256:
-            return bundle
+    found = bundle_by_hash(sha256, Path(scores.header.model_path))
+    if found is not None:
+        return found
     raise ModelError(
         f"the model {name} ({sha256[:12]}) that made {scores.path} is not among the models here",
         "--model FOLDER says where it is",
@@ -95,15 +94,15 @@ class Looking:
 
         settings = ScoreSettings(
             n_importance_samples=1,
-            proposal=self._scores.attributes["proposal"],
-            seed=int(self._scores.attributes["seed"]),
+            proposal=self._scores.header.proposal,
+            seed=self._scores.header.seed,
         )
         return Scorer.on(self._bundle.load_ladder(), settings, choose_device(self._device))
 
     def _read(self, row: int) -> Decoded | HvaeoodError:
         from hvaeood_cli.images.sources import open_sources
 
-        name = os.fsdecode(bytes(self._scores.names[row]))
+        name = self._scores.name(row)
         try:
             return open_sources([name], data_root=self._data_root).read(0)[0]
         except HvaeoodError as error:

@@ -5,7 +5,7 @@
     training.json         provenance (command, seed, versions, data hash) and the training curve
     reference.json        LLR^{>k} of validation images: what "usual" is, until calibrated
     training_images.npy   sorted 64-bit content hashes of the images trained on
-    calibration.npz       once calibrated: see hvaeood_cli/calibration
+    calibration*.npz      once calibrated, one for each set of settings: hvaeood_cli/calibration
 
 Reading the description needs no torch; only `load_ladder` does.
 """
@@ -40,7 +40,7 @@ DEFAULT_MODEL = "fashionmnist"
 
 WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
 REFERENCE, IMAGES = "reference.json", "training_images.npy"
-CALIBRATION = "calibration.npz"
+CALIBRATION = "calibration"
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -71,18 +71,23 @@ class Bundle:
         return _read_json(self.folder / REFERENCE, missing_ok=True)
 
     @property
-    def calibration_paths(self) -> tuple[Path, Path]:
-        """Where a calibration may lie: in the user's own folder, which wins, and beside the model.
+    def calibrations(self) -> list[Path]:
+        """The calibrations of this model: those in the user's own folder first, then beside it.
 
         A model that ships, or lies where one may not write, is calibrated in the user's folder.
         """
-        own = model_folders()[1] / "calibrations" / f"{self.sha256[:16]}.npz"
-        return own, self.folder / CALIBRATION
+        own, beside = _own_calibrations(), self.folder
+        found = [*own.glob(f"{self.sha256[:16]}*.npz"), *beside.glob(f"{CALIBRATION}*.npz")]
+        return sorted(found, key=lambda path: (path.parent != own, path.name))
 
-    @property
-    def keeps_calibration(self) -> bool:
-        """Whether a new calibration goes beside the model: it is the user's, and writable."""
-        return self.folder.parent != _PRETRAINED and os.access(self.folder, os.W_OK)
+    def calibration_place(self, suffix: str = "") -> Path:
+        """Where a new calibration goes: beside the model, or in the user's own folder.
+
+        suffix: tells calibrations with different settings apart.
+        """
+        if self.folder.parent != _PRETRAINED and os.access(self.folder, os.W_OK):
+            return self.folder / f"{CALIBRATION}{suffix}.npz"
+        return _own_calibrations() / f"{self.sha256[:16]}{suffix}.npz"
 
     def training_hashes(self) -> NDArray[np.uint64]:
         """Sorted keys (`images.content.short_key`) of the training images; empty if not kept."""
@@ -166,7 +171,8 @@ def write_bundle(
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    (folder / CALIBRATION).unlink(missing_ok=True)  # of the model that was here before
+    for stale in folder.glob(f"{CALIBRATION}*.npz"):  # of the model that was here before
+        stale.unlink()
     weights = save({k: v.detach().cpu().contiguous() for k, v in ladder.state_dict().items()})
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(weights)
@@ -192,6 +198,21 @@ def model_folders() -> list[Path]:
     """Where a model's name is looked up: what ships, then $HVAEOOD_MODELS or the user's own."""
     own = os.environ.get("HVAEOOD_MODELS") or Path(platformdirs.user_data_dir("hvaeood")) / "models"
     return [_PRETRAINED, Path(own)]
+
+
+def _own_calibrations() -> Path:
+    """The user's own calibrations, of models that cannot keep them."""
+    return model_folders()[1] / "calibrations"
+
+
+def bundle_by_hash(sha256: str, hint: Path | None = None) -> Bundle | None:
+    """The model with this hash, in `hint` (a folder) or among `list_bundles`; None if nowhere."""
+    if hint is not None and (hint / CONFIG).is_file():
+        with contextlib.suppress(ModelError):
+            bundle = read_bundle(hint)
+            if bundle.sha256 == sha256:
+                return bundle
+    return next((bundle for bundle in list_bundles() if bundle.sha256 == sha256), None)
 
 
 def find_bundle(name_or_folder: str) -> Bundle:

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import threshold
 from hvaeood_cli.calibration.drift import Drift
-from hvaeood_cli.calibration.rules import Rule
+from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.calibration.rules import Rule, rule_of
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.looks.look import Look, Looker
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.report.gallery import Sight, picture
-from hvaeood_cli.report.rows import Judged
+from hvaeood_cli.store.columns import columns
 from hvaeood_cli.store.judgements import Judgement, Judgements
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile
 
 MAX_BAD = 50  # unreadable images that are listed
 MAX_JUDGED = 200  # judged images that are listed
@@ -41,7 +42,7 @@ class Odd:
 
     name: bytes
     flagged: bool
-    suspicion: float
+    combined: float
     p_combined: float | None
     p_value: list[float]  # by k, from 1; empty where not decided
     llr: list[float]  # by k, from 1, nats
@@ -56,8 +57,7 @@ class Section:
     """One score file."""
 
     scores: ScoreFile
-    judged: Judged
-    n_scored: int
+    ranking: Ranking
     rule: Rule | None
     n_flagged: int
     cut_in_words: str
@@ -71,7 +71,7 @@ class Section:
 
     @property
     def drift(self) -> Drift | None:
-        return self.judged.drift
+        return self.ranking.drift
 
 
 @dataclass(frozen=True)
@@ -97,83 +97,72 @@ def gather(
     judgements: what a person made of its images. calibration: the one that decided it, or None.
     look: None where the model is not at hand.
     """
-    judged = Judged.by(scores, calibration)
+    ranking = Ranking.of(scores, calibration)
     decision = scores.decision
-    rule = Rule(decision.rule, decision.level) if decision else None
     bad = np.flatnonzero(~scores.scored)
-    by_hand = list(judgements.rows(scores))
-    names = {code: name for name, code in scores.status_codes.items()}
+    judged = list(judgements.rows(scores))
     return Section(
         scores=scores,
-        judged=judged,
-        n_scored=int(scores.scored.sum()),
-        rule=rule,
-        n_flagged=int(decision.flagged.sum()) if decision else 0,
+        ranking=ranking,
+        rule=rule_of(decision) if decision else None,
+        n_flagged=decision.n_flagged if decision else 0,
         cut_in_words=f"p = {decision.threshold:.2g}" if decision and decision.threshold else "",
         calibrated=calibration is not None,
         distributions=_distributions(scores, calibration),
-        gallery=_gallery(scores, judged, judgements, look, top),
-        judged_images=[(bytes(scores.names[i]), one) for i, one in by_hand[:MAX_JUDGED]],
-        n_judged=len(by_hand),
+        gallery=_gallery(scores, ranking, judgements, look, top),
+        judged_images=[(bytes(scores.names[i]), one) for i, one in judged[:MAX_JUDGED]],
+        n_judged=len(judged),
         bad=[
-            (bytes(scores.names[i]), names.get(int(scores.status[i]), "?"), scores.errors[i])
-            for i in bad[:MAX_BAD]
+            (bytes(scores.names[i]), scores.status_name(i), scores.errors[i]) for i in bad[:MAX_BAD]
         ],
         n_bad=len(bad),
     )
 
 
 def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[Distribution]:
-    """The combined score where there is one, then LLR^{>k} for each k, then bits/dim."""
+    """The combined score where there is one, then every score that lists show."""
     scored, decision = scores.scored, scores.decision
     level = decision.threshold if decision else 0.0
-    words = f"p = {level:.2g}"
     found: list[Distribution] = []
-    usual: NDArray[np.floating[Any]] | None
 
     def add(title: str, axis: str, usual: Any, here: Any, cut: float | None) -> None:
-        drawing = figures.histogram(usual, here[scored].astype(np.float64), cut, axis, words)
+        drawing = figures.histogram(usual, here[scored], cut, axis, f"p = {level:.2g}")
         found.append(Distribution(title, drawing))
 
     def cut(usual: Any) -> float | None:
-        return threshold(usual, level) if calibration and level > 0 else None
+        return threshold(np.sort(usual), level) if calibration and level > 0 else None
 
     if decision:
-        usual = calibration.oddness if calibration else None
-        add("Combined score", "-log density, nats", usual, decision.combined, cut(usual))
-    for k, llr in enumerate(scores.llr.T, start=1):
-        usual = calibration.sorted_llr[:, k - 1] if calibration else None
-        add(f"LLR>{k}", f"LLR>{k}, nats", usual, llr, cut(usual))
-    usual = None
-    if calibration:  # bits/dim is L on another scale, which the file itself shows
-        ratio = _nats_per_bit(scores)
-        usual = calibration.lower_bound[:, 0] / ratio if ratio else None
-    add("Bits per dimension", "bits/dim", usual, scores.bits_per_dim, None)
+        combined = calibration.combined if calibration else None
+        line = cut(combined)
+        add("Combined score", "-log density, nats", combined, decision.combined, line)
+    for column in columns("scores"):
+        if not column.listed:
+            continue
+        known = calibration[column.name] if calibration else None
+        for i, (title, here) in enumerate(scores.each(column)):
+            usual = None if known is None else known.reshape(len(known), -1)[:, i]
+            line = cut(usual) if column.name == "llr" else None
+            unit = "" if column.unit in title else f", {column.unit}"
+            add(title, f"{title}{unit}", usual, here, line)
     return found
 
 
-def _nats_per_bit(scores: ScoreFile) -> float:
-    """-D ln 2: what L is divided by to give bits/dim; 0 where no image tells."""
-    bits, nats = scores.bits_per_dim[scores.scored], scores.lower_bound[scores.scored, 0]
-    useful = np.abs(bits) > 1e-6
-    return float(np.median(nats[useful] / bits[useful])) if useful.any() else 0.0
-
-
 def _gallery(
-    scores: ScoreFile, judged: Judged, judgements: Judgements, look: Looker | None, top: int
+    scores: ScoreFile, ranking: Ranking, judgements: Judgements, look: Looker | None, top: int
 ) -> list[Odd]:
-    rows = judged.order()[:top]
+    rows = ranking.order()[:top]
     sights = _sights(look, rows)
     decision = scores.decision
     return [
         Odd(
             name=bytes(scores.names[i]),
             flagged=bool(decision and decision.flagged[i]),
-            suspicion=float(judged.suspicion[i]),
+            combined=float(ranking.combined[i]),
             p_combined=float(decision.p_combined[i]) if decision else None,
             p_value=[float(p) for p in decision.p_value[i]] if decision else [],
             llr=[float(value) for value in scores.llr[i]],
-            k=int(judged.k[i]),
+            k=int(ranking.k[i]),
             bits_per_dim=float(scores.bits_per_dim[i]),
             judgement=judgements.of(scores, int(i)),
             sight=sight,

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.calibration import SETTINGS, settings_of
-from hvaeood_cli.calibration.density import shares
+from hvaeood_cli.calibration.calibration import MUST_AGREE, settings_of
 from hvaeood_cli.errors import SourceError, StoreError
 from hvaeood_cli.report.labels import Labels, match
-from hvaeood_cli.report.metrics import Float, Intervals, Metrics, bootstrap, compare, curves
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.report.metrics import Float64, Intervals, Metrics, bootstrap, compare, curves
+from hvaeood_cli.store.columns import columns
+from hvaeood_cli.store.score_file import ScoreFile
 
 SEED = 0  # of the equal draw and of the bootstrap
 
-Floats = NDArray[np.float64]
-Columns = dict[str, Floats]
+Scores = dict[str, Float64]  # by title, (N,) each, higher is more out-of-distribution
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Figures:
     score: str
     metrics: Metrics
     intervals: Intervals
-    roc: Float  # (points, 2)
-    precision_recall: Float  # (points, 2)
+    roc: Float64  # (points, 2)
+    precision_recall: Float64  # (points, 2)
 
 
 @dataclass(frozen=True)
@@ -58,49 +57,56 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
 
     With labels, they say which is which over all files. Else the labels in the files do; else,
     of several files, the first is in-distribution and each other one a set of its own.
-    Raises SourceError for labels that name no image, or only one kind; StoreError for files that
-    different models or settings made.
+    Raises SourceError for labels that name no image, only one kind, or stand in some files alone;
+    StoreError for files that different models or settings made.
     """
-    check_same_run(files)
-    columns = [score_columns(scores) for scores in files]
+    check_comparable(files)
+    ranked = [ranking_scores(scores) for scores in files]
     if len({scores.decision and scores.decision.calibration_id for scores in files}) > 1:
-        for of_file in columns:  # one density's scores say nothing beside another's
+        for of_file in ranked:  # one density's scores say nothing beside another's
             of_file.pop("combined", None)
     if labels is not None:
         known = [match(labels, scores) for scores in files]
         if all((of_file < 0).all() for of_file in known):
             raise SourceError("the labels name none of these images", "paths as they were scored")
-        return [_pooled(columns, known, files)]
-    stored = [scores.label for scores in files]
-    if all(of_file is not None for of_file in stored):
-        return list(_by_file(columns, stored, names, files))
+        return [_pooled(ranked, known, files)]
+    stored = [scores.label for scores in files if scores.label is not None]
+    if len(stored) == len(files):
+        return list(_by_file(ranked, stored, names, files))
+    if stored:
+        bare = next(scores.path for scores in files if scores.label is None)
+        raise SourceError(
+            f"{bare} says nothing of what belongs, and another of these files does",
+            "score it with --label 0 or 1 as well, or name all of them in --labels FILE.csv",
+        )
     if len(files) > 1:
         guessed = [np.full(len(scores), int(i > 0), np.int8) for i, scores in enumerate(files)]
-        return list(_by_file(columns, guessed, names, files))
+        return list(_by_file(ranked, guessed, names, files))
     return []
 
 
-def score_columns(scores: ScoreFile) -> Columns:
-    """Everything that can rank images, (N,) each, higher is more out-of-distribution.
+def ranking_scores(scores: ScoreFile) -> Scores:
+    """Everything that can rank images, by title; bounds are negated.
 
     LLR>k/-L is the ratio as a share of the image's own cost. Plain images have few nats to lose at
     any level, and only this one does not count it for them.
     """
-    lower = {f"L>{k}" if k else "L": -values for k, values in enumerate(scores.lower_bound.T)}
-    ratios = {f"LLR>{k}": values for k, values in enumerate(scores.llr.T, start=1)}
-    of_cost = shares(scores.lower_bound[:, :1], scores.llr)
-    relative = {f"{name}/-L": of_cost[:, i] for i, name in enumerate(ratios)}
-    combined = {"combined": scores.decision.combined} if scores.decision else {}
-    columns = lower | ratios | relative | combined
-    return {name: values.astype(np.float64) for name, values in columns.items()}
+    found: Scores = {}
+    for column in columns("scores"):
+        if column.density is not None and column.odd_end != "either":
+            sign = 1.0 if column.odd_end == "high" else -1.0
+            found |= {title: sign * each.astype(np.float64) for title, each in scores.each(column)}
+    if scores.decision:
+        found["combined"] = scores.decision.combined
+    return found
 
 
-def check_same_run(files: list[ScoreFile]) -> None:
+def check_comparable(files: list[ScoreFile]) -> None:
     """Raise StoreError where files cannot be compared, with what differs."""
     first = files[0]
     for other in files[1:]:
-        here, there = (settings_of(one.attributes, one.settings) for one in (first, other))
-        for key, words in SETTINGS.items():
+        here, there = (settings_of(one.header) for one in (first, other))
+        for key, words in MUST_AGREE.items():
             if here[key] != there[key]:
                 raise StoreError(
                     f"{first.path} and {other.path} cannot be compared: {words} "
@@ -110,13 +116,13 @@ def check_same_run(files: list[ScoreFile]) -> None:
 
 
 def _pooled(
-    columns: list[Columns], known: list[NDArray[np.int8]], files: list[ScoreFile]
+    ranked: list[Scores], known: list[NDArray[np.int8]], files: list[ScoreFile]
 ) -> Comparison:
     """All files as one set, split by its labels."""
     truth = np.concatenate(known)
     scored = np.concatenate([scores.scored for scores in files])
-    names = [name for name in columns[0] if all(name in of_file for of_file in columns)]
-    pooled = {name: np.concatenate([of_file[name] for of_file in columns]) for name in names}
+    names = [name for name in ranked[0] if all(name in of_file for of_file in ranked)]
+    pooled = {name: np.concatenate([of_file[name] for of_file in ranked]) for name in names}
     inside, outside = ((truth == kind) & scored for kind in (0, 1))
     if not inside.any() or not outside.any():
         raise SourceError(
@@ -128,23 +134,22 @@ def _pooled(
 
 
 def _by_file(
-    columns: list[Columns],
-    truth: Sequence[NDArray[np.int8] | None],
+    ranked: list[Scores],
+    truth: Sequence[NDArray[np.int8]],
     names: list[str],
     files: list[ScoreFile],
 ) -> Iterator[Comparison]:
     """Each file of OOD images against all in-distribution files."""
-    rows = [np.zeros(0, np.int8) if of_file is None else of_file for of_file in truth]
-    usual = [i for i, of_file in enumerate(rows) if (of_file == 0).any()]
-    shared = [name for name in columns[0] if all(name in of_file for of_file in columns)]
-    for j, of_file in enumerate(rows):
+    usual = [i for i, of_file in enumerate(truth) if (of_file == 0).any()]
+    shared = [name for name in ranked[0] if all(name in of_file for of_file in ranked)]
+    for j, of_file in enumerate(truth):
         odd = (of_file == 1) & files[j].scored
         if not usual or not odd.any():
             continue
-        pooled = {name: np.concatenate([columns[i][name] for i in usual]) for name in shared}
-        inside = np.concatenate([(rows[i] == 0) & files[i].scored for i in usual])
+        pooled = {name: np.concatenate([ranked[i][name] for i in usual]) for name in shared}
+        inside = np.concatenate([(truth[i] == 0) & files[i].scored for i in usual])
         if inside.any():
-            here = {name: columns[j][name] for name in shared}
+            here = {name: ranked[j][name] for name in shared}
             title = ", ".join(names[i] for i in usual)
             yield _compare(title, names[j], pooled, inside, here, odd)
 
@@ -152,16 +157,16 @@ def _by_file(
 def _compare(
     inside_name: str,
     outside_name: str,
-    usual: Columns,
+    usual: Scores,
     inside: NDArray[np.bool_],
-    odd: Columns,
+    odd: Scores,
     outside: NDArray[np.bool_],
 ) -> Comparison:
     figures = []
     for name in usual:
         a, b = usual[name][inside], odd[name][outside]
-        finite = np.finfo(np.float64).max  # an infinite score ranks as the highest
-        a, b = (np.clip(values, -finite, finite) for values in (a, b))
+        # What could not be computed is not usual: it ranks as the highest, as an infinite score.
+        a, b = (np.nan_to_num(values, nan=np.finfo(np.float64).max) for values in (a, b))
         figures.append(
             Figures(name, compare(a, b, SEED), bootstrap(a, b, SEED), *curves(a, b, SEED))
         )

@@ -32,8 +32,11 @@ def histogram(
     Shares are drawn by their square root, so that a few odd images among thousands are seen.
     """
     here = here[~np.isnan(here)]
+    usual = None if usual is None else usual[~np.isnan(usual)]
     both = here if usual is None else np.concatenate([here, usual])
-    low, high = _range(both[np.isfinite(both)], cut)  # the infinite end up in the last bin
+    low, high = _range(
+        both[np.isfinite(both)].astype(np.float64), cut
+    )  # the infinite end up in the last bin
     edges = np.linspace(low, high, _BINS + 1)
     areas = [(values, name) for values, name in ((usual, "usual"), (here, "here"))]
     shares = [(_shares(values, edges), name) for values, name in areas if values is not None]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import SourceError
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile
 
 _VALUES = {"0": 0, "1": 1, "in": 0, "out": 1, "ood": 1}
 

@@ -21,10 +21,10 @@ def render(contents: Contents) -> Iterator[str]:
 
 
 def _section(section: Section) -> Iterator[str]:
-    scores, run = section.scores, section.scores.attributes
+    scores, run = section.scores, section.scores.header
     yield f"# {_code(str(scores.path))}\n\n"
     flagged = f", **{section.n_flagged:,} flagged** at {section.rule}" if section.rule else ""
-    yield f"{section.n_scored:,} of {len(scores):,} images scored{flagged}.\n"
+    yield f"{scores.n_scored:,} of {len(scores):,} images scored{flagged}.\n"
     if section.drift:
         yield f"Batch: {section.drift}.\n"
     if section.gallery:
@@ -45,9 +45,9 @@ def _section(section: Section) -> Iterator[str]:
         for name, status, why in section.bad:
             yield _row([_code(name), status.replace("_", " "), _code(why)])
     yield (
-        f"\nModel {_code(run['model_name'])} ({run['model_sha256'][:12]}), "
-        f"S = {run['n_importance_samples']}, proposal {_code(run['proposal'])}, "
-        f"seed {run['seed']}"
+        f"\nModel {_code(run.model_name)} ({run.model_sha256[:12]}), "
+        f"S = {run.n_importance_samples}, proposal {_code(run.proposal)}, "
+        f"seed {run.seed}"
     )
     if scores.decision:
         decision = scores.decision

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = NDArray[np.floating[Any]]
-Float = NDArray[np.float64]
+Numbers = NDArray[np.floating[Any]]
+Float64 = NDArray[np.float64]
 
 _RESAMPLES = 1000
 _MAX_DRAWS = 10_000_000  # images drawn in all resamples of one score; large sets get fewer
@@ -35,7 +35,7 @@ class Intervals(NamedTuple):
     n_resamples: int
 
 
-def compare(inside: Scores, outside: Scores, seed: int = 0) -> Metrics:
+def compare(inside: Numbers, outside: Numbers, seed: int = 0) -> Metrics:
     """Metrics of scores (n,) of in-distribution images against (m,) of others.
 
     Both classes count equally: all of the smaller set, a seeded random subset of the larger.
@@ -54,7 +54,7 @@ def compare(inside: Scores, outside: Scores, seed: int = 0) -> Metrics:
 
 
 def balanced(
-    inside: Scores, outside: Scores, seed: int = 0
+    inside: Numbers, outside: Numbers, seed: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
     """Truth (0 in-distribution, 1 out) and scores of equally many of both, (2 n,) each."""
     n = min(len(inside), len(outside))
@@ -68,7 +68,7 @@ def balanced(
     return np.repeat([0, 1], n), np.concatenate(drawn)
 
 
-def bootstrap(inside: Scores, outside: Scores, seed: int = 0) -> Intervals:
+def bootstrap(inside: Numbers, outside: Numbers, seed: int = 0) -> Intervals:
     """How far chance moves the figures of `compare`: images of each class drawn again.
 
     Percentile intervals. The sort is done once and each resample is a weighting of it, which
@@ -105,7 +105,7 @@ def _weighted(
     return float(auroc), float(auprc), float(fpr[np.argmax(tpr >= 0.8)])
 
 
-def curves(inside: Scores, outside: Scores, seed: int = 0) -> tuple[Float, Float]:
+def curves(inside: Numbers, outside: Numbers, seed: int = 0) -> tuple[Float64, Float64]:
     """ROC and precision-recall curves of the images that `compare` takes.
 
     Returns (points, 2) of false- and true-positive rate, and (points, 2) of recall and precision.

@@ -1,4 +1,4 @@
-"""A score file as JSON, JSON lines and CSV: a row an image."""
+"""A score file as JSON, JSON lines and CSV: a row an image, with what the column table names."""
 
 from __future__ import annotations
 
@@ -7,116 +7,87 @@ import io
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.drift import LEVEL, Drift, measure_drift
-from hvaeood_cli.calibration.reference import Reference
+from hvaeood_cli.calibration.drift import LEVEL, Drift
+from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import ATTRIBUTES, Decision
 from hvaeood_cli.store.judgements import Judgements
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import defuse
 
-JSON_FORMAT, JSON_VERSION = "hvaeood-score", 1
+JSON_FORMAT, JSON_VERSION = "hvaeood-score", 2
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Scores beside what is usual."""
+class Listing(NamedTuple):
+    """A score file, the order of its images, and what a person made of them."""
 
-    reference: Reference
-    suspicion: NDArray[np.floating[Any]]  # (N,) what ranks: higher is odder, NaN without scores
-    k: NDArray[np.integer[Any]]  # (N,) the k that stands out, 0 for rows without scores
-    drift: Drift | None = None  # of the whole batch, where there is a calibration
-    judgements: Judgements = field(default_factory=lambda: Judgements({}))
-
-    @classmethod
-    def by(
-        cls, scores: ScoreFile, calibration: Calibration | None, reference: Reference | None = None
-    ) -> Judged:
-        """By the file's decision; without one by the model's reference, else the batch itself.
-
-        calibration: what the decision was made with, if it is at hand.
-        """
-        usual = Reference.of_validation(calibration.llr) if calibration else reference
-        judge = usual or Reference.of_batch(scores.llr)
-        drift = None
-        if calibration and scores.scored.any():
-            drift = measure_drift(calibration.sorted_llr, scores.llr[scores.scored])
-        if scores.decision:
-            return cls(judge, scores.decision.combined, scores.decision.k, drift)
-        return cls(judge, judge.suspicion(scores.llr), judge.k_standing_out(scores.llr), drift)
-
-    def order(self) -> NDArray[np.int64]:
-        """Scored rows, the most suspicious first; ties in manifest order."""
-        scored = np.flatnonzero(~np.isnan(self.suspicion))
-        return scored[np.argsort(-self.suspicion[scored], kind="stable")]
+    scores: ScoreFile
+    ranking: Ranking
+    judgements: Judgements = Judgements({})
 
 
-def as_json(scores: ScoreFile, judged: Judged) -> Iterator[str]:
+def as_json(listing: Listing) -> Iterator[str]:
     """One object, streamed: the run, then its images in manifest order."""
-    run = {key: scores.attributes[key] for key in sorted(scores.attributes) if key != "format"}
+    scores, ranking, _ = listing
     head = {
         "format": JSON_FORMAT,
         "version": JSON_VERSION,
         "score_file": str(scores.path),
-        "run": run,
+        "run": scores.header.model_dump() | {"manifest_sha256": scores.manifest_sha256},
         "n_images": len(scores),
-        "n_scored": int(scores.scored.sum()),
-        "ranked_by": _ranked_by(scores, judged),
+        "n_scored": scores.n_scored,
+        "ranked_by": ranking.by,
         "decision": _decision(scores.decision),
-        "drift": _drift(judged.drift),
+        "drift": _drift(ranking.drift),
     }
     yield json.dumps(head)[:-1] + ', "images": ['
-    for number, row in enumerate(_rows(scores, judged)):
+    for number, row in enumerate(_rows(listing)):
         yield (",\n" if number else "\n") + json.dumps(row)
     yield "\n]}\n"
 
 
-def files_as_json(
-    files: Sequence[ScoreFile], judged: Sequence[Judged], comparisons: list[dict[str, Any]]
-) -> Iterator[str]:
+def files_as_json(listings: Sequence[Listing], comparisons: list[dict[str, Any]]) -> Iterator[str]:
     """One object, streamed: how well the files are told apart, then each as `as_json` has it."""
     head = {"format": "hvaeood-report", "version": JSON_VERSION, "comparisons": comparisons}
     yield json.dumps(head)[:-1] + ', "files": ['
-    for number, (scores, of_file) in enumerate(zip(files, judged, strict=True)):
+    for number, listing in enumerate(listings):
         yield ",\n" if number else "\n"
-        yield from as_json(scores, of_file)
+        yield from as_json(listing)
     yield "]}\n"
 
 
-def as_jsonl(scores: ScoreFile, judged: Judged) -> Iterator[str]:
+def as_jsonl(listing: Listing) -> Iterator[str]:
     """An object an image, in manifest order."""
-    for row in _rows(scores, judged):
+    for row in _rows(listing):
         yield json.dumps(row) + "\n"
 
 
-def as_csv(scores: ScoreFile, judged: Judged) -> Iterator[str]:
+def as_csv(listing: Listing) -> Iterator[str]:
     """A header, then a row an image. Cells that a spreadsheet would run get an apostrophe."""
     write = _CsvLines()
-    yield write(_csv_header(scores.n_layers))
-    for row in _rows(scores, judged):
-        yield write(_csv_cells(row, scores.n_layers))
+    yield write(_csv_header(listing.scores.n_layers))
+    for row in _rows(listing):
+        yield write(_csv_cells(row, listing.scores.n_layers))
 
 
 def files_as_csv(
-    files: Sequence[ScoreFile],
-    judged: Sequence[Judged],
-    labels: Sequence[NDArray[np.int8] | None],
+    listings: Sequence[Listing], labels: Sequence[NDArray[np.int8] | None]
 ) -> Iterator[str]:
     """As `as_csv`, of all files, with the score file and the label in front of each row."""
     write = _CsvLines()
-    n_layers = max(scores.n_layers for scores in files)
+    n_layers = max(listing.scores.n_layers for listing in listings)
     yield write(["score_file", "label", *_csv_header(n_layers), "mark", "note"])
-    for scores, of_file, known in zip(files, judged, labels, strict=True):
-        for i, row in enumerate(_rows(scores, of_file)):
+    for listing, known in zip(listings, labels, strict=True):
+        path = defuse(str(listing.scores.path))
+        for i, row in enumerate(_rows(listing)):
             label = None if known is None or known[i] < 0 else int(known[i])
-            by_hand = [row.get("mark"), defuse(row.get("note", ""))]
-            yield write([defuse(str(scores.path)), label, *_csv_cells(row, n_layers), *by_hand])
+            judgement = [row.get("mark"), defuse(row.get("note", ""))]
+            yield write([path, label, *_csv_cells(row, n_layers), *judgement])
 
 
 class _CsvLines:
@@ -134,60 +105,53 @@ class _CsvLines:
         return line
 
 
+def _numbers() -> list[Column]:
+    """The columns that CSV and JSON have: the scores, then what was decided."""
+    return [column for column in columns("scores", "decision") if column.csv]
+
+
 def _csv_header(n_layers: int) -> list[str]:
-    layers = range(n_layers)
-    header = ["path", "status", "error", "suspicion", "k", "bits_per_dim"]
-    header += [f"lower_bound_{k}" for k in layers] + [f"llr_{k}" for k in layers[1:]]
-    return header + [f"p_{k}" for k in layers[1:]] + ["p_combined", "flagged"]
+    names = [name for column in _numbers() for name in column.csv_names(n_layers)]
+    return ["path", "status", "error", "combined", "k", *names]
 
 
 def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
-    cells = [defuse(row["path"]), row["status"], defuse(row["error"])]
-    cells += [row["suspicion"], row["k"], row["bits_per_dim"]]
-    for name, n in (("lower_bound", n_layers), ("llr", n_layers - 1), ("p_value", n_layers - 1)):
-        values = row[name] or []
-        cells += values + [None] * (n - len(values))
-    return [*cells, row["p_combined"], None if row["flagged"] is None else int(row["flagged"])]
+    """In the order of `_csv_header`; what a file has no value for stays empty."""
+    cells = [defuse(row["path"]), row["status"], defuse(row["error"]), row["combined"], row["k"]]
+    for column in _numbers():
+        found = row[column.name]
+        values = found if isinstance(found, list) else [found]
+        room = len(column.csv_names(n_layers))
+        cells += [*values, *[None] * room][:room]
+    return [int(cell) if isinstance(cell, bool) else cell for cell in cells]
 
 
-def _rows(scores: ScoreFile, judged: Judged) -> Iterator[dict[str, Any]]:
-    status_names = {code: name for name, code in scores.status_codes.items()}
+def _rows(listing: Listing) -> Iterator[dict[str, Any]]:
+    scores, ranking, judgements = listing
     decision = scores.decision
-    by_hand = dict(judged.judgements.rows(scores))
+    values = {column.name: scores[column.name] for column in columns("scores")}
+    decided = [column.name for column in columns("decision") if column.csv]
+    judged = dict(judgements.rows(scores))
     for i in range(len(scores)):
         row = {
-            "path": bytes(scores.names[i]).decode("utf-8", "surrogateescape"),
-            "status": status_names.get(int(scores.status[i]), str(scores.status[i])),
+            "path": scores.name(i),
+            "status": scores.status_name(i),
             "error": scores.errors[i],
-            "suspicion": _number(judged.suspicion[i]),
-            "k": int(judged.k[i]) or None,
-            "bits_per_dim": _number(scores.bits_per_dim[i]),
-            "lower_bound": [_number(value) for value in scores.lower_bound[i]],
-            "llr": [_number(value) for value in scores.llr[i]],
-            "p_value": None,
-            "p_combined": None,
-            "flagged": None,
+            "combined": _plain(ranking.combined[i]),
+            "k": int(ranking.k[i]) or None,
         }
-        if decision:
-            row["p_value"] = [_number(value) for value in decision.p_value[i]]
-            row["p_combined"] = _number(decision.p_combined[i])
-            row["flagged"] = bool(decision.flagged[i])
-        if i in by_hand:
-            row |= {"mark": by_hand[i].mark, "note": by_hand[i].note}
+        row |= {name: _plain(of_all[i]) for name, of_all in values.items()}
+        row |= {name: _plain(getattr(decision, name)[i]) if decision else None for name in decided}
+        if i in judged:
+            row |= {"mark": judged[i].mark, "note": judged[i].note}
         yield row
-
-
-def _ranked_by(scores: ScoreFile, judged: Judged) -> str:
-    if scores.decision:
-        return "calibration"
-    return "model" if judged.reference.from_model else "batch"
 
 
 def _decision(decision: Decision | None) -> dict[str, Any] | None:
     if decision is None:
         return None
     facts = {name: getattr(decision, name) for name in ATTRIBUTES}
-    return facts | {"least_p": decision.least_p, "n_flagged": int(decision.flagged.sum())}
+    return facts | {"least_p": decision.least_p, "n_flagged": decision.n_flagged}
 
 
 def _drift(drift: Drift | None) -> dict[str, Any] | None:
@@ -198,7 +162,13 @@ def _drift(drift: Drift | None) -> dict[str, Any] | None:
     return facts | {"level": LEVEL, "shifts": shifts}
 
 
-def _number(value: np.floating[Any]) -> float | None:
-    """A float that JSON has: six significant digits, and null for NaN."""
+def _plain(value: Any) -> Any:
+    """What JSON has for a number or an array of them: six significant digits, null for NaN."""
+    if isinstance(value, np.ndarray):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
     number = float(value)
     return float(f"{number:.6g}") if math.isfinite(number) else None

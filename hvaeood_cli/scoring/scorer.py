@@ -14,8 +14,9 @@ from torch import Tensor
 
 from hvaeood_cli.device import keep_memory
 from hvaeood_cli.model.ladder import Descent, Ladder
-from hvaeood_cli.scoring.bounds import Scores, bits_per_dim, lower_bound, score
+from hvaeood_cli.scoring.bounds import Scores, lower_bound, score
 from hvaeood_cli.scoring.noise import ImageNoise, image_noise
+from hvaeood_cli.scoring.statistics import Evaluation, measure
 from hvaeood_cli.settings import ScoreSettings
 
 Pixels = NDArray[np.uint8]
@@ -24,16 +25,6 @@ Float = NDArray[np.float32]
 # Images in one pass through the network, and rows (importance samples x images). Fewer leave the
 # processor idle between layers; many more fall out of its cache.
 IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
-
-
-class BatchScores(NamedTuple):
-    """Scores of N images, float32, nats; columns as in the score file."""
-
-    lower_bound: Float  # (N, L)
-    llr: Float  # (N, L - 1)
-    kl: Float  # (N, L)
-    log_px: Float  # (N, L)
-    bits_per_dim: Float  # (N,)
 
 
 class Reconstructions(NamedTuple):
@@ -74,16 +65,16 @@ class Scorer:
         n_latents = sum(math.prod(shape) for shape in self._latent_shapes())
         return image_noise(pixels, settings.seed, n_samples, n_latents)
 
-    def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> BatchScores:
-        """Scores of (N, C, H, W) 8-bit images. noises: of each, if already drawn."""
-        bounds = [scores for _, scores, _ in self._passes(pixels, noises)]
-        lower, kl, log_px = (
-            torch.cat(parts).float().cpu().numpy()
-            for parts in zip(*((b.lower_bound, b.kl, b.log_px) for b in bounds), strict=True)
-        )
-        bits = bits_per_dim(lower[:, 0].astype(np.float64), self.ladder.config.n_dims)
-        llr = lower[:, :1] - lower[:, 1:]
-        return BatchScores(lower, llr, kl, log_px, bits.astype(np.float32))
+    def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
+        """Every score of (N, C, H, W) 8-bit images, by its name in the column table: (N, ...).
+
+        noises: of each, if already drawn.
+        """
+        passes = [
+            measure(Evaluation(self.ladder, x, scores))
+            for x, scores, _ in self._passes(pixels, noises)
+        ]
+        return {name: np.concatenate([part[name] for part in passes]) for name in passes[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """Each image as seen from k = 0 ... L - 1: the paper's Figure 1, from the scored passes."""

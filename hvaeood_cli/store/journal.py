@@ -26,7 +26,8 @@ from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.store.schema import Rows, RunHeader, differences, row_dtype
+from hvaeood_cli.store.columns import Rows, row_dtype
+from hvaeood_cli.store.header import RunHeader, differences
 
 _MAGIC = b"hvaeood-journal 1\n"
 _FRAME = struct.Struct("<cQI")

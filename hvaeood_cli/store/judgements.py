@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile
 
 FORMAT, FORMAT_VERSION = "hvaeood-judgements", 1
 MARKS = ("ood", "fine", "unsure")
@@ -133,7 +133,7 @@ def judge(scores: ScoreFile, row: int, mark: str, note: str) -> Judgements:
     Raises StoreError as `read_judgements`, and where it cannot be written.
     """
     by_key = dict(read_judgements(scores.path).by_key)
-    path = bytes(scores.names[row]).decode("utf-8", "surrogateescape")
+    path = scores.name(row)
     judgement = Judgement(mark, note[:MAX_NOTE], path)
     by_key.pop(key_of(scores, row), None)
     if judgement:

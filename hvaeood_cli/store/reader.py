@@ -1,81 +1,23 @@
-"""Reading a score file, anyone's: what is not as version 1 says is refused, not guessed."""
+"""Reading a score file, anyone's: what is not as its version says is refused, not guessed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.store import decision as decisions
-from hvaeood_cli.store.decision import Decision
-from hvaeood_cli.store.schema import DATASETS, FORMAT, FORMAT_VERSION
+from hvaeood_cli.store.columns import Column, columns
+from hvaeood_cli.store.decision import GROUP, Decision, read_decision
+from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, RunHeader
+from hvaeood_cli.store.score_file import Errors, ScoreFile
 
-_OPTIONAL = ("conversions", "content")  # datasets that version 1 does not promise
 _MAX_DEFLATE = 1100  # the best ratio gzip can reach; a column that claims more is not in the file
-
-
-class Errors(Sequence[str]):
-    """Why each row could not be read, (N,), empty where it could. Kept for those rows alone."""
-
-    def __init__(self, n: int, reasons: dict[int, str]) -> None:
-        self._n = n
-        self._reasons = reasons
-
-    def __len__(self) -> int:
-        return self._n
-
-    @overload
-    def __getitem__(self, index: SupportsIndex) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: SupportsIndex | slice) -> str | list[str]:
-        rows = range(self._n)[index]
-        if isinstance(rows, range):
-            return [self._reasons.get(row, "") for row in rows]
-        return self._reasons.get(rows, "")
-
-
-@dataclass(frozen=True)
-class ScoreFile:
-    """A score file, read into memory. Columns as in `docs/score-file.md`."""
-
-    path: Path
-    attributes: dict[str, Any]
-    settings: dict[str, Any]
-    names: NDArray[np.bytes_]  # (N,)
-    errors: Errors  # (N,)
-    status: NDArray[np.int8]  # (N,)
-    status_codes: dict[str, int]
-    conversions: NDArray[np.uint16]  # (N,), zeros where the file has none
-    conversion_codes: dict[str, int]
-    sha256: NDArray[np.uint8]  # (N, 32)
-    content: NDArray[np.uint64]  # (N,) of the pixels as the model takes them; zeros if not kept
-    lower_bound: NDArray[np.float32]  # (N, L) nats
-    llr: NDArray[np.float32]  # (N, L - 1) nats
-    kl: NDArray[np.float32]  # (N, L) nats
-    log_px: NDArray[np.float32]  # (N, L) nats
-    bits_per_dim: NDArray[np.float32]  # (N,)
-    label: NDArray[np.int8] | None  # (N,)
-    decision: Decision | None
-
-    def __len__(self) -> int:
-        return len(self.status)
-
-    @property
-    def n_layers(self) -> int:
-        return int(self.attributes["n_layers"])
-
-    @property
-    def scored(self) -> NDArray[np.bool_]:
-        """Which rows have scores, (N,)."""
-        return np.equal(self.status, 0)
 
 
 def read_scores(path: Path) -> ScoreFile:
@@ -94,55 +36,98 @@ def read_scores(path: Path) -> ScoreFile:
 
 def _read(path: Path, file: h5py.File) -> ScoreFile:
     attributes = {key: _plain(value) for key, value in file.attrs.items()}
-    if attributes.get("format") != FORMAT:
-        raise StoreError(f"{path} is an HDF5 file, but not of scores", "hvaeood score makes one")
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {attributes.get('format_version')}; "
-            f"this program reads version {FORMAT_VERSION}",
-            "upgrade: pip install --upgrade hvaeood",
-        )
-    n_layers = int(attributes["n_layers"])
-    columns = {
-        field: _dataset(file, name)
-        for field, name in DATASETS.items()
-        if field not in _OPTIONAL or name in file
+    _check_version(path, attributes)
+    n = int(_dataset(file, "/images/status").shape[0])
+    header = _header(path, attributes, n)
+    found = {
+        column.name: _column(file, column, n, header.n_layers)
+        for column in columns("images", "scores")
     }
-    n = columns["status"].shape[0]
-    widths = {"sha256": 32, "llr": n_layers - 1}
-    for field, dataset in columns.items():
-        flat = field in ("status", "content", "conversions", "bits_per_dim")
-        shape = (n,) if flat else (n, widths.get(field, n_layers))
-        if dataset.shape != shape:
-            raise StoreError(f"{path}: {dataset.name} has shape {dataset.shape}, not {shape}")
     names, errors = _dataset(file, "/images/path"), _dataset(file, "/images/error")
     if names.shape != (n,) or errors.shape != (n,):
         raise StoreError(f"{path}: /images/path and /images/error do not have {n} rows")
-    label = _dataset(file, "/images/label") if "/images/label" in file else None
-    conversions = columns.get("conversions")
-    status = columns["status"][()]
+    fixed = names.dtype.kind == "S"
     return ScoreFile(
         path=path,
-        attributes=attributes,
-        settings=json.loads(attributes["settings"]),
+        header=header,
         names=names.astype(f"S{names.dtype.itemsize}")[()]
-        if names.dtype.kind == "S"
+        if fixed
         else np.array(names[()], dtype=bytes),
-        errors=_errors(errors, status),
-        status=status,
-        status_codes=json.loads(columns["status"].attrs["codes"]),
-        conversions=np.zeros(n, np.uint16) if conversions is None else conversions[()],
-        conversion_codes={} if conversions is None else json.loads(conversions.attrs["codes"]),
-        sha256=columns["sha256"][()],
-        content=columns["content"][()] if "content" in columns else np.zeros(n, np.uint64),
-        lower_bound=columns["lower_bound"][()],
-        llr=columns["llr"][()],
-        kl=columns["kl"][()],
-        log_px=columns["log_px"][()],
-        bits_per_dim=columns["bits_per_dim"][()],
-        label=None if label is None else label[()],
-        decision=_decision(file, n, n_layers) if decisions.GROUP in file else None,
+        errors=_errors(errors, found["status"]),
+        columns=found,
+        status_codes=_codes(file, "/images/status"),
+        conversion_codes=_codes(file, "/images/conversions"),
+        manifest_sha256=str(attributes["manifest_sha256"]),
+        label=_label(file, n),
+        decision=_decision(file, n, header.n_layers) if GROUP in file else None,
     )
+
+
+def _check_version(path: Path, attributes: dict[str, Any]) -> None:
+    """Raise StoreError for another format, or another version of this one."""
+    if attributes.get("format") != FORMAT:
+        raise StoreError(f"{path} is an HDF5 file, but not of scores", "hvaeood score makes one")
+    version = attributes.get("format_version")
+    if version != FORMAT_VERSION:
+        older = isinstance(version, int) and version < FORMAT_VERSION
+        raise StoreError(
+            f"{path} has format version {version}; this program reads version {FORMAT_VERSION}",
+            f"score the images again: hvaeood score SOURCE -o {path} --force"
+            if older
+            else "upgrade: pip install --upgrade hvaeood",
+        )
+
+
+def _header(path: Path, attributes: dict[str, Any], n: int) -> RunHeader:
+    """What identifies the run, checked. Raises StoreError."""
+    known = {key: attributes[key] for key in RunHeader.model_fields if key in attributes}
+    try:
+        return RunHeader.model_validate(known | {"n_images": n}, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreError(
+            f"{path} is not a valid score file: {where}: {first['msg']}"
+            if where
+            else f"{path} is not a valid score file: {first['msg']}",
+            "score the images again to make it",
+        ) from None
+
+
+def _column(file: h5py.File, column: Column, n: int, n_layers: int) -> NDArray[Any]:
+    """One column's values, of the shape and kind that the table says. Raises StoreError."""
+    dataset = _dataset(file, column.dataset)
+    shape, dtype = (n, *column.shape(n_layers)), np.dtype(column.dtype)
+    if dataset.shape != shape:
+        raise StoreError(
+            f"{file.filename}: {column.dataset} has shape {dataset.shape}, not {shape}",
+            "score the images again to make it",
+        )
+    if dataset.dtype.kind != dtype.kind:
+        raise StoreError(
+            f"{file.filename}: {column.dataset} holds {dataset.dtype}, not {dtype}",
+            "score the images again to make it",
+        )
+    return np.asarray(dataset[()], dtype)
+
+
+def _label(file: h5py.File, n: int) -> NDArray[np.int8] | None:
+    """What is known of the images, for evaluation; None where the file has nothing."""
+    if "/images/label" not in file:
+        return None
+    dataset = _dataset(file, "/images/label")
+    if dataset.shape != (n,) or dataset.dtype.kind != "i":
+        raise StoreError(f"{file.filename}: /images/label is not {n} small integers")
+    return np.asarray(dataset[()], np.int8)
+
+
+def _codes(file: h5py.File, name: str) -> dict[str, int]:
+    """The attribute that says what a column's numbers mean. Raises ValueError."""
+    codes = json.loads(_plain(file[name].attrs["codes"]))
+    sound = isinstance(codes, dict) and all(type(code) is int for code in codes.values())
+    if not sound:
+        raise ValueError(f"the codes of {name} are no codes")
+    return dict(codes)
 
 
 def _errors(dataset: h5py.Dataset, status: NDArray[np.int8]) -> Errors:
@@ -158,18 +143,10 @@ def _errors(dataset: h5py.Dataset, status: NDArray[np.int8]) -> Errors:
 
 def _decision(file: h5py.File, n: int, n_layers: int) -> Decision:
     """What was decided, whole and of the right shapes. Raises StoreError."""
-    if not isinstance(file.get(decisions.GROUP, getlink=True), h5py.HardLink):
-        raise StoreError(f"{file.filename}: /{decisions.GROUP} is a link", "score again")
-    columns = {field: _dataset(file, f"/{decisions.GROUP}/{field}") for field in decisions.COLUMNS}
-    for field, dataset in columns.items():
-        shape = (n, n_layers - 1) if field == "p_value" else (n,)
-        if dataset.shape != shape:
-            raise StoreError(
-                f"{file.filename}: {dataset.name} has shape {dataset.shape}, not {shape}",
-                "hvaeood decide FILE decides anew",
-            )
-    group = file[decisions.GROUP]
-    return decisions.read_decision(columns, {k: _plain(v) for k, v in group.attrs.items()})
+    if not isinstance(file.get(GROUP, getlink=True), h5py.HardLink):
+        raise StoreError(f"{file.filename}: /{GROUP} is a link", "score again")
+    found = {column.name: _column(file, column, n, n_layers) for column in columns("decision")}
+    return read_decision(found, {key: _plain(value) for key, value in file[GROUP].attrs.items()})
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.reference import describe
+from hvaeood_cli.calibration.reference import to_json
 from hvaeood_cli.errors import ImageError, TrainingError, UsageError
 from hvaeood_cli.images.content import short_key
 from hvaeood_cli.images.preprocess import fit
@@ -206,4 +206,4 @@ def _reference(ladder: Any, aside: Pixels) -> dict[str, Any]:
         return {}
     settings = ScoreSettings()
     scorer = Scorer.on(ladder, settings, torch.device("cpu"))
-    return describe(scorer.score(aside).llr, settings.model_dump(mode="json"))
+    return to_json(scorer.score(aside)["llr"], settings.model_dump(mode="json"))

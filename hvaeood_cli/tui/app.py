@@ -172,7 +172,11 @@ class Workbench(App[None]):
     def _want(
         self, what: str, album: Album[Any], row: int, show: Callable[[int, Any], None]
     ) -> None:
-        """Show what is kept; else, once the cursor rests, get it in a thread."""
+        """Show what is kept; else, once the cursor rests, get it in a thread.
+
+        What comes late, when another file is browsed, is kept and not shown.
+        """
+        asked_of = self.file
         if what in self._resting:
             self._resting.pop(what).stop()
         if (kept := album.kept(row)) is not None:
@@ -188,7 +192,8 @@ class Workbench(App[None]):
         def deliver(found: Any) -> None:
             if not isinstance(found, HvaeoodError):
                 album.keep(row, found)
-            show(row, found)
+            if self.file is asked_of:
+                show(row, found)
 
         def start() -> None:
             self.run_worker(work, group=what, thread=True, exclusive=True, exit_on_error=False)
@@ -242,7 +247,7 @@ class Workbench(App[None]):
 
         def work() -> None:
             try:
-                write_decision(run.scores.path, decide(calibration, run.scores, threshold))
+                write_decision(run.scores, decide(calibration, run.scores, threshold))
             except HvaeoodError as error:
                 self.call_from_thread(self._complain, error)
             except OSError as error:

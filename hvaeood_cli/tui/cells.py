@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from hvaeood_cli.text import format_p, printable
-from hvaeood_cli.tui.run import Axis, Quantity
-from hvaeood_cli.tui.threshold import ODDNESS
-from hvaeood_cli.tui.view import MARK, PATH, Column, K, Snapshot
+from hvaeood_cli.tui.run import COMBINED, Axis
+from hvaeood_cli.tui.view import MARK, PATH, Column, K, Snapshot, listed_axes
 from hvaeood_cli.tui.widgets.virtual_table import Cell, CellOf, TableColumn
 
 MARK_WORDS = ("", "OOD", "fine", "unsure", "note")  # by `Snapshot.marks`
@@ -16,16 +15,20 @@ MARK_WORDS = ("", "OOD", "fine", "unsure", "note")  # by `Snapshot.marks`
 def table_columns(snapshot: Snapshot) -> list[TableColumn]:
     """From left to right; narrow tables leave the last figures out first."""
     run = snapshot.run
-    rank = "p" if run.calibration else "suspicion"
+    rank = "p" if run.calibration else "combined"
+    by_k, single = listed_axes(run)
     ratios = [
-        TableColumn(axis, run.label(axis), 9, from_width=40 + 10 * axis.k)
-        for axis in run.axes(Quantity.LLR)[1:]
+        TableColumn(axis, run.label(axis), 9, from_width=50 + 10 * i) for i, axis in enumerate(by_k)
+    ]
+    others = [
+        TableColumn(axis, run.label(axis), 9, from_width=76 + 10 * i)
+        for i, axis in enumerate(single)
     ]
     return [
-        TableColumn(ODDNESS, rank, 10),
+        TableColumn(COMBINED, rank, 10),
         *ratios,
         TableColumn(K, "k", 3, from_width=44),
-        TableColumn(Axis(Quantity.BITS, 0), "bits/dim", 9, from_width=76),
+        *others,
         TableColumn(MARK, "mark", 6, right=False),
         TableColumn(PATH, "image", 0, right=False),
     ]
@@ -34,8 +37,7 @@ def table_columns(snapshot: Snapshot) -> list[TableColumn]:
 def table_cell(snapshot: Snapshot) -> CellOf:
     """Text and style of a cell, by row and column."""
     run = snapshot.run
-    scores, flagged = run.scores, snapshot.verdict.flagged
-    statuses = {code: name.replace("_", " ") for name, code in scores.status_codes.items()}
+    scores, flagged = run.scores, snapshot.flags.flagged
 
     def cell(row: int, key: Hashable) -> Cell:
         if key == PATH:
@@ -44,16 +46,16 @@ def table_cell(snapshot: Snapshot) -> CellOf:
         if key == MARK:
             return MARK_WORDS[snapshot.marks[row]], "mark"
         if scores.status[row] != 0:
-            status = statuses.get(int(scores.status[row]), "?")
-            return (printable(status), "muted") if key == ODDNESS else ("", "")
-        if key == ODDNESS:
-            value = run.p[row] if run.calibration else run.oddness[row]
+            status = printable(scores.status_name(row).replace("_", " "))
+            return (status, "muted") if key == COMBINED else ("", "")
+        if key == COMBINED:
+            value = run.p[row] if run.calibration else run.combined[row]
             text = format_p(float(value)) if run.calibration else f"{value:.1f}"
             return (f"\u25cf {text}", "flagged") if flagged[row] else (text, "")
         if key == K:
             return str(run.k[row]), "muted"
         assert isinstance(key, Axis)
-        digits = 3 if key.quantity is Quantity.BITS else 1
+        digits = 1 if key.column.unit == "nats" else 3
         value = float(run.values(key)[row])
         return f"{value:.{digits}f}", "strong" if key.k and key.k == run.k[row] else ""
 

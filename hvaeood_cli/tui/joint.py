@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.tui.run import Run
-from hvaeood_cli.tui.threshold import Verdict
+from hvaeood_cli.tui.threshold import Flags
 
 COLUMNS = ("first", "second", "difference", "flagged", "path")
 
@@ -64,19 +64,19 @@ def match(first: ScoreFile, second: ScoreFile) -> NDArray[np.int32]:
     return together[np.argsort(together[:, 0], kind="stable")]
 
 
-def join(first: Run, second: Run, verdicts: tuple[Verdict, Verdict]) -> Joint:
+def join(first: Run, second: Run, flagss: tuple[Flags, Flags]) -> Joint:
     """What two runs make of the images that both could score."""
     rows = match(first.scores, second.scores)
     rows = rows[first.scores.scored[rows[:, 0]] & second.scores.scored[rows[:, 1]]]
     runs = (first, second)
     are_p = all(run.calibration is not None for run in runs)
     columns = [
-        (run.p if are_p else run.oddness)[column] for run, column in zip(runs, rows.T, strict=True)
+        (run.p if are_p else run.combined)[column] for run, column in zip(runs, rows.T, strict=True)
     ]
     values = np.stack(columns, axis=1).astype(np.float64)
     scale = -np.log10(values) if are_p else values
-    pairs = zip(verdicts, rows.T, strict=True)
-    flagged = np.stack([verdict.flagged[column] for verdict, column in pairs], axis=1)
+    pairs = zip(flagss, rows.T, strict=True)
+    flagged = np.stack([flags.flagged[column] for flags, column in pairs], axis=1)
     return Joint(rows, values, scale[:, 1] - scale[:, 0], flagged, are_p)
 
 

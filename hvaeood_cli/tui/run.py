@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p
 from hvaeood_cli.calibration.reference import Reference
-from hvaeood_cli.store.reader import ScoreFile
+from hvaeood_cli.store.columns import Column, column, columns
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import printable
 
 Values = NDArray[np.floating[Any]]
@@ -24,37 +24,40 @@ T = TypeVar("T")
 _SLICE = 1 << 16  # rows whose combined score is computed at once: memory stays small
 
 
-class Quantity(StrEnum):
-    """What an image is measured by."""
-
-    LLR = "LLR"
-    BOUND = "L"
-    BITS = "bits/dim"
-    P = "p"
+P = "p"  # the p-values, beside the scores of the column table
 
 
 class Axis(NamedTuple):
-    """A quantity at one k. Of LLR and p, k = 0 means all k combined."""
+    """What images are measured by: a score, or P, at one k or layer.
 
-    quantity: Quantity
+    Of LLR and p, k = 0 means all k combined.
+    """
+
+    measure: str  # a column's name, or P
     k: int
 
     @property
+    def column(self) -> Column:
+        """What the column table says of it."""
+        if self == COMBINED:
+            return column("combined")
+        return column(self.measure if self.measure != P else "p_value" if self.k else "p_combined")
+
+    @property
+    def is_combined(self) -> bool:
+        """Whether it is the combined score, or its p-value."""
+        return self.k == 0 and self.measure in (COMBINED.measure, P)
+
+    @property
     def higher_is_odder(self) -> bool:
-        return self.quantity in (Quantity.LLR, Quantity.BITS)
+        return self.column.odd_end != "low"
 
     @property
     def unit(self) -> str:
-        return "nats" if self.quantity in (Quantity.LLR, Quantity.BOUND) else ""
+        return self.column.unit if self.column.unit not in self.column.title else ""
 
 
-class Statistics(NamedTuple):
-    """Rows of a score file, as `Calibration.combined` takes them."""
-
-    lower_bound: NDArray[np.float32]
-    llr: NDArray[np.float32]
-    kl: NDArray[np.float32]
-    log_px: NDArray[np.float32]
+COMBINED = Axis("llr", 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +73,10 @@ class Run:
     def of(cls, scores: ScoreFile, calibration: Calibration | None, why_not: str = "") -> Run:
         """With the calibration, unless the scores were made in another way than it was."""
         if calibration is None:
-            model = printable(str(scores.attributes["model_name"]))
+            model = printable(scores.header.model_name)
             mend = f"hvaeood calibrate HELD-OUT-IMAGES --model {model}"
             return cls(scores, None, why_not or f"not calibrated: {mend}")
-        differing = calibration.mismatches(settings_of(scores.attributes, scores.settings))
+        differing = calibration.mismatches(settings_of(scores.header))
         if differing:
             why_not = f"the calibration was made otherwise ({'; '.join(differing)}): "
             return cls(scores, None, why_not + "hvaeood calibrate with these settings")
@@ -90,25 +93,25 @@ class Run:
     def n_layers(self) -> int:
         return self.scores.n_layers
 
-    @cached_property
+    @property
     def n_scored(self) -> int:
-        return int(self.scores.scored.sum())
+        return self.scores.n_scored
 
     # -- what ranks ---------------------------------------------------------------------------
 
     @cached_property
-    def oddness(self) -> Values:
+    def combined(self) -> Values:
         """(N,) what ranks images, higher is odder, NaN without scores.
 
         The calibration's combined score, in nats; without one, spreads above the batch's median.
         """
         if self.calibration is None:
-            return self._reference.suspicion(self.scores.llr).astype(np.float32)
+            return self._reference.combine(self.scores.llr).astype(np.float32)
         found = np.full(len(self), np.nan)
-        columns = [getattr(self.scores, name) for name in Statistics._fields]
         for first in range(0, len(self), _SLICE):
             part = slice(first, first + _SLICE)
-            found[part] = self.calibration.combined(Statistics(*(c[part] for c in columns)))
+            columns = {name: values[part] for name, values in self.scores.columns.items()}
+            found[part] = self.calibration.combine(columns)
         found[~self.scores.scored] = np.nan
         return found
 
@@ -116,14 +119,14 @@ class Run:
     def k(self) -> NDArray[np.int8]:
         """(N,) whose LLR^{>k} differs most; 0 without scores."""
         if self.calibration is None:
-            return self._reference.k_standing_out(self.scores.llr).astype(np.int8)
+            return self._reference.k_differing_most(self.scores.llr).astype(np.int8)
         k = self.calibration.k_differing_most(self.scores.llr)
         return np.where(self.scores.scored, k, 0).astype(np.int8)
 
     @cached_property
     def p(self) -> Values:
-        """(N,) p-value of `oddness`; only with a calibration."""
-        return self._p(0, self.oddness)
+        """(N,) p-value of `combined`; only with a calibration."""
+        return self._p(0, self.combined)
 
     def adjusted_p(self, kind: str) -> Values:
         """(N,) p adjusted for the batch: an FDR rule of this kind flags what is <= its level."""
@@ -132,26 +135,42 @@ class Run:
     # -- what can be plotted ------------------------------------------------------------------
 
     @property
-    def quantities(self) -> list[Quantity]:
-        return [q for q in Quantity if q is not Quantity.P or self.calibration]
+    def measures(self) -> list[str]:
+        """What images can be measured by, LLR first."""
+        names = [column.name for column in columns("scores")]
+        names = ["llr", *(name for name in names if name != "llr")]
+        return [*names, P] if self.calibration else names
 
-    def axes(self, quantity: Quantity) -> list[Axis]:
-        return [Axis(quantity, k) for k in range(self.n_layers)]
+    def axes(self, measure: str) -> list[Axis]:
+        """A measure at every k or layer that it has; of LLR and p, the combined one first."""
+        combined = measure in (COMBINED.measure, P)
+        found = column("llr" if combined else measure).indices(self.n_layers)
+        indices = [0] if found is None else [0, *found] if combined else list(found)
+        return [Axis(measure, k) for k in indices]
+
+    def axis_near(self, measure: str, k: int) -> Axis:
+        """A measure at k, or at the first k that it has."""
+        axes = self.axes(measure)
+        return next((axis for axis in axes if axis.k == k), axes[0])
+
+    def heading(self, measure: str) -> str:
+        """What people read of a measure."""
+        return P if measure == P else column(measure).heading
 
     def label(self, axis: Axis) -> str:
-        quantity, k = axis
-        if k:
-            return {Quantity.BITS: f"bits/dim, L>{k}"}.get(quantity, f"{quantity}>{k}")
-        if quantity is Quantity.LLR:
-            return "combined score" if self.calibration else "suspicion"
-        return {Quantity.BOUND: "L", Quantity.BITS: "bits/dim, L"}.get(quantity, "p combined")
+        """What people read of an axis."""
+        if axis == COMBINED:
+            return "combined score"
+        if axis.measure == P:
+            return f"p>{axis.k}" if axis.k else "p combined"
+        return axis.column.titles(self.n_layers)[self._place(axis)]
 
     def values(self, axis: Axis) -> Values:
         """(N,), NaN without scores."""
         return self._keep(("values", axis), lambda: self._values(axis))
 
     def usual(self, axis: Axis) -> Values | None:
-        """The calibration's values, sorted upwards."""
+        """The calibration's values, sorted upwards; None where there is none."""
         return self._keep(("usual", axis), lambda: self._usual(axis))
 
     def shown_range(self, axis: Axis) -> tuple[float, float]:
@@ -169,7 +188,7 @@ class Run:
         """The p-value of a row at one k (0: combined)."""
         if self.calibration is None or not self.scores.scored[row]:
             return None
-        values = self.oddness[row : row + 1] if k == 0 else self.scores.llr[row : row + 1, k - 1]
+        values = self.combined[row : row + 1] if k == 0 else self.scores.llr[row : row + 1, k - 1]
         return float(self._p(k, values)[0])
 
     # -- what can be sorted -------------------------------------------------------------------
@@ -222,7 +241,7 @@ class Run:
 
     def _p(self, k: int, values: Values) -> Values:
         assert self.calibration is not None
-        usual = self.calibration.sorted_llr[:, k - 1] if k else self.calibration.oddness
+        usual = self.calibration.sorted_llr[:, k - 1] if k else self.calibration.combined
         return conformal_p(usual, values)
 
     def _adjust(self, kind: str) -> Values:
@@ -236,34 +255,35 @@ class Run:
         return found
 
     def _values(self, axis: Axis) -> Values:
-        quantity, k = axis
-        if quantity is Quantity.P:
-            return self._p(k, self.scores.llr[:, k - 1]) if k else self.p
-        if quantity is Quantity.LLR:
-            return np.ascontiguousarray(self.scores.llr[:, k - 1]) if k else self.oddness
-        if quantity is Quantity.BITS:
-            return self._bits(self.scores.lower_bound[:, k])
-        return np.ascontiguousarray(self.scores.lower_bound[:, k])
+        if axis == COMBINED:
+            return self.combined
+        if axis.measure == P:
+            return self._p(axis.k, self.scores.llr[:, axis.k - 1]) if axis.k else self.p
+        return self._part(axis, self.scores[axis.measure])
 
     def _usual(self, axis: Axis) -> Values | None:
-        quantity, k = axis
         if self.calibration is None:
             return None
-        if quantity is Quantity.P:
-            n = len(self.calibration) if k else len(self.calibration.oddness)
+        if axis == COMBINED:
+            return self.calibration.combined
+        if axis.measure == P:
+            n = len(self.calibration) if axis.k else len(self.calibration.combined)
             return np.arange(1, n + 1) / (n + 1)
-        if quantity is Quantity.LLR:
-            return self.calibration.sorted_llr[:, k - 1] if k else self.calibration.oddness
-        bound = self.calibration.lower_bound[:, k]
-        return np.sort(self._bits(bound) if quantity is Quantity.BITS else bound)
+        if axis.measure not in self.calibration.columns:
+            return None
+        return np.sort(self._part(axis, self.calibration[axis.measure]))
 
-    def _bits(self, bound: Values) -> Values:
-        settings = self.scores.settings
-        n_dims = int(settings.get("image_channels", 1)) * int(settings.get("image_size", 28)) ** 2
-        return np.asarray(-bound / np.float32(n_dims * math.log(2.0)))
+    def _part(self, axis: Axis, values: Values) -> Values:
+        """The values of one axis, (N,), of a column's (N,) or (N, n)."""
+        return values if values.ndim == 1 else np.ascontiguousarray(values[:, self._place(axis)])
+
+    def _place(self, axis: Axis) -> int:
+        """Where an axis stands among its column's values."""
+        indices = axis.column.indices(self.n_layers)
+        return 0 if indices is None else indices.index(axis.k)
 
     def _range(self, axis: Axis) -> tuple[float, float]:
-        if axis.quantity is Quantity.P:
+        if axis.measure == P:
             return 0.0, 1.0
         usual = self.usual(axis)
         parts = [self.values(axis)] if usual is None else [self.values(axis), usual]

@@ -21,13 +21,13 @@ LISTS = ("flagged", "judged", "shown")
 
 
 def rows_of(snapshot: Snapshot, which: str) -> NDArray[np.int32]:
-    """The rows of a list: flagged and judged ones by oddness, shown ones as the table has them."""
+    """The rows of a list: the oddest first; shown ones as the table has them."""
     if which == "shown":
         return snapshot.rows
-    wanted = snapshot.verdict.flagged if which == "flagged" else snapshot.marks > 0
+    wanted = snapshot.flags.flagged if which == "flagged" else snapshot.marks > 0
     rows = np.flatnonzero(wanted).astype(np.int32)
-    oddness = np.nan_to_num(snapshot.run.oddness[rows], nan=-np.inf)
-    return rows[np.argsort(-oddness, kind="stable")]
+    combined = np.nan_to_num(snapshot.run.combined[rows], nan=-np.inf)
+    return rows[np.argsort(-combined, kind="stable")]
 
 
 def write_list(path: Path, snapshot: Snapshot, which: str, form: str) -> int:
@@ -61,17 +61,17 @@ def _as_paths(run: Run, rows: NDArray[np.int32], form: str) -> Iterator[bytes]:
 
 def _as_csv(snapshot: Snapshot, rows: NDArray[np.int32]) -> Iterator[bytes]:
     run, ks = snapshot.run, range(1, snapshot.run.n_layers)
-    ranked = "p_combined" if run.calibration else "suspicion"
+    ranked = "p_combined" if run.calibration else "combined"
     header = ["path", "flagged", ranked, "k", *(f"llr_{k}" for k in ks), "mark", "note"]
     yield _line(header)
     for row in map(int, rows):
-        name = bytes(run.scores.names[row]).decode("utf-8", "surrogateescape")
+        name = run.scores.name(row)
         judgement = snapshot.judgements.of(run.scores, row)
         scored = bool(run.scores.scored[row])
-        rank = run.p[row] if run.calibration else run.oddness[row]
+        rank = run.p[row] if run.calibration else run.combined[row]
         numbers = [f"{value:.6g}" if scored else "" for value in (rank, *run.scores.llr[row])]
         k = str(run.k[row]) if scored else ""
-        cells = [defuse(name), str(int(snapshot.verdict.flagged[row])), numbers[0], k]
+        cells = [defuse(name), str(int(snapshot.flags.flagged[row])), numbers[0], k]
         yield _line([*cells, *numbers[1:], judgement.mark, defuse(judgement.note)])
 
 

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration import conformal
-from hvaeood_cli.calibration.rules import KINDS, Rule, check_level
+from hvaeood_cli.calibration.rules import KINDS, Rule, check_level, rule_of
 from hvaeood_cli.errors import CalibrationError
-from hvaeood_cli.tui.run import Axis, Quantity, Run
-
-ODDNESS = Axis(Quantity.LLR, 0)
+from hvaeood_cli.tui.run import COMBINED, Axis, P, Run
 
 _STEPS = 20  # of a level, a decade
 _MAX_LEVEL = 0.5
@@ -32,13 +30,13 @@ Threshold = Rule | ByScore
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Flags:
     """What a threshold makes of a run."""
 
     threshold: Threshold
     flagged: NDArray[np.bool_]  # (N,)
     n_flagged: int
-    expected: float | None  # of how many would be flagged, or are, and belong; None: unknown
+    expected: float | None  # how many of the flagged belong, on average; None where unknown
 
 
 def kinds(run: Run) -> tuple[str, ...]:
@@ -53,26 +51,26 @@ def kind_of(threshold: Threshold) -> str:
 def first_threshold(run: Run) -> Threshold:
     """The file's own rule, the usual one, or without a calibration a few spreads."""
     if run.calibration is None:
-        return ByScore(ODDNESS, _SUSPICIOUS)
+        return ByScore(COMBINED, _SUSPICIOUS)
     decision = run.scores.decision
-    rule = Rule(decision.rule, decision.level) if decision else Rule()
+    rule = rule_of(decision) if decision else Rule()
     return supported(run, rule)
 
 
-def judge(run: Run, threshold: Threshold) -> Verdict:
+def flag(run: Run, threshold: Threshold) -> Flags:
     """What is flagged."""
     if isinstance(threshold, Rule):
         p = run.p if threshold.kind == "fpr" else run.adjusted_p(threshold.kind)
         flagged = np.less_equal(p, threshold.level)  # NaN is not
         n_flagged = int(flagged.sum())
         among = run.n_scored if threshold.kind == "fpr" else n_flagged
-        return Verdict(threshold, flagged, n_flagged, threshold.level * among)
+        return Flags(threshold, flagged, n_flagged, threshold.level * among)
     values = run.values(threshold.axis)
     odder = np.greater_equal if threshold.axis.higher_is_odder else np.less_equal
     flagged = odder(values, threshold.value)
     rate = rate_of(run, threshold)
     expected = None if rate is None else rate * run.n_scored
-    return Verdict(threshold, flagged, int(flagged.sum()), expected)
+    return Flags(threshold, flagged, int(flagged.sum()), expected)
 
 
 def rate_of(run: Run, threshold: ByScore) -> float | None:
@@ -87,19 +85,19 @@ def rate_of(run: Run, threshold: ByScore) -> float | None:
     return float((n + 1) / (len(usual) + 1))
 
 
-def line_on(run: Run, verdict: Verdict, axis: Axis) -> float | None:
+def line_on(run: Run, flags: Flags, axis: Axis) -> float | None:
     """Where the threshold stands on an axis; None where it is not about that axis."""
-    threshold = verdict.threshold
+    threshold = flags.threshold
     if isinstance(threshold, ByScore):
         return threshold.value if threshold.axis == axis else None
-    if axis.k or axis.quantity not in (Quantity.LLR, Quantity.P) or run.calibration is None:
+    if not axis.is_combined or run.calibration is None:
         return None
     cutoff = threshold.level
     if threshold.kind != "fpr":
-        cutoff = float(run.p[verdict.flagged].max()) if verdict.n_flagged else 0.0
-    if axis.quantity is Quantity.P:
+        cutoff = float(run.p[flags.flagged].max()) if flags.n_flagged else 0.0
+    if axis.measure == P:
         return cutoff
-    score = conformal.threshold(run.calibration.oddness, cutoff)
+    score = conformal.threshold(run.calibration.combined, cutoff)
     return score if math.isfinite(score) else None
 
 
@@ -122,7 +120,7 @@ def supported(run: Run, rule: Rule) -> Rule:
     try:
         check_level(rule, run.calibration, run.n_scored)
     except CalibrationError:
-        least = conformal.least_p(len(run.calibration.oddness))
+        least = conformal.least_p(len(run.calibration.combined))
         if rule.kind == "fdr-by":
             least *= float((1.0 / np.arange(1, max(run.n_scored, 1) + 1)).sum())
         digits = 1 - math.floor(math.log10(least))
@@ -142,12 +140,11 @@ def asked(run: Run, threshold: Threshold, value: float) -> Threshold:
 
 def pointed_at(run: Run, threshold: Threshold, axis: Axis, value: float) -> Threshold:
     """The threshold that stands at a place on a plot: of its own kind, if it is about that axis."""
-    combined = axis.k == 0 and axis.quantity in (Quantity.LLR, Quantity.P)
-    if isinstance(threshold, ByScore) or not combined or run.calibration is None:
+    if isinstance(threshold, ByScore) or not axis.is_combined or run.calibration is None:
         return ByScore(axis, value)
     p = value
-    if axis.quantity is Quantity.LLR:
-        p = float(conformal.conformal_p(run.calibration.oddness, np.array([value]))[0])
+    if axis == COMBINED:
+        p = float(conformal.conformal_p(run.calibration.combined, np.array([value]))[0])
     if threshold.kind == "fpr":
         level = p
     else:
@@ -169,18 +166,18 @@ def by_score(run: Run, axis: Axis, n_flagged: int) -> ByScore:
     return ByScore(axis, float(values[order[place]]))
 
 
-def of_kind(run: Run, verdict: Verdict, kind: str, axis: Axis) -> Threshold:
+def of_kind(run: Run, flags: Flags, kind: str, axis: Axis) -> Threshold:
     """Another rule: at the usual level, or by a score that flags as many as now."""
     if kind == "score":
-        return by_score(run, axis, verdict.n_flagged)
-    here = verdict.threshold
+        return by_score(run, axis, flags.n_flagged)
+    here = flags.threshold
     level = here.level if isinstance(here, Rule) else Rule().level
     return supported(run, Rule(kind, level))
 
 
-def promise(run: Run, verdict: Verdict) -> str:
+def promise(run: Run, flags: Flags) -> str:
     """What a threshold says of errors, in words."""
-    threshold, expected = verdict.threshold, verdict.expected
+    threshold, expected = flags.threshold, flags.expected
     if isinstance(threshold, Rule) and threshold.kind != "fpr":
         return f"of these, about {expected:,.1f} at most belong, on average"
     if expected is None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.store.columns import columns as of_table
 from hvaeood_cli.store.judgements import Judgements
-from hvaeood_cli.tui.run import Axis, Quantity, Run
-from hvaeood_cli.tui.threshold import ODDNESS, Threshold, Verdict, first_threshold, judge
+from hvaeood_cli.tui.run import COMBINED, Axis, Run
+from hvaeood_cli.tui.threshold import Flags, Threshold, first_threshold, flag
 
 ALL, FLAGGED, UNREADABLE, JUDGED = SHOWN = ("all", "flagged", "unreadable", "judged")
 MARK, PATH, K = "mark", "path", "k"  # columns to sort by that are no axis
@@ -35,14 +36,14 @@ class View:
 
     axis: Axis
     threshold: Threshold
-    column: Column = ODDNESS
+    column: Column = COMBINED
     descending: bool = True
     filter: Filter = field(default_factory=Filter)
     log: bool = True  # counts; a few odd images among many are seen
 
     @classmethod
     def first(cls, run: Run) -> View:
-        return cls(ODDNESS, first_threshold(run))
+        return cls(COMBINED, first_threshold(run))
 
     def sorted_by(self, column: Column) -> View:
         """By another column, its telling end first; by the same one, the other way round."""
@@ -60,7 +61,7 @@ class Snapshot:
     view: View
     judgements: Judgements
     marks: NDArray[np.int8]  # (N,), `Judgements.marks`
-    verdict: Verdict
+    flags: Flags
     rows: NDArray[np.int32]  # the table's, in its order
 
     @property
@@ -68,7 +69,7 @@ class Snapshot:
         """How many images each filter has."""
         n = len(self.run)
         judged = int((self.marks > 0).sum())
-        counts = (n, self.verdict.n_flagged, n - self.run.n_scored, judged)
+        counts = (n, self.flags.n_flagged, n - self.run.n_scored, judged)
         return dict(zip(SHOWN, counts, strict=True))
 
 
@@ -80,20 +81,31 @@ def take(run: Run, view: View, judgements: Judgements, before: Snapshot | None =
     else:
         marks = judgements.marks(run.scores)
     if before is not None and same_run and before.view.threshold == view.threshold:
-        verdict = before.verdict
+        flags = before.flags
     else:
-        verdict = judge(run, view.threshold)
+        flags = flag(run, view.threshold)
     rows = _ordered(run, view, marks)
-    kept = _kept(run, view.filter, marks, verdict)
+    kept = _kept(run, view.filter, marks, flags)
     if kept is not None:
         rows = rows[kept[rows]]
-    return Snapshot(run, view, judgements, marks, verdict, rows)
+    return Snapshot(run, view, judgements, marks, flags, rows)
 
 
 def columns(run: Run) -> list[Column]:
     """What a table can be sorted by, from left to right."""
-    llr = run.axes(Quantity.LLR)[1:]
-    return [MARK, ODDNESS, *llr, K, Axis(Quantity.BITS, 0), PATH]
+    by_k, single = listed_axes(run)
+    return [MARK, COMBINED, *by_k, K, *single, PATH]
+
+
+def listed_axes(run: Run) -> tuple[list[Axis], list[Axis]]:
+    """The scores that lists show: those with a value for each k, then those with one."""
+    by_k: list[Axis] = []
+    single: list[Axis] = []
+    for column in of_table("scores"):
+        if column.listed:
+            axes = [axis for axis in run.axes(column.name) if not axis.is_combined]
+            (single if column.each == "image" else by_k).extend(axes)
+    return by_k, single
 
 
 def _ordered(run: Run, view: View, marks: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -118,14 +130,14 @@ def _ordered(run: Run, view: View, marks: NDArray[np.int8]) -> NDArray[np.int32]
 
 
 def _kept(
-    run: Run, wanted: Filter, marks: NDArray[np.int8], verdict: Verdict
+    run: Run, wanted: Filter, marks: NDArray[np.int8], flags: Flags
 ) -> NDArray[np.bool_] | None:
     """(N,), which rows a filter keeps; None for all."""
     if not wanted:
         return None
     kept = np.ones(len(run), np.bool_)
     if wanted.shown == FLAGGED:
-        kept &= verdict.flagged
+        kept &= flags.flagged
     elif wanted.shown == UNREADABLE:
         kept &= ~run.scores.scored
     elif wanted.shown == JUDGED:

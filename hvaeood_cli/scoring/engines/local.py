@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,8 +17,8 @@ from hvaeood_cli.images.preprocess import fit
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.scoring.noise import ImageNoise
 from hvaeood_cli.scoring.scorer import Scorer
+from hvaeood_cli.store.columns import Rows, blank_rows
 from hvaeood_cli.store.journal import Batch
-from hvaeood_cli.store.schema import Rows, blank_rows
 from hvaeood_cli.store.status import STATUS_CODES
 
 T = TypeVar("T")
@@ -33,32 +34,36 @@ class _Prepared(NamedTuple):
     noises: list[ImageNoise]
 
 
-def score_manifest(
-    manifest: Manifest,
-    scorer: Scorer,
-    start: int = 0,
-    batch_size: int | None = None,
-    workers: int = 1,
-) -> Iterator[Batch]:
-    """Score images start ... N - 1, a batch at a time, in order.
+@dataclass(frozen=True)
+class LocalEngine:
+    """The engine of one machine. Scores do not depend on batch_size or workers, speed does.
 
-    An image that cannot be read is a row with a status; nothing raises for one. batch_size,
-    rounded up to whole passes of the network, and workers change the speed and no score.
+    batch_size: images read and scored together, rounded up to whole passes of the network; None
+    for one pass. workers: threads that read ahead; 0 for none.
     """
-    size = scorer.images_per_pass
-    batch_size = -(-(batch_size or size) // size) * size
 
-    def prepare(first: int) -> _Prepared:
-        last = min(first + batch_size, len(manifest))
-        return _prepare(manifest, scorer, first, last)
+    scorer: Scorer
+    batch_size: int | None = None
+    workers: int = 1
 
-    for batch in _ahead(prepare, range(start, len(manifest), batch_size), workers):
-        readable = batch.rows["status"] == 0
-        if batch.pixels:
-            scores = scorer.score(np.stack(batch.pixels), batch.noises)
-            for field, values in scores._asdict().items():
-                batch.rows[field][readable] = values
-        yield Batch(batch.first, batch.rows, batch.errors)
+    @property
+    def device(self) -> str:
+        return self.scorer.device.type
+
+    def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
+        """The rows from `start` on, in order."""
+        scorer, one_pass = self.scorer, self.scorer.images_per_pass
+        size = -(-(self.batch_size or one_pass) // one_pass) * one_pass
+
+        def prepare(first: int) -> _Prepared:
+            return _prepare(manifest, scorer, first, min(first + size, len(manifest)))
+
+        for batch in _ahead(prepare, range(start, len(manifest), size), self.workers):
+            readable = batch.rows["status"] == 0
+            if batch.pixels:
+                for name, values in scorer.score(np.stack(batch.pixels), batch.noises).items():
+                    batch.rows[name][readable] = values
+            yield Batch(batch.first, batch.rows, batch.errors)
 
 
 def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prepared:

@@ -19,18 +19,18 @@ from hvaeood_cli.tui.widgets.distribution import Distribution
 
 
 class AllKScreen(SnapshotScreen):
-    """One plot a k of the quantity at hand; what is flagged is red in each."""
+    """One plot a k of the measure at hand; what is flagged is red in each."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q,a", "app.pop_screen", "Back", key_display="esc"),
     ]
 
     def compose(self) -> ComposeResult:
-        run, quantity = self.snapshot.run, self.snapshot.view.axis.quantity
+        run, measure = self.snapshot.run, self.snapshot.view.axis.measure
         yield Static(
             Content.assemble(
                 (run.title, "bold"),
-                (f"  {quantity} at every k: ", "$text-muted"),
+                (f"  {run.heading(measure)} at every k: ", "$text-muted"),
                 ("█ here", "$primary"),
                 ("  █ flagged", "$error"),
                 "  ─ calibration" if run.calibration else "",
@@ -38,7 +38,7 @@ class AllKScreen(SnapshotScreen):
             id="place",
         )
         with Grid(id="plots"):
-            for axis in run.axes(quantity):
+            for axis in run.axes(measure):
                 with Vertical():
                     yield Static(Content(f"{run.label(axis)}  {axis.unit}"), classes="caption")
                     yield Distribution(id=f"k-{axis.k}")
@@ -54,14 +54,14 @@ class AllKScreen(SnapshotScreen):
         self.snapshot = snapshot
         run, view = snapshot.run, snapshot.view
         for plot in self.query(Distribution):
-            axis = Axis(view.axis.quantity, int((plot.id or "k-0").removeprefix("k-")))
+            axis = Axis(view.axis.measure, int((plot.id or "k-0").removeprefix("k-")))
 
             def count(n_bins: int, axis: Axis = axis) -> Histogram:
                 binning = Binning(run, axis, run.shown_range(axis), n_bins)
-                return binning.count(snapshot.verdict.flagged)
+                return binning.count(snapshot.flags.flagged)
 
-            plot.show(count, line_on(run, snapshot.verdict, axis), view.log)
+            plot.show(count, line_on(run, snapshot.flags, axis), view.log)
 
     def _n_columns(self) -> int:
         """As many as leave each plot 36 columns."""
-        return max(1, min(self.snapshot.run.n_layers, self.size.width // 36))
+        return max(1, min(len(self.query(Distribution)), self.size.width // 36))

@@ -1,4 +1,4 @@
-"""The main screen: the verdict, the distribution, the table, the image at hand."""
+"""The main screen: the flags, the distribution, the table, the image at hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hvaeood_cli.tui import threshold as thresholds
 from hvaeood_cli.tui.cells import table_cell, table_columns
 from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.messages import Ask, Decide, Glance, Open
-from hvaeood_cli.tui.run import Axis, Quantity, Run
+from hvaeood_cli.tui.run import COMBINED, Axis, Run
 from hvaeood_cli.tui.screens.asking import AskText, Confirm
 from hvaeood_cli.tui.screens.judging import JudgingScreen
 from hvaeood_cli.tui.screens.taking import TakeAway
@@ -28,8 +28,8 @@ from hvaeood_cli.tui.widgets.axis_bar import AxisBar
 from hvaeood_cli.tui.widgets.detail import Detail, MarkChips
 from hvaeood_cli.tui.widgets.distribution import Distribution
 from hvaeood_cli.tui.widgets.filter_bar import FilterBar
+from hvaeood_cli.tui.widgets.flag_bar import FlagBar
 from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
-from hvaeood_cli.tui.widgets.verdict_bar import VerdictBar
 from hvaeood_cli.tui.widgets.virtual_table import VirtualTable
 
 THRESHOLD = Binding.Group("Threshold", compact=True)
@@ -49,7 +49,7 @@ class BrowseScreen(JudgingScreen):
         Binding("t", "type_threshold", "Type the threshold", show=False),
         Binding("k", "step_k(1)", "Next k", show=False),
         Binding("K", "step_k(-1)", "Previous k", show=False),
-        Binding("m", "next_quantity", "Next measure", show=False),
+        Binding("m", "next_measure", "Next measure", show=False),
         Binding("l", "log", "Log counts", show=False),
         Binding("f", "only('flagged')", "Flagged only", show=False),
         Binding("u", "only('unreadable')", "Unreadable only", show=False),
@@ -73,7 +73,7 @@ class BrowseScreen(JudgingScreen):
         self._binned: tuple[Run, Axis, int, Binning] | None = None
 
     def compose(self) -> ComposeResult:
-        yield VerdictBar()
+        yield FlagBar()
         yield AxisBar()
         yield Distribution()
         yield FilterBar(id="filters")
@@ -90,9 +90,11 @@ class BrowseScreen(JudgingScreen):
         self.call_after_refresh(self.show, self.snapshot)
 
     def show(self, snapshot: Snapshot) -> None:
+        if snapshot.run is not self.snapshot.run:  # the other file: its row is another image
+            self.query_one(VirtualTable).start_over()
         self.snapshot = snapshot
         run, view = snapshot.run, snapshot.view
-        self.query_one(VerdictBar).show(snapshot, self._others)
+        self.query_one(FlagBar).show(snapshot, self._others)
         self.query_one(AxisBar).show(snapshot)
         self.query_one(FilterBar).show_filters(snapshot)
         self._plot()
@@ -100,7 +102,7 @@ class BrowseScreen(JudgingScreen):
             table_columns(snapshot),
             snapshot.rows,
             table_cell(snapshot),
-            (view.column, view.descending != (view.column == thresholds.ODDNESS and self._by_p)),
+            (view.column, view.descending != (view.column == COMBINED and self._by_p)),
         )
         if not run.n_scored:
             self.query_one(Detail).update("no image of this file has scores")
@@ -126,9 +128,9 @@ class BrowseScreen(JudgingScreen):
             if kept is None or kept[0] is not run or kept[1:3] != (view.axis, n_bins):
                 binning = Binning(run, view.axis, run.shown_range(view.axis), n_bins)
                 self._binned = kept = (run, view.axis, n_bins, binning)
-            return kept[3].count(snapshot.verdict.flagged)
+            return kept[3].count(snapshot.flags.flagged)
 
-        plot.show(count, thresholds.line_on(run, snapshot.verdict, view.axis), view.log)
+        plot.show(count, thresholds.line_on(run, snapshot.flags, view.axis), view.log)
 
     def _show_detail(self) -> None:
         row = self.row
@@ -169,7 +171,7 @@ class BrowseScreen(JudgingScreen):
 
     def action_rule(self, kind: str) -> None:
         def change(now: Snapshot) -> View:
-            chosen = thresholds.of_kind(now.run, now.verdict, kind, now.view.axis)
+            chosen = thresholds.of_kind(now.run, now.flags, kind, now.view.axis)
             return replace(now.view, threshold=chosen)
 
         self.post_message(Ask(change))
@@ -200,25 +202,26 @@ class BrowseScreen(JudgingScreen):
         )
         self.app.push_screen(dialog, take)
 
-    def action_axis(self, quantity: str, k: int) -> None:
-        axis = Axis(Quantity[quantity], k)
+    def action_axis(self, measure: str, k: int) -> None:
+        axis = self.snapshot.run.axis_near(measure, k)
 
         def change(now: Snapshot) -> View:
             threshold = now.view.threshold
             if isinstance(threshold, ByScore) and threshold.axis != axis:
-                threshold = thresholds.by_score(now.run, axis, now.verdict.n_flagged)
+                threshold = thresholds.by_score(now.run, axis, now.flags.n_flagged)
             return replace(now.view, axis=axis, threshold=threshold)
 
         self.post_message(Ask(change))
 
     def action_step_k(self, step: int) -> None:
-        axis, n_layers = self.snapshot.view.axis, self.snapshot.run.n_layers
-        self.action_axis(axis.quantity.name, (axis.k + step) % n_layers)
+        axis = self.snapshot.view.axis
+        axes = self.snapshot.run.axes(axis.measure)
+        self.action_axis(axis.measure, axes[(axes.index(axis) + step) % len(axes)].k)
 
-    def action_next_quantity(self) -> None:
-        axis, quantities = self.snapshot.view.axis, self.snapshot.run.quantities
-        following = quantities[(quantities.index(axis.quantity) + 1) % len(quantities)]
-        self.action_axis(following.name, axis.k)
+    def action_next_measure(self) -> None:
+        axis, measures = self.snapshot.view.axis, self.snapshot.run.measures
+        following = measures[(measures.index(axis.measure) + 1) % len(measures)]
+        self.action_axis(following, axis.k)
 
     def action_log(self) -> None:
         self.post_message(Ask(lambda now: replace(now.view, log=not now.view.log)))

@@ -17,7 +17,7 @@ from hvaeood_cli.text import printable
 from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.joint import COLUMNS, Joint, join
 from hvaeood_cli.tui.messages import Open
-from hvaeood_cli.tui.run import Axis, Quantity
+from hvaeood_cli.tui.run import Axis
 from hvaeood_cli.tui.threshold import line_on
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.distribution import Distribution
@@ -32,7 +32,7 @@ class CompareScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("k", "step_k(1)", "Next k"),
-        Binding("m", "next_quantity", "Measure"),
+        Binding("m", "next_measure", "Measure"),
         Binding("l", "log", "Log counts"),
         Binding("s", "next_column", "Sort"),
         Binding("S", "reverse", "Reverse", show=False),
@@ -43,10 +43,10 @@ class CompareScreen(Screen[None]):
         super().__init__()
         self._two = (first, second)
         self._at = at
-        self._axis = first.view.axis
+        self._axis: Axis = first.view.axis
         self._log = first.view.log
         self._by = ("difference", True)
-        self._joint: Joint = join(first.run, second.run, (first.verdict, second.verdict))
+        self._joint: Joint = join(first.run, second.run, (first.flags, second.flags))
 
     def compose(self) -> ComposeResult:
         yield Static(id="place")
@@ -77,12 +77,12 @@ class CompareScreen(Screen[None]):
         def count(n_bins: int) -> Histogram:
             """The second file stands where the calibration does elsewhere."""
             bars, line = (
-                Binning(snapshot.run, axis, span, n_bins).count(snapshot.verdict.flagged)
+                Binning(snapshot.run, axis, span, n_bins).count(snapshot.flags.flagged)
                 for snapshot in self._two
             )
             return bars._replace(usual=line.here.astype(np.float64) * scale)
 
-        plot.show(count, line_on(first.run, first.verdict, axis), self._log)
+        plot.show(count, line_on(first.run, first.flags, axis), self._log)
         self.query_one("#place", Static).update(
             Content.assemble(
                 (f"{first.run.label(axis)}  ", "bold"),
@@ -93,7 +93,7 @@ class CompareScreen(Screen[None]):
         )
 
     def _tabulate(self) -> None:
-        rank = "p" if self._joint.are_p else "suspicion"
+        rank = "p" if self._joint.are_p else "combined"
         titles = (f"{rank}, first", f"{rank}, second", "difference", "flagged", "image")
         table_columns = [
             TableColumn(
@@ -145,14 +145,17 @@ class CompareScreen(Screen[None]):
         self._tabulate()
 
     def action_step_k(self, step: int) -> None:
-        n_layers = min(snapshot.run.n_layers for snapshot in self._two)
-        self._axis = Axis(self._axis.quantity, (self._axis.k + step) % n_layers)
+        shallow = min((snapshot.run for snapshot in self._two), key=lambda run: run.n_layers)
+        axes = shallow.axes(self._axis.measure)
+        here = axes.index(self._axis) if self._axis in axes else -step
+        self._axis = axes[(here + step) % len(axes)]
         self._plot()
 
-    def action_next_quantity(self) -> None:
-        both = [q for q in Quantity if all(q in s.run.quantities for s in self._two)]
-        here = both.index(self._axis.quantity) if self._axis.quantity in both else -1
-        self._axis = Axis(both[(here + 1) % len(both)], self._axis.k)
+    def action_next_measure(self) -> None:
+        first, second = (snapshot.run for snapshot in self._two)
+        both = [measure for measure in first.measures if measure in second.measures]
+        here = both.index(self._axis.measure) if self._axis.measure in both else -1
+        self._axis = first.axis_near(both[(here + 1) % len(both)], self._axis.k)
         self._plot()
 
     def action_log(self) -> None:

@@ -1,4 +1,4 @@
-"""What is plotted: the quantity, the k, the scale; and what the colours mean."""
+"""What is plotted: what is measured, the k, the scale; and what the colours mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from hvaeood_cli.tui.run import Quantity
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.chips import Chip, Chips
 
@@ -24,17 +23,16 @@ class AxisBar(Horizontal):
     def show(self, snapshot: Snapshot) -> None:
         run, view = snapshot.run, snapshot.view
         here = view.axis
-        quantities = [
-            Chip(q, f"screen.axis('{q.name}', {here.k})", q is here.quantity)
-            for q in run.quantities
+        measures = [
+            Chip(run.heading(name), f"screen.axis('{name}', {here.k})", name == here.measure)
+            for name in run.measures
         ]
         ks = []
-        for axis in run.axes(here.quantity):
-            all_k = axis.k == 0 and axis.quantity in (Quantity.LLR, Quantity.P)
-            action = f"screen.axis('{axis.quantity.name}', {axis.k})"
-            ks.append(Chip("all" if all_k else str(axis.k), action, axis == here))
+        for axis in run.axes(here.measure):
+            action = f"screen.axis('{axis.measure}', {axis.k})"
+            ks.append(Chip("all" if axis.is_combined else str(axis.k), action, axis == here))
         scale = [Chip("log" if view.log else "linear", "screen.log")]
-        self.query_one(Chips).show(("m", quantities), ("k", ks), ("l", scale))
+        self.query_one(Chips).show(("m", measures), ("k", ks), ("l", scale))
         unit = f", {here.unit}" if here.unit else ""
         self.query_one("#legend", Static).update(
             Content.assemble(

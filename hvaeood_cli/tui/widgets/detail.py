@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from textual.content import Content, Span
@@ -10,8 +11,7 @@ from textual.widgets import Static
 from hvaeood_cli.store.judgements import MARKS
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui.cells import MARK_WORDS
-from hvaeood_cli.tui.run import Axis, Quantity
-from hvaeood_cli.tui.threshold import ODDNESS
+from hvaeood_cli.tui.run import COMBINED, Axis
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.chips import Chip, Chips
 
@@ -50,28 +50,28 @@ class Detail(Static):
 
     def _rank(self, snapshot: Snapshot, row: int) -> Content:
         run = snapshot.run
-        flagged = bool(snapshot.verdict.flagged[row])
+        flagged = bool(snapshot.flags.flagged[row])
         said = ("● flagged", "bold $text-error") if flagged else ("not flagged", "$text-success")
-        oddness = float(run.oddness[row])
         p = run.p_of(row, 0)
         if p is None:
-            text = f"  suspicion {oddness:.1f} spreads"
+            text = f"  combined {float(run.combined[row]):.1f} spreads"
         else:
-            percentile = run.percentile(row, ODDNESS) or 0.0
+            percentile = run.percentile(row, COMBINED) or 0.0
             text = f"  p {p:.2g}, odder than {_percent(percentile)} of usual"
         return Content.assemble(said, text)
 
     def _of_k(self, snapshot: Snapshot, row: int, k: int, wide: bool) -> Content:
         run, scores = snapshot.run, snapshot.run.scores
         bound = f"{scores.lower_bound[row, k]:10.1f}"
-        bits = f"{run.values(Axis(Quantity.BITS, k))[row]:9.3f}" if wide else ""
-        kl = f"{scores.kl[row, k]:9.1f}{scores.log_px[row, k]:12.1f}" if wide else ""
+        nats_per_bit = scores.header.n_dims * math.log(2.0)
+        bits = f"{-scores.lower_bound[row, k] / nats_per_bit:9.3f}" if wide else ""
+        kl = f"{scores['kl'][row, k]:9.1f}{scores['log_px'][row, k]:12.1f}" if wide else ""
         ratio, p, percentile = " " * 9, "", ""
         if k:
             ratio = f"{scores.llr[row, k - 1]:9.1f}"
             here = run.p_of(row, k)
             p = f"{here:9.2g}" if here is not None else ""
-            place = run.percentile(row, Axis(Quantity.LLR, k))
+            place = run.percentile(row, Axis("llr", k))
             percentile = f"{_percent(place):>8}" if place is not None else ""
         differs = k > 0 and k == run.k[row]
         text = f"{k:2}{ratio}{bound}{p}{percentile}"
@@ -84,8 +84,7 @@ class Detail(Static):
 
     def _unreadable(self, snapshot: Snapshot, row: int) -> list[Content]:
         scores = snapshot.run.scores
-        names = {code: name.replace("_", " ") for name, code in scores.status_codes.items()}
-        status = printable(names.get(int(scores.status[row]), "not scored"))
+        status = printable(scores.status_name(row).replace("_", " "))
         return [
             Content.assemble((f"not scored: {status}", "bold $text-warning")),
             Content(printable(scores.errors[row])),

@@ -123,6 +123,11 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
         self.refresh()
         self._say()
 
+    def start_over(self) -> None:
+        """Other rows come next, which have nothing to do with these: the cursor goes to the top."""
+        self.cursor, self._last = 0, None
+        self._rows = np.empty(0, np.int32)
+
     # -- moving -------------------------------------------------------------------------------
 
     def action_move(self, lines: int) -> None:

@@ -15,11 +15,11 @@ from hvaeood_cli.tui.widgets.chips import Chip, Chips
 _NAMES = {"fpr": "FPR", "fdr": "FDR", "fdr-by": "FDR-BY", "score": "score"}
 
 
-class VerdictBar(Vertical):
-    """Three lines: the verdict, what was scored with what, the rules to choose from."""
+class FlagBar(Vertical):
+    """Three lines: the flags, what was scored with what, the rules to choose from."""
 
     DEFAULT_CSS = """
-    VerdictBar {
+    FlagBar {
         height: 3;
         padding: 0 1;
         background: $surface;
@@ -30,40 +30,40 @@ class VerdictBar(Vertical):
     """
 
     def compose(self) -> ComposeResult:
-        yield Static(id="verdict")
+        yield Static(id="flags")
         yield Static(id="source")
         yield Chips(id="rules")
 
     def show(self, snapshot: Snapshot, others: bool) -> None:
         """others: whether there is a second file."""
-        run, verdict = snapshot.run, snapshot.verdict
-        self.set_class(verdict.n_flagged > 0, "-flagged")
-        tone = "bold $text-error" if verdict.n_flagged else "bold $text-success"
-        self.query_one("#verdict", Static).update(
+        run, flags = snapshot.run, snapshot.flags
+        self.set_class(flags.n_flagged > 0, "-flagged")
+        tone = "bold $text-error" if flags.n_flagged else "bold $text-success"
+        self.query_one("#flags", Static).update(
             Content.assemble(
-                (f"{verdict.n_flagged:,} flagged", tone),
+                (f"{flags.n_flagged:,} flagged", tone),
                 f" of {run.n_scored:,}",
-                (f"  {words(run, verdict.threshold)}", "bold"),
-                f": {promise(run, verdict)}",
+                (f"  {words(run, flags.threshold)}", "bold"),
+                f": {promise(run, flags)}",
             ),
             layout=False,
         )
-        about = run.scores.attributes
-        model = printable(str(about["model_name"]))
+        header = run.scores.header
+        model = printable(header.model_name)
         usual = (
-            f"calibration {printable(run.calibration.id)}, {len(run.calibration.oddness):,} images"
+            f"calibration {printable(run.calibration.id)}, {len(run.calibration.combined):,} images"
             if run.calibration
             else run.why_not
         )
         self.query_one("#source", Static).update(
             Content.assemble(
                 (run.title, "bold"),
-                (f"  model {model} ({printable(str(about['model_sha256']))[:8]})  ", "$text-muted"),
+                (f"  model {model} ({header.model_sha256[:8]})  ", "$text-muted"),
                 (usual, "$text-muted" if run.calibration else "$text-warning"),
             ),
             layout=False,
         )
-        here = kind_of(verdict.threshold)
+        here = kind_of(flags.threshold)
         rules = [Chip(_NAMES[kind], f"screen.rule('{kind}')", kind == here) for kind in kinds(run)]
         steps = [
             Chip("◂ looser", "screen.nudge(-1)"),

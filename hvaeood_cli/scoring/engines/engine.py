@@ -1,0 +1,27 @@
+"""What an engine is: whoever scores a manifest, in order, on one machine or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from hvaeood_cli.images.sources import Manifest
+from hvaeood_cli.store.journal import Batch
+
+
+class Engine(Protocol):
+    """Scores the images of a manifest.
+
+    An engine may work in any order and on any number of machines; what it yields is in the
+    manifest's order, without a gap, so that a journal can be continued where it ends. An image
+    that cannot be read is a row with a status, never an exception.
+    """
+
+    @property
+    def device(self) -> str:
+        """The kind of device that it computes on, such as "cpu": part of a run's identity."""
+        ...
+
+    def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
+        """The rows from `start` on, a batch at a time."""
+        ...

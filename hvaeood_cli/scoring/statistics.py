@@ -1,0 +1,78 @@
+"""The scores of an image, each a function of one evaluation: what `store/columns.py` names.
+
+To add one, write its function here, name it in `STATISTICS`, and enter a column of the same name
+in `hvaeood_cli.store.columns.TABLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hvaeood_cli.model.ladder import Ladder
+from hvaeood_cli.scoring.bounds import Scores, bits_per_dim
+from hvaeood_cli.store.columns import columns
+
+_LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
+
+
+class Evaluation(NamedTuple):
+    """B images, and what the bounds say of them."""
+
+    ladder: Ladder
+    x: Tensor  # (B, C, H, W), observed
+    bounds: Scores
+
+
+def lower_bound(of: Evaluation) -> Tensor:
+    """L^{>k}, k = 0 ... L - 1: (B, L) nats."""
+    return of.bounds.lower_bound
+
+
+def kl(of: Evaluation) -> Tensor:
+    """log q - log p of each z_i in the pass of L: (B, L) nats."""
+    return of.bounds.kl
+
+
+def log_px(of: Evaluation) -> Tensor:
+    """log p(x|z) in the pass of each k: (B, L) nats."""
+    return of.bounds.log_px
+
+
+def llr(of: Evaluation) -> Tensor:
+    """LLR^{>k}, k = 1 ... L - 1: (B, L - 1) nats."""
+    return of.bounds.llr
+
+
+def llr_share(of: Evaluation) -> Tensor:
+    """LLR^{>k} / -L = L^{>k} / L - 1, the ratio as a share of what the image costs: (B, L - 1)."""
+    cost = -of.bounds.lower_bound[:, :1]
+    return of.bounds.llr / cost.clamp(min=_LEAST_COST)
+
+
+def bits(of: Evaluation) -> Tensor:
+    """-L / (D ln 2): (B,) bits/dim."""
+    elbo = of.bounds.lower_bound[:, 0].cpu().double()  # not every device has float64
+    return bits_per_dim(elbo, of.ladder.config.n_dims)
+
+
+STATISTICS: dict[str, Callable[[Evaluation], Tensor]] = {
+    "lower_bound": lower_bound,
+    "kl": kl,
+    "log_px": log_px,
+    "llr": llr,
+    "llr_share": llr_share,
+    "bits_per_dim": bits,
+}
+
+
+def measure(evaluation: Evaluation) -> dict[str, NDArray[np.float32]]:
+    """Every score of the column table, by name: (B,) or (B, n)."""
+    return {
+        column.name: STATISTICS[column.name](evaluation).float().cpu().numpy()
+        for column in columns("scores")
+    }

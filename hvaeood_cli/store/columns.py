@@ -1,0 +1,219 @@
+"""The column table: everything that is kept of an image, said once.
+
+The rows of a journal, the datasets of a score file, the columns of CSV and JSON, what the workbench
+can plot and sort by and what the density takes in all follow from `TABLE`. A new score of an image
+costs an entry here and, of the same name, a function in `scoring/statistics.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.void]  # a structured array of `row_dtype(L)`
+
+Each = Literal["image", "k", "k > 0", "layer", "byte"]
+Group = Literal["images", "scores", "decision"]
+
+_SHA256_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Column:
+    """One value of each image, or one for each k, each layer, each byte of a hash."""
+
+    name: str  # of the row's field, the dataset and the JSON member
+    each: Each  # "k": k = 0 ... L - 1; "k > 0": k = 1 ... L - 1; "layer": z_1 ... z_L
+    dtype: str  # NumPy's name
+    group: Group  # of the datasets in the file
+    sentence: str  # what it is
+    unit: str = ""
+    heading: str = ""  # for people, of the whole column
+    title: str = ""  # for people, of one value; {} is k, or the layer
+    title_0: str = ""  # where k = 0 has a name of its own
+    csv: str = ""  # the name in CSV; {} is k, or the layer. Empty: neither in CSV nor in JSON
+    density: slice | None = None  # which of its values the combined score takes in
+    odd_end: Literal["high", "low", "either"] = "high"  # where images that do not belong lie
+    listed: bool = False  # in lists of images for people, where there is room
+
+    @property
+    def dataset(self) -> str:
+        """Where it stands in a score file."""
+        return f"/{self.group}/{self.name}"
+
+    def indices(self, n_layers: int) -> range | None:
+        """The k, layers or bytes that it has a value for; None where it is one value an image."""
+        return {
+            "image": None,
+            "k": range(n_layers),
+            "k > 0": range(1, n_layers),
+            "layer": range(1, n_layers + 1),
+            "byte": range(_SHA256_BYTES),
+        }[self.each]
+
+    def shape(self, n_layers: int) -> tuple[int, ...]:
+        """Of an image's value: () or (n,)."""
+        indices = self.indices(n_layers)
+        return () if indices is None else (len(indices),)
+
+    def titles(self, n_layers: int) -> list[str]:
+        """What people read over each of its values."""
+        indices = self.indices(n_layers)
+        if indices is None:
+            return [self.title]
+        return [self.title_0 if i == 0 and self.title_0 else self.title.format(i) for i in indices]
+
+    def csv_names(self, n_layers: int) -> list[str]:
+        """The names of its values in CSV."""
+        indices = self.indices(n_layers)
+        if not self.csv or indices is None:
+            return [self.csv] if self.csv else []
+        return [self.csv.format(i) for i in indices]
+
+
+TABLE: list[Column] = [
+    Column("sha256", "byte", "uint8", "images", "SHA-256 of what was read"),
+    Column("content", "image", "uint64", "images", "key of the pixels as the model takes them"),
+    Column("status", "image", "int8", "images", "0 scored, else a code of `store/status.py`"),
+    Column("conversions", "image", "uint16", "images", "what was done to it, a bit each"),
+    Column(
+        "lower_bound",
+        "k",
+        "float32",
+        "scores",
+        "L^{>k}; k = 0 is the ELBO, importance weighted over S samples",
+        unit="nats",
+        heading="L",
+        title="L>{}",
+        title_0="L",
+        csv="lower_bound_{}",
+        density=slice(0, 1),  # L^{>k} for k > 0 is L minus a ratio, and adds nothing
+        odd_end="low",
+    ),
+    Column(
+        "kl",
+        "layer",
+        "float32",
+        "scores",
+        "log q - log p of z_i in the pass of L, mean over samples",
+        unit="nats",
+        heading="KL",
+        title="KL {}",
+        csv="kl_{}",
+        density=slice(None),
+        odd_end="either",
+    ),
+    Column(
+        "log_px",
+        "k",
+        "float32",
+        "scores",
+        "log p(x|z) in the pass of each k, mean over samples",
+        unit="nats",
+        heading="log p(x|z)",
+        title="log p(x|z), k = {}",
+        title_0="log p(x|z)",
+        csv="log_px_{}",
+        density=slice(None),
+        odd_end="either",
+    ),
+    Column(
+        "llr",
+        "k > 0",
+        "float32",
+        "scores",
+        "LLR^{>k} = L - L^{>k}: how much the k lowest latents know that the others do not",
+        unit="nats",
+        heading="LLR",
+        title="LLR>{}",
+        csv="llr_{}",
+        density=slice(None),
+        listed=True,
+    ),
+    Column(
+        "llr_share",
+        "k > 0",
+        "float32",
+        "scores",
+        "LLR^{>k} / -L: the ratio as a share of what the image costs",
+        heading="LLR/-L",
+        title="LLR>{}/-L",
+        csv="llr_share_{}",
+        density=slice(None),
+    ),
+    Column(
+        "bits_per_dim",
+        "image",
+        "float32",
+        "scores",
+        "-L / (D ln 2)",
+        unit="bits/dim",
+        heading="bits/dim",
+        title="bits/dim",
+        csv="bits_per_dim",
+        listed=True,
+    ),
+    Column(
+        "combined",
+        "image",
+        "float64",
+        "decision",
+        "minus the log density of its statistics among usual images, up to a constant",
+        unit="nats",
+        heading="combined",
+        title="combined score",
+    ),
+    Column("k", "image", "int8", "decision", "whose LLR^{>k} differs most; 0 without scores"),
+    Column(
+        "p_value",
+        "k > 0",
+        "float64",
+        "decision",
+        "conformal p-value of LLR^{>k}",
+        title="p of LLR>{}",
+        csv="p_{}",
+        odd_end="low",
+    ),
+    Column(
+        "p_combined",
+        "image",
+        "float64",
+        "decision",
+        "conformal p-value of the combined score: the one to act on",
+        heading="p",
+        title="p",
+        csv="p_combined",
+        odd_end="low",
+    ),
+    Column("flagged", "image", "bool", "decision", "whether the rule flags it", csv="flagged"),
+]
+
+
+def columns(*groups: Group) -> list[Column]:
+    """The columns of these groups, in the table's order."""
+    return [column for column in TABLE if column.group in groups]
+
+
+def column(name: str) -> Column:
+    """The column of that name. Raises KeyError."""
+    return {column.name: column for column in TABLE}[name]
+
+
+def row_dtype(n_layers: int) -> np.dtype[np.void]:
+    """One image's row, as the journal keeps it: everything but the decision."""
+    fields = [
+        (column.name, column.dtype, column.shape(n_layers))
+        for column in columns("images", "scores")
+    ]
+    return np.dtype(fields)
+
+
+def blank_rows(n: int, n_layers: int) -> Rows:
+    """n rows without scores: status 0, NaN scores."""
+    rows = np.zeros(n, row_dtype(n_layers))
+    for column in columns("scores"):
+        rows[column.name] = np.nan
+    return rows

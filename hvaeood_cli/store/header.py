@@ -1,0 +1,82 @@
+"""What identifies a run: which images were scored with which model, how and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT = "hvaeood-scores"
+FORMAT_VERSION = 2
+
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Word = Annotated[str, Field(max_length=200)]
+_Text = Annotated[str, Field(max_length=4096)]
+_Samples = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class RunHeader(BaseModel):
+    """The root attributes of a score file. A run goes on, or is found done, under an equal one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    created: _Word  # ISO 8601, UTC; of the run's first start
+    tool_version: _Word
+    torch_version: _Word
+    device: _Word  # its kind: cpu, cuda, mps
+    model_name: _Text
+    model_path: _Text  # the model's folder when it was scored
+    model_sha256: _Sha256  # of its weights and architecture
+    n_layers: Annotated[int, Field(ge=2, le=64)]  # L
+    image_size: Annotated[int, Field(ge=1, le=65536)]  # height and width that the model takes
+    image_channels: Literal[1, 3]
+    n_dims: Annotated[int, Field(ge=1)]  # D: what bits/dim divides by
+    preprocessing: _Text  # how any image becomes one of that size
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    n_importance_samples: _Samples  # S
+    n_importance_samples_k: _Samples  # S'
+    proposal: Literal["mean", "sample"]
+    precision: _Word
+    n_images: Annotated[int, Field(ge=1)]
+    listing_sha256: _Sha256  # of names, sizes and times: has the folder changed?
+    label: Literal[0, 1] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.n_dims != self.image_channels * self.image_size**2:
+            raise ValueError(f"n_dims {self.n_dims} is not what images of this size have")
+        return self
+
+
+# What must agree for a run to go on, and what to call it when it does not.
+IDENTITY = {
+    "model_sha256": "the model",
+    "seed": "the seed",
+    "n_importance_samples": "the importance samples",
+    "n_importance_samples_k": "the importance samples of L>k",
+    "proposal": "the proposal",
+    "precision": "the precision",
+    "preprocessing": "the preprocessing",
+    "device": "the device",
+    "tool_version": "the program's version",
+    "torch_version": "torch's version",
+    "label": "the label",
+    "n_images": "the number of images",
+    "listing_sha256": "the images (a name, size or time differs)",
+}
+
+
+def differences(there: RunHeader, here: RunHeader) -> list[str]:
+    """What keeps `here` from continuing `there`, in words; empty where nothing does."""
+    found = []
+    for field, words in IDENTITY.items():
+        old, new = getattr(there, field), getattr(here, field)
+        if old == new:
+            continue
+        if field == "listing_sha256":
+            found.append(words)
+            continue
+        if field == "model_sha256":
+            old, new = f"{there.model_name} ({old[:12]})", f"{here.model_name} ({new[:12]})"
+        found.append(f"{words}: {old} there, {new} here")
+    return found

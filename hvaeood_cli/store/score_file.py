@@ -1,0 +1,152 @@
+"""A score file in memory: what identifies the run, a row an image, and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, SupportsIndex, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.store.columns import Column, blank_rows
+from hvaeood_cli.store.decision import Decision
+from hvaeood_cli.store.header import RunHeader
+from hvaeood_cli.store.journal import Batch
+from hvaeood_cli.store.status import STATUS_CODES
+
+
+class Errors(Sequence[str]):
+    """Why each row could not be read, (N,), empty where it could. Kept for those rows alone."""
+
+    def __init__(self, n: int, reasons: dict[int, str]) -> None:
+        self._n = n
+        self._reasons = reasons
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> str | list[str]:
+        rows = range(self._n)[index]
+        if isinstance(rows, range):
+            return [self._reasons.get(row, "") for row in rows]
+        return self._reasons.get(rows, "")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreFile:
+    """N scored images of one run. What each column holds is said in `store/columns.py`."""
+
+    path: Path  # where it stands, or will
+    header: RunHeader
+    names: NDArray[np.bytes_]  # (N,)
+    errors: Errors  # (N,)
+    columns: dict[str, NDArray[Any]]  # by name: (N,) or (N, n)
+    status_codes: dict[str, int]
+    conversion_codes: dict[str, int]
+    manifest_sha256: str = ""  # of every name and the hash of its content; empty until written
+    label: NDArray[np.int8] | None = None  # (N,): 0 belongs, 1 does not, -1 unknown
+    decision: Decision | None = None
+
+    @classmethod
+    def of_batches(
+        cls,
+        path: Path,
+        header: RunHeader,
+        names: Iterable[bytes],
+        batches: Iterable[Batch],
+        conversion_codes: dict[str, int],
+    ) -> Self:
+        """A whole run, from its names in manifest order and its batches from row 0 on."""
+        rows = blank_rows(header.n_images, header.n_layers)
+        reasons: dict[int, str] = {}
+        for batch in batches:
+            rows[batch.first : batch.first + len(batch.rows)] = batch.rows
+            reasons.update(batch.errors)
+        label = None
+        if header.label is not None:
+            label = np.full(header.n_images, header.label, np.int8)
+        return cls(
+            path=path,
+            header=header,
+            names=np.array(list(names), dtype=bytes),
+            errors=Errors(header.n_images, reasons),
+            columns={name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()},
+            status_codes=STATUS_CODES,
+            conversion_codes=conversion_codes,
+            label=label,
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A column by its name. Raises KeyError."""
+        return self.columns[name]
+
+    @property
+    def n_layers(self) -> int:
+        return self.header.n_layers
+
+    @cached_property
+    def scored(self) -> NDArray[np.bool_]:
+        """Which rows have scores, (N,)."""
+        return np.equal(self.status, 0)
+
+    @cached_property
+    def n_scored(self) -> int:
+        return int(self.scored.sum())
+
+    def name(self, row: int | np.integer[Any]) -> str:
+        """The name of a row's image; bytes that are no UTF-8 come as surrogates."""
+        return bytes(self.names[row]).decode("utf-8", "surrogateescape")
+
+    def status_name(self, row: int | np.integer[Any]) -> str:
+        """What became of a row: "scored", "missing", "damaged" ..."""
+        return self._status_names.get(int(self.status[row]), "unknown")
+
+    def each(self, column: Column) -> Iterator[tuple[str, NDArray[Any]]]:
+        """A column as one number an image each: its title, such as LLR>1, and its values, (N,)."""
+        values = self.columns[column.name]
+        parts = [values] if values.ndim == 1 else list(values.T)
+        yield from zip(column.titles(self.n_layers), parts, strict=True)
+
+    @cached_property
+    def _status_names(self) -> dict[int, str]:
+        return {code: name for name, code in self.status_codes.items()}
+
+    # -- the columns that other code calls by name --------------------------------------------
+
+    @property
+    def status(self) -> NDArray[np.int8]:
+        return self.columns["status"]  # (N,)
+
+    @property
+    def sha256(self) -> NDArray[np.uint8]:
+        return self.columns["sha256"]  # (N, 32)
+
+    @property
+    def content(self) -> NDArray[np.uint64]:
+        return self.columns["content"]  # (N,)
+
+    @property
+    def conversions(self) -> NDArray[np.uint16]:
+        return self.columns["conversions"]  # (N,)
+
+    @property
+    def lower_bound(self) -> NDArray[np.float32]:
+        return self.columns["lower_bound"]  # (N, L) nats
+
+    @property
+    def llr(self) -> NDArray[np.float32]:
+        return self.columns["llr"]  # (N, L - 1) nats
+
+    @property
+    def bits_per_dim(self) -> NDArray[np.float32]:
+        return self.columns["bits_per_dim"]  # (N,)
