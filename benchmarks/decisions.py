@@ -37,7 +37,7 @@ def combinations(calibration: Calibration, scores: ScoreFile) -> dict[str, np.nd
         | {
             "Bonferroni-min of p": -p.min(0),
             "max of standardised LLR": standard.max(1),
-            "density of statistics": calibration.combined(scores)[scores.scored],
+            "density of statistics": calibration.combine(scores.columns)[scores.scored],
         }
     )
 
@@ -113,15 +113,15 @@ def main() -> None:
     inside = read_scores(options.inside)
     pairs = [pair.partition("=") for pair in options.outside]
     outside = {name: read_scores(Path(path)) for name, _, path in pairs}
-    run = inside.attributes
+    run = inside.header
     print(
-        f"model {run['model_name']} ({run['model_sha256'][:12]}), "
-        f"S = {run['n_importance_samples']} in L and "
-        f"{inside.settings['n_importance_samples_k']} in L>k, "
-        f"proposal {run['proposal']}, seed {run['seed']}"
+        f"model {run.model_name} ({run.model_sha256[:12]}), "
+        f"S = {run.n_importance_samples} in L and "
+        f"{run.n_importance_samples_k} in L>k, "
+        f"proposal {run.proposal}, seed {run.seed}"
     )
     print(
-        f"calibration {calibration.id}: {len(calibration)} images, {len(calibration.oddness)} "
+        f"calibration {calibration.id}: {len(calibration)} images, {len(calibration.combined)} "
         f"for p-values; {len(inside)} other in-distribution images"
     )
     tell_apart(calibration, inside, outside)

@@ -3,7 +3,7 @@
     python -m benchmarks.detection --inside FILE --outside NAME=FILE ... -S 16 --samples-k 1
 
 Files are IDX or NumPy; every image of each is scored. Prints AUROC, AUPRC and FPR80 of every
-bound and ratio, of the reference's suspicion (the maximum of the standardised ratios), and
+bound and ratio, of the combined score without a calibration (the largest standardised ratio), and
 bits/dim of the in-distribution set.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.report.metrics import compare
-from hvaeood_cli.scoring.scorer import BatchScores
+from hvaeood_cli.store.score_file import ScoreFile
 
 
-def score_columns(scores: BatchScores, detector: Detector) -> Iterator[tuple[str, np.ndarray]]:
+def score_columns(scores: ScoreFile, detector: Detector) -> Iterator[tuple[str, np.ndarray]]:
     """Everything that can rank images, higher is more out-of-distribution."""
     n_layers = scores.lower_bound.shape[1]
     for k in range(n_layers):
@@ -27,7 +27,7 @@ def score_columns(scores: BatchScores, detector: Detector) -> Iterator[tuple[str
     for k in range(1, n_layers):
         yield f"LLR>{k}", scores.llr[:, k - 1]
     if detector.reference is not None:
-        yield "max_k", detector.reference.suspicion(scores.llr)
+        yield "max_k", detector.reference.combine(scores.llr)
 
 
 def main() -> None:

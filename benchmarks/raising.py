@@ -26,7 +26,7 @@ from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.presets import COMPACT_RGB
 from hvaeood_cli.report.metrics import compare
 from hvaeood_cli.scoring.bounds import bits_per_dim
-from hvaeood_cli.scoring.scorer import BatchScores, Scorer
+from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.loop import train
@@ -35,6 +35,7 @@ from hvaeood_cli.training.run import read_pixels
 N = 1000  # images of each set
 
 # What differs from compact-rgb: fields of z_1, z_2 and z_3, and training settings.
+Scores = dict[str, np.ndarray]  # by the names of the column table
 Layers = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 _SPATIAL: Layers = ({}, {"latent": 16}, {"latent": 32, "spatial": True})
 _FREE = {"free_nats_per": "element", "free_nats_constant": 0.5, "free_nats_anneal": 0.3}
@@ -63,12 +64,12 @@ def variant(name: str, minutes: float) -> tuple[ModelConfig, TrainSettings]:
     return ModelConfig.model_validate(model), TrainSettings.model_validate(changed)
 
 
-def row(name: str, inside: BatchScores, outside: dict[str, BatchScores], n_dims: int) -> str:
-    bits = bits_per_dim(inside.lower_bound.mean(0).astype(np.float64), n_dims)
+def row(name: str, inside: Scores, outside: dict[str, Scores], n_dims: int) -> str:
+    bits = bits_per_dim(inside["lower_bound"].mean(0).astype(np.float64), n_dims)
     cells = [name, ", ".join(f"{value:.2f}" for value in bits)]
     for other in outside.values():
-        ratios = [compare(a, b).auroc for a, b in zip(inside.llr.T, other.llr.T, strict=True)]
-        both = [one.llr[:, -1] / -one.lower_bound[:, 0] for one in (inside, other)]
+        ratios = [compare(a, b).auroc for a, b in zip(inside["llr"].T, other["llr"].T, strict=True)]
+        both = [one["llr_share"][:, -1] for one in (inside, other)]
         cells.append(", ".join(f"{value:.3f}" for value in [*ratios, compare(*both).auroc]))
     return "| " + " | ".join(cells) + " |"
 

@@ -28,7 +28,7 @@ def main() -> None:
         calibration.save(folder / "calibration.npz")
         for file, shift in (("usual.h5", 0.0), ("odd.h5", 8.0)):
             scores = make_scores(folder / file, n // 2, seed=int(shift), shift=shift)
-            write_decision(scores.path, decide(calibration, scores, Rule()))
+            write_decision(scores, decide(calibration, scores, Rule()))
         for format_ in ("html", "csv", "json", "md"):
             command = [sys.executable, "-m", "hvaeood_cli", "report", "usual.h5", "odd.h5"]
             command += ["--calibration", "calibration.npz", "--format", format_]

@@ -104,7 +104,7 @@ def make_folder(folder: Path, n: int) -> None:
 
 
 def end_to_end() -> None:
-    """`Detector.score_to_file` with the model that ships: reading, scoring and writing."""
+    """`ScoringRun.to_file` with the model that ships: reading, scoring and writing."""
     n = 3000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -114,7 +114,7 @@ def end_to_end() -> None:
             detector.score(np.zeros((1, 28, 28), np.uint8))  # load the model
             manifest = detector.manifest(str(folder))
             took = [
-                seconds(lambda: detector.score_to_file(manifest, folder / "s.h5", force=True))
+                seconds(lambda: detector.run(manifest).to_file(folder / "s.h5", force=True))
                 for _ in range(PAIRS)
             ]
             rate = n / statistics.median(took)
@@ -151,7 +151,7 @@ def memory_of(n: int) -> None:
         folder = Path(name)
         make_folder(folder, n)
         detector = Detector(n_importance_samples=1)
-        detector.score_to_file(detector.manifest(str(folder)), folder / "s.h5")
+        detector.run(detector.manifest(str(folder))).to_file(folder / "s.h5")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 

@@ -22,10 +22,13 @@ import numpy as np
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, find_bundle
+from hvaeood_cli.store.columns import blank_rows
+from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.judgements import read_judgements
 from hvaeood_cli.store.reader import read_scores
-from hvaeood_cli.store.schema import RunHeader, row_dtype
+from hvaeood_cli.store.score_file import ScoreFile
+from hvaeood_cli.store.status import STATUS_CODES
 from hvaeood_cli.store.writer import write_scores
 from hvaeood_cli.tui.app import Opened, Workbench
 from hvaeood_cli.tui.run import Run
@@ -36,46 +39,49 @@ _PRESSES = 20
 
 def make(path: Path, n: int) -> None:
     """A score file of n rows; one in a thousand could not be read."""
-    bundle = find_bundle(DEFAULT_MODEL)
-    usual = Calibration.find(bundle.calibration_paths)
-    assert usual is not None
+    bundle, usual = find_bundle(DEFAULT_MODEL), shipped_calibration()
     random = np.random.default_rng(0)
     drawn = random.integers(0, len(usual), n)
     odd = 1.0 + 2.0 * (random.random(n) < 0.05)[:, None]
-    rows = np.zeros(n, row_dtype(usual.n_layers))
-    for name in ("lower_bound", "llr", "kl", "log_px"):
-        values = getattr(usual, name)[drawn]
+    rows = blank_rows(n, usual.n_layers)
+    for name in ("lower_bound", "llr", "llr_share", "kl", "log_px"):
+        values = usual[name][drawn]
         rows[name] = values * odd + random.normal(0.0, 0.1, values.shape)
     rows["bits_per_dim"] = -rows["lower_bound"][:, 0] / (784 * np.log(2))
     rows["content"] = random.integers(1, 1 << 63, n)
     rows["sha256"] = random.integers(0, 256, (n, 32))
     bad = range(0, n, 1000)
-    rows["status"][bad] = 3
-    for name in ("lower_bound", "llr", "kl", "log_px", "bits_per_dim"):
-        rows[name][bad] = np.nan
-    settings = usual.settings
+    rows[bad] = blank_rows(len(bad), usual.n_layers)
+    rows["status"][bad] = STATUS_CODES["empty"]
+    config = bundle.config
     header = RunHeader(
         created="2026-01-01T00:00:00+00:00",
         tool_version="0",
+        torch_version="0",
+        device="cpu",
         model_name=bundle.name,
-        model_sha256=bundle.sha256,
+        model_path=str(bundle.folder),
         n_layers=usual.n_layers,
+        image_size=config.image_size,
+        image_channels=config.image_channels,
+        n_dims=config.n_dims,
         seed=0,
-        n_importance_samples=settings["n_importance_samples"],
-        proposal=settings["proposal"],
-        settings={
-            key: settings[key] for key in ("n_importance_samples_k", "precision", "preprocessing")
-        },
         n_images=n,
-        listing_sha256="0",
+        listing_sha256="0" * 64,
+        **usual.settings,
     )
     names = [b"photos/%04d/image_%07d.png" % (i // 1000, i) for i in range(n)]
     batch = Batch(0, rows, dict.fromkeys(bad, "the file is damaged"))
-    write_scores(path, header, names, [batch], {"scored": 0, "damaged": 3}, {})
+    write_scores(path, ScoreFile.of_batches(path, header, names, [batch], {}))
+
+
+def shipped_calibration() -> Calibration:
+    """Of the model that ships."""
+    return Calibration.load(find_bundle(DEFAULT_MODEL).folder / "calibration.npz")
 
 
 async def measure(path: Path) -> None:
-    calibration = Calibration.find(find_bundle(DEFAULT_MODEL).calibration_paths)
+    calibration = shipped_calibration()
     began = time.perf_counter()
     scores = read_scores(path)
     run = Run.of(scores, calibration)

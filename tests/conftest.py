@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hvaeood_cli.calibration.reference import describe
+from hvaeood_cli.calibration.reference import to_json
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.app import main
 from hvaeood_cli.model.build import build_ladder
@@ -68,7 +68,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small untrained model on disk, with a reference."""
     folder = tmp_path_factory.mktemp("models") / "small"
     llr = np.random.default_rng(0).normal(size=(50, 2))
-    reference = describe(llr, ScoreSettings().model_dump(mode="json"))
+    reference = to_json(llr, ScoreSettings().model_dump(mode="json"))
     hashes = np.arange(5, dtype=np.uint64)
     return write_bundle(folder, "small", SMALL, make_ladder(), {}, reference, hashes)
 

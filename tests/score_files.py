@@ -7,14 +7,49 @@ from typing import Any
 
 import numpy as np
 
+from hvaeood_cli.store.columns import Rows, blank_rows
+from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch
-from hvaeood_cli.store.reader import ScoreFile, read_scores
-from hvaeood_cli.store.schema import RunHeader, blank_rows
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.status import STATUS_CODES
 from hvaeood_cli.store.writer import write_scores
 
 SHA256 = "ab" * 32
 N_LAYERS = 3
+
+
+def make_header(n: int, **changes: Any) -> RunHeader:
+    """The header of a run over n images of 8x8 grey pixels."""
+    fields: dict[str, Any] = {
+        "created": "2026-01-01T00:00:00+00:00",
+        "tool_version": "0",
+        "torch_version": "0",
+        "device": "cpu",
+        "model_name": "made-up",
+        "model_path": "/nowhere/made-up",
+        "model_sha256": SHA256,
+        "n_layers": N_LAYERS,
+        "image_size": 8,
+        "image_channels": 1,
+        "n_dims": 64,
+        "preprocessing": "none",
+        "seed": 0,
+        "n_importance_samples": 16,
+        "n_importance_samples_k": 1,
+        "proposal": "mean",
+        "precision": "float32",
+        "n_images": n,
+        "listing_sha256": "cd" * 32,
+    }
+    return RunHeader(**fields | changes)
+
+
+def fill_in(rows: Rows, n_dims: int = 64) -> None:
+    """What follows from lower_bound, by row."""
+    lower = rows["lower_bound"]
+    rows["llr"] = lower[:, :1] - lower[:, 1:]
+    rows["llr_share"] = rows["llr"] / np.maximum(-lower[:, :1], 1.0)
+    rows["bits_per_dim"] = -lower[:, 0] / (n_dims * np.log(2))
 
 
 def make_scores(
@@ -37,10 +72,9 @@ def make_scores(
     elbo = -100.0 + 10.0 * depth + random.normal(size=(n, 1))
     llr = random.gamma(2.0, 2.0, (n, N_LAYERS - 1)) + 0.5 * depth + shift
     rows["lower_bound"] = np.concatenate([elbo, elbo - llr], axis=1)
-    rows["llr"] = rows["lower_bound"][:, :1] - rows["lower_bound"][:, 1:]
     rows["kl"] = 5.0 + random.normal(size=(n, N_LAYERS)) + depth
     rows["log_px"] = rows["lower_bound"] + rows["kl"].sum(1, keepdims=True)
-    rows["bits_per_dim"] = -rows["lower_bound"][:, 0] / (64 * np.log(2))
+    fill_in(rows)
     rows["sha256"] = random.integers(0, 256, (n, 32))
     rows["content"] = random.integers(1, 2**63, n)
     order = random.permutation(n) if shuffle else np.arange(n)
@@ -48,24 +82,7 @@ def make_scores(
     for i in bad:
         rows[i] = blank_rows(1, N_LAYERS)[0]
         rows["status"][i] = STATUS_CODES["damaged"]
-    header: dict[str, Any] = {
-        "created": "2026-01-01T00:00:00+00:00",
-        "tool_version": "0",
-        "model_name": "made-up",
-        "model_sha256": SHA256,
-        "n_layers": N_LAYERS,
-        "seed": 0,
-        "n_importance_samples": 16,
-        "proposal": "mean",
-        "settings": {
-            "n_importance_samples_k": 1,
-            "precision": "float32",
-            "preprocessing": "none",
-        },
-        "n_images": n,
-        "listing_sha256": "cd" * 32,
-    }
+    batch = Batch(0, rows, dict.fromkeys(bad, "it ends too early"))
     names = names or [b"images/%05d.png" % i for i in order]
-    batches = [Batch(0, rows, dict.fromkeys(bad, "it ends too early"))]
-    write_scores(path, RunHeader(**header | changes), names, batches, STATUS_CODES, {"resized": 1})
-    return read_scores(path)
+    header = make_header(n, **changes)
+    return write_scores(path, ScoreFile.of_batches(path, header, names, [batch], {"resized": 1}))

@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold
-from hvaeood_cli.calibration.density import Density, statistics
+from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.rules import Rule, decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
@@ -78,28 +78,28 @@ def test_what_a_level_takes():
 # -- the density ----------------------------------------------------------------------------------
 
 
-def test_oddness_is_what_scikit_learn_says(usual):
-    values = statistics(usual)
+def test_the_density_is_what_scikit_learn_says(usual):
+    values = statistics(usual.columns, statistic_names())
     density = Density.fit(values)
     standard = (values - values.mean(0)) / values.std(0)
     n_components = len(density.log_weights)
     theirs = GaussianMixture(n_components, reg_covar=1e-3, random_state=0).fit(standard)
     constant = 0.5 * values.shape[1] * np.log(2 * np.pi)
-    ours = -density.oddness(values) - constant
+    ours = -density.minus_log(values) - constant
     np.testing.assert_allclose(ours, theirs.score_samples(standard), rtol=1e-9, atol=1e-9)
     assert n_components == 3
 
 
 def test_what_cannot_be_computed_is_odd_and_both_tails_are(usual):
-    values = statistics(usual)
+    values = statistics(usual.columns, statistic_names())
     density = Density.fit(values)
     odd = np.tile(values.mean(0), (4, 1))
     odd[0, 0], odd[1, 0] = np.nan, -np.inf
     odd[2, -1] += 50.0
     odd[3, -1] -= 50.0
-    oddness = density.oddness(odd)
-    assert np.isinf(oddness[:2]).all() and (oddness[:2] > 0).all()
-    assert (oddness[2:] > density.oddness(values).max()).all()
+    combined = density.minus_log(odd)
+    assert np.isinf(combined[:2]).all() and (combined[:2] > 0).all()
+    assert (combined[2:] > density.minus_log(values).max()).all()
 
 
 def test_few_images_get_a_simple_density(tmp_path):
@@ -123,7 +123,7 @@ def test_it_is_kept_whole(tmp_path, calibration, usual):
     calibration.save(tmp_path / "c.npz")
     again = Calibration.load(tmp_path / "c.npz")
     assert again.id == calibration.id and again.settings == calibration.settings
-    np.testing.assert_array_equal(again.combined(usual), calibration.combined(usual))
+    np.testing.assert_array_equal(again.combine(usual.columns), calibration.combine(usual.columns))
 
 
 def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
@@ -148,18 +148,20 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         path.write_bytes(data[:middle] + bytes(200) + data[middle + 200 :])
 
     def pickled(arrays):
-        arrays["llr"] = np.array([{}], object)
+        arrays["score_llr"] = np.array([{}], object)
 
     damages = {
         "no such calibration": lambda: path.unlink(missing_ok=True),
         "not a whole calibration": lambda: path.write_bytes(data[: len(data) // 2]),
         "(": lambda: path.write_bytes(b"text"),
         "format is": lambda: head(format="other"),
-        "version 3": lambda: head(format_version=3),
+        "version 4": lambda: head(format_version=4),
         "version 1": lambda: head(format_version=1),
-        "does not match its id": lambda: head(id="0" * 16),
-        "wrong shape": lambda: rewrite(lambda a: a.update(kl=a["kl"][1:])),
-        "not a whole": lambda: rewrite(lambda a: a.pop("kl")),
+        "not what it was when it was written": lambda: head(id="0" * 16),
+        "is not what it was": lambda: rewrite(lambda a: a["density_means"].__iadd__(1e-9)),
+        "wrong shape": lambda: rewrite(lambda a: a.update(score_kl=a["score_kl"][1:])),
+        "score_kl": lambda: rewrite(lambda a: a.pop("score_kl")),
+        "'nonsense'": lambda: head(statistics=["nonsense"]),
         "whole calibration (": corrupt,
         "pickle": lambda: rewrite(pickled),
     }
@@ -168,7 +170,7 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         with pytest.raises(CalibrationError) as caught:
             Calibration.load(path)
         assert words in caught.value.message and caught.value.hint
-        assert ("upgrade" in caught.value.hint) == (words == "version 3")
+        assert ("upgrade" in caught.value.hint) == (words == "version 4")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
@@ -208,7 +210,7 @@ def test_the_promised_false_positive_rate_holds(tmp_path, calibration):
     new = make_scores(tmp_path / "s.h5", n, seed=3)
     for level in (0.01, 0.05, 0.2):
         n_flagged = decide(calibration, new, Rule("fpr", level)).flagged.sum()
-        spread = np.sqrt(level * (1 - level) * (1 / n + 1 / len(calibration.oddness)))
+        spread = np.sqrt(level * (1 - level) * (1 / n + 1 / len(calibration.combined)))
         assert abs(n_flagged / n - level) < 3 * spread
     odd = decide(calibration, make_scores(tmp_path / "o.h5", 500, seed=4, shift=40.0), Rule())
     assert odd.flagged.mean() > 0.95
@@ -236,7 +238,7 @@ def test_fdr_flags_what_scipy_rejects(tmp_path, calibration, kind, method):
             file[f"scores/{name}"][20:] = other[f"scores/{name}"][()]
     mixed = read_scores(mixed.path)
     decision = decide(calibration, mixed, Rule(kind, 0.1))
-    p = conformal_p(calibration.oddness, calibration.combined(mixed)[mixed.scored])
+    p = conformal_p(calibration.combined, calibration.combine(mixed.columns)[mixed.scored])
     expected = false_discovery_control(p, method=method) <= 0.1
     np.testing.assert_array_equal(decision.flagged[mixed.scored], expected)
     assert 0 < expected.sum() < 60 and not decision.flagged[3]
@@ -256,7 +258,7 @@ def test_the_k_that_differs_most(tmp_path, calibration):
     llr[0, 0] += 30.0
     llr[1, 1] -= 30.0
     llr[2] += [3.0, 30.0]
-    object.__setattr__(scores, "llr", llr.astype(np.float32))
+    scores.columns["llr"] = llr.astype(np.float32)
     assert list(decide(calibration, scores, Rule()).k) == [1, 2, 2]
 
 
@@ -265,7 +267,7 @@ def test_scores_made_in_another_way_are_refused_with_both_values(tmp_path, calib
         "importance samples S: 16 calibrated, 1 here": {"n_importance_samples": 1},
         "the proposal: mean calibrated, sample here": {"proposal": "sample"},
         "the model: abababababab calibrated, cdcdcdcdcdcd here": {"model_sha256": "cd" * 32},
-        "the preprocessing: none calibrated, None here": {"settings": {}},
+        "the preprocessing: none calibrated, other here": {"preprocessing": "other"},
     }
     for words, changes in others.items():
         scores = make_scores(tmp_path / "s.h5", 3, **changes)
@@ -277,7 +279,7 @@ def test_scores_made_in_another_way_are_refused_with_both_values(tmp_path, calib
 
 def test_a_level_that_n_cannot_support_names_the_n_that_it_takes(tmp_path, calibration):
     scores = make_scores(tmp_path / "s.h5", 10)
-    assert len(calibration.oddness) == 700
+    assert len(calibration.combined) == 700
     with pytest.raises(CalibrationError) as caught:
         decide(calibration, scores, Rule("fpr", 0.001))
     assert "1/701" in caught.value.message and "at least 1,428 images" in caught.value.hint
@@ -356,14 +358,14 @@ def test_the_decision_is_as_the_contract_says(tmp_path, calibration):
         before = {name: file[name][()] for name in ("scores/llr", "images/path")}
     for rule in (Rule(), Rule("fdr", 0.2)):
         decision = decide(calibration, scores, rule)
-        write_decision(scores.path, decision)
+        write_decision(scores, decision)
         with h5py.File(scores.path) as file:
             group = file["decision"]
             shapes = {name: (group[name].shape, group[name].dtype) for name in group}
             assert shapes == {
-                "p_value": ((50, 2), np.float32),
-                "p_combined": ((50,), np.float32),
-                "combined": ((50,), np.float32),
+                "p_value": ((50, 2), np.float64),
+                "p_combined": ((50,), np.float64),
+                "combined": ((50,), np.float64),
                 "k": ((50,), np.int8),
                 "flagged": ((50,), np.bool_),
             }
@@ -373,20 +375,20 @@ def test_the_decision_is_as_the_contract_says(tmp_path, calibration):
             assert attributes["n_calibration"] == 700 and attributes["least_p"] == 1 / 701
             flagged = group["flagged"][()]
             np.testing.assert_array_equal(
-                flagged, group["p_combined"][()] <= np.float32(attributes["threshold"])
+                flagged, group["p_combined"][()] <= attributes["threshold"]
             )
             for name, values in before.items():
                 np.testing.assert_array_equal(file[name][()], values)
         again = read_scores(scores.path).decision
         np.testing.assert_array_equal(again.p_value, decision.p_value)
-    write_decision(scores.path, None)
+    write_decision(scores, None)
     assert read_scores(scores.path).decision is None
     assert [path.name for path in tmp_path.iterdir()] == ["s.h5"]
 
 
 def test_a_strange_decision_is_refused(tmp_path, calibration):
     scores = make_scores(tmp_path / "s.h5", 50)
-    write_decision(scores.path, decide(calibration, scores, Rule()))
+    write_decision(scores, decide(calibration, scores, Rule()))
     whole = scores.path.read_bytes()
 
     def change(action):

@@ -62,7 +62,7 @@ def test_machine_readable_outputs_agree(run, folder):
     whole = json.loads(whole)
     _, table, _ = run("score", "images", "--csv")
     rows = list(csv.DictReader(io.StringIO(table)))
-    assert whole["version"] == 1 and whole["images"] == lines and whole["n_scored"] == 12
+    assert whole["version"] == 2 and whole["images"] == lines and whole["n_scored"] == 12
     assert [row["path"] for row in rows] == [line["path"] for line in lines]
     assert [float(row["llr_2"]) for row in rows] == [line["llr"][1] for line in lines]
     assert table.splitlines()[1].startswith('"images/00.png","scored",')
@@ -291,7 +291,7 @@ def test_an_interrupted_forced_run_goes_on_too(tmp_path, bundle, folder, monkeyp
 
     out = tmp_path / "s.h5"
     first = Detector(bundle.folder, n_importance_samples=512, seed=1)
-    first.score_to_file(first.manifest(str(folder)), out)
+    first.run(first.manifest(str(folder))).to_file(out)
     detector = Detector(bundle.folder, n_importance_samples=512)  # a pass is one image
     scored: list[int] = []
     score = Scorer.score
@@ -306,8 +306,8 @@ def test_an_interrupted_forced_run_goes_on_too(tmp_path, bundle, folder, monkeyp
     monkeypatch.setattr(Scorer, "score", count)
     manifest = detector.manifest(str(folder))
     with pytest.raises(KeyboardInterrupt):
-        detector.score_to_file(manifest, out, force=True)
-    detector.score_to_file(manifest, out, force=True)
+        detector.run(manifest).to_file(out, force=True)
+    detector.run(manifest).to_file(out, force=True)
     assert sum(scored) == 12
     with h5py.File(out) as file:
         assert file.attrs["seed"] == 0
@@ -320,7 +320,8 @@ def test_a_journal_left_behind_a_whole_file_is_cleared(run, folder, tmp_path):
     run("score", "images", "-o", "s.h5")
     detector = Detector(os.environ["HVAEOOD_MODEL"])
     journal = journal_path(tmp_path / "s.h5")
-    Journal.open(journal, detector.header(detector.manifest("images"))).close()
+    header = detector.run(detector.manifest("images")).header("cpu")
+    Journal.open(journal, header).close()
     code, out, _ = run("score", "images", "-o", "s.h5")
     assert code == 0 and "nothing has changed" in out and not journal.exists()
 
@@ -342,11 +343,11 @@ def test_nothing_acknowledged_is_scored_again(tmp_path, bundle, folder, monkeypa
     monkeypatch.setattr(Scorer, "score", count)
     manifest, out = detector.manifest(str(folder)), tmp_path / "s.h5"
     with pytest.raises(KeyboardInterrupt):
-        detector.score_to_file(manifest, out)
+        detector.run(manifest).to_file(out)
     monkeypatch.setattr(
         Scorer, "score", lambda s, p, n=None: scored.append(len(p)) or score(s, p, n)
     )
-    detector.score_to_file(manifest, out)
+    detector.run(manifest).to_file(out)
     assert sum(scored) == 12
 
 

@@ -45,7 +45,8 @@ def test_what_is_judged_is_read_again(scores):
 
 def test_a_judgement_follows_the_image_to_other_scores(scores):
     judge(scores, 5, "fine", "")
-    again = replace(scores, names=scores.names[::-1], content=scores.content[::-1])
+    columns = scores.columns | {"content": scores.content[::-1]}
+    again = replace(scores, names=scores.names[::-1], columns=columns)
     found = read_judgements(scores.path)
     assert found.of(again, 14).mark == "fine" and not found.of(again, 5)
 
@@ -71,13 +72,9 @@ def test_a_million_rows_are_looked_up_at_once():
     n = 1_000_000
     scores = make_scores(10)
     content = np.arange(1, n + 1, dtype=np.uint64)
-    many = replace(
-        scores,
-        content=content,
-        status=np.zeros(n, np.int8),
-        sha256=np.zeros((n, 32), np.uint8),
-        names=np.zeros(n, "S1"),
-    )
+    columns = {"content": content, "status": np.zeros(n, np.int8)}
+    columns["sha256"] = np.zeros((n, 32), np.uint8)
+    many = replace(scores, columns=columns, names=np.zeros(n, "S1"))
     judged = Judgements({f"content:{i:016x}": Judgement("ood") for i in (1, 77, n)})
     assert np.flatnonzero(judged.marks(many)).tolist() == [0, 76, n - 1]
 

@@ -68,7 +68,7 @@ def files(tmp_path_factory) -> Path:
         ),
     }
     for scores in sets.values():
-        write_decision(scores.path, decide(calibration, scores, Rule()))
+        write_decision(scores, decide(calibration, scores, Rule()))
     return folder
 
 
@@ -265,7 +265,7 @@ def test_it_never_replaces_what_it_is_made_from(report, tmp_path):
 def test_combined_scores_of_two_calibrations_are_not_compared(report, tmp_path, files):
     other = Calibration.of(make_scores(tmp_path / "h.h5", 500, seed=9))
     scores = read_scores(tmp_path / "odd.h5")
-    write_decision(scores.path, decide(other, scores, Rule()))
+    write_decision(scores, decide(other, scores, Rule()))
     _, out, _ = report("usual.h5", "odd.h5", "--format", "json")
     names = [row["score"] for row in json.loads(out)["comparisons"][0]["scores"]]
     assert "LLR>1" in names and "combined" not in names
@@ -304,7 +304,7 @@ def test_bad_input_is_an_error_with_a_hint_and_leaves_nothing(report, run, tmp_p
     (tmp_path / "short.h5").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "newer.h5").write_bytes(whole)
     with h5py.File(tmp_path / "newer.h5", "r+") as file:
-        file.attrs["format_version"] = 2
+        file.attrs["format_version"] = 3
     make_scores(tmp_path / "other.h5", 10, model_sha256="cd" * 32)
     (tmp_path / "nothing.csv").write_text("path,label\nelsewhere.png,1\n")
     (tmp_path / "one-kind.csv").write_text("path,label\n00001.png,1\n")
@@ -315,7 +315,7 @@ def test_bad_input_is_an_error_with_a_hint_and_leaves_nothing(report, run, tmp_p
         (["none.h5"], "no such score file"),
         (["text.h5"], "not a whole score file"),
         (["short.h5"], "not a whole score file"),
-        (["newer.h5"], "version 2"),
+        (["newer.h5"], "version 3"),
         (["usual.h5", "other.h5"], "cannot be compared"),
         (["usual.h5", "--labels", "nothing.csv"], "name none of these images"),
         (["usual.h5", "--labels", "one-kind.csv"], "0 scored images that belong"),

@@ -12,6 +12,7 @@ from hvaeood_cli.errors import ModelError, UsageError
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.store.columns import columns
 from tests.conftest import SMALL, make_images, make_ladder
 
 
@@ -26,26 +27,28 @@ def test_neither_batch_nor_order_nor_neighbours_matter():
     order = np.random.default_rng(0).permutation(300)
     shuffled = score(images[order])
     one_by_one = [score(image[None]) for image in images[:40]]
-    for field in whole._fields:
-        values = getattr(whole, field)
-        assert np.array_equal(getattr(shuffled, field), values[order]), field
-        alone = np.concatenate([getattr(score, field) for score in one_by_one])
-        assert np.array_equal(alone, values[:40]), field
+    assert set(whole) == {column.name for column in columns("scores")}
+    for name, values in whole.items():
+        assert np.array_equal(shuffled[name], values[order]), name
+        alone = np.concatenate([score[name] for score in one_by_one])
+        assert np.array_equal(alone, values[:40]), name
 
 
 def test_bfloat16_scores_are_close_and_their_sums_are_not_in_it():
     images = make_images(20)
     full, low = scorer().score(images), scorer(precision="bfloat16").score(images)
-    assert low.llr.dtype == np.float32 and not np.array_equal(full.llr, low.llr)
+    assert low["llr"].dtype == np.float32 and not np.array_equal(full["llr"], low["llr"])
     # on an untrained ladder's scores, of hundreds to thousands of nats
-    np.testing.assert_allclose(low.lower_bound[:, 2], full.lower_bound[:, 2], rtol=0.1)
+    np.testing.assert_allclose(low["lower_bound"][:, 2], full["lower_bound"][:, 2], rtol=0.1)
 
 
 def test_another_seed_gives_other_scores_and_settings_matter():
     images = make_images(5)
-    first = scorer(n_importance_samples=2).score(images).lower_bound
-    assert not np.allclose(first, scorer(n_importance_samples=2, seed=1).score(images).lower_bound)
-    sampled = scorer(n_importance_samples=2, proposal="sample").score(images).lower_bound
+    first = scorer(n_importance_samples=2).score(images)["lower_bound"]
+    assert not np.allclose(
+        first, scorer(n_importance_samples=2, seed=1).score(images)["lower_bound"]
+    )
+    sampled = scorer(n_importance_samples=2, proposal="sample").score(images)["lower_bound"]
     assert np.array_equal(first[:, 0], sampled[:, 0])
     assert not np.allclose(first[:, 1:], sampled[:, 1:])
 
@@ -111,15 +114,15 @@ def test_the_detector_has_scikit_learns_manners(bundle, folder):
     assert set(predicted) <= {1, -1}
     assert np.array_equal(predicted == 1, normality >= detector.offset_)
     assert detector.set_params(seed=4).settings.seed == 4
-    with pytest.raises(ValueError, match="no parameter"):
+    with pytest.raises(ValueError, match="Invalid parameter"):
         detector.set_params(colour=1)
 
 
 def test_fit_trains_a_model(tmp_path):
     images = np.repeat(make_images(1, size=28)[0] // 128 * 255, 40, axis=0)
-    detector = Detector(n_importance_samples=16)
-    train = {"epochs": 1, "batch_size": 16, "validation": 8, "out": str(tmp_path / "m")}
-    assert detector.fit(images, **train) is detector
+    training = {"epochs": 1, "batch_size": 16, "validation": 8}
+    detector = Detector(training=training, out=tmp_path / "m")
+    assert detector.fit(images) is detector
     assert detector.score_samples(images).shape == (40,)
     assert Detector(tmp_path / "m").bundle.sha256 == detector.bundle.sha256
 

@@ -33,8 +33,8 @@ def test_it_finds_the_digits_among_the_clothes(detector, labels):
     scores = detector.score(str(MIXED))
     inside, outside = (scores.llr[labels == label] for label in (0, 1))
     assert compare(inside[:, 0], outside[:, 0]).auroc > 0.95
-    suspicion = detector.reference.suspicion(scores.llr)
-    assert labels[np.argsort(-suspicion)[:10]].mean() >= 0.9
+    combined = detector.reference.combine(scores.llr)
+    assert labels[np.argsort(-combined)[:10]].mean() >= 0.9
 
 
 def test_the_likelihood_alone_would_have_it_backwards(detector, labels):
@@ -116,7 +116,7 @@ def test_the_colour_model_flags_what_is_no_photograph(photographs, labels):
     pixels = photographs.pixels(manifest)[:40]
     assert (photographs.p_values(pixels) <= 0.05).mean() > 0.9
     elbo = photographs.score(pixels).lower_bound[:, 0]
-    usual = photographs.calibration.lower_bound[:, 0]
+    usual = photographs.calibration["lower_bound"][:, 0]
     assert np.median(elbo) > np.median(usual), "and yet they are likelier"
 
 

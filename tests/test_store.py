@@ -13,30 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvaeood_cli.errors import StoreError
+from hvaeood_cli.store.columns import blank_rows
+from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
-from hvaeood_cli.store.schema import RunHeader, blank_rows
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.writer import write_scores
+from tests.score_files import fill_in, make_header
 
-CODES = {"scored": 0, "damaged": 5}
 L = 3
 
 
 def header(n: int = 5, **changes) -> RunHeader:
-    fields = {
-        "created": "2026-01-01T00:00:00+00:00",
-        "tool_version": "0",
-        "model_name": "m",
-        "model_sha256": "ab" * 32,
-        "n_layers": L,
-        "seed": 0,
-        "n_importance_samples": 4,
-        "proposal": "mean",
-        "settings": {"preprocessing": "none", "n_importance_samples_k": 1},
-        "n_images": n,
-        "listing_sha256": "cd" * 32,
-    }
-    return RunHeader(**fields | changes)
+    return make_header(n, **{"n_importance_samples": 4} | changes)
 
 
 def batches(n: int = 5, size: int = 2) -> list[Batch]:
@@ -50,8 +39,8 @@ def batches(n: int = 5, size: int = 2) -> list[Batch]:
                 row["status"] = 5
                 continue
             row["lower_bound"] = random.normal(size=L)
-            row["llr"] = row["lower_bound"][0] - row["lower_bound"][1:]
-            row["kl"], row["log_px"], row["bits_per_dim"] = 1.0, 2.0, 0.5
+            row["kl"], row["log_px"] = 1.0, 2.0
+        fill_in(rows)
         errors = {3: "it is damaged"} if first <= 3 < first + len(rows) else {}
         made.append(Batch(first, rows, errors))
     return made
@@ -61,7 +50,8 @@ NAMES = [b"a.png", b"new\nline", b"\xff\xfe.png", "漢字".encode(), b"x" * 255]
 
 
 def write(path: Path, names=tuple(NAMES), **changes) -> Path:
-    write_scores(path, header(len(names), **changes), names, batches(len(names)), CODES, {"r": 1})
+    run = header(len(names), **changes)
+    write_scores(path, ScoreFile.of_batches(path, run, names, batches(len(names)), {"r": 1}))
     return path
 
 
@@ -69,12 +59,13 @@ def test_the_file_is_as_the_contract_says(tmp_path):
     """h5py and nothing else of ours: shapes, types, attributes, order."""
     with h5py.File(write(tmp_path / "s.h5", label=1)) as file:
         attributes = dict(file.attrs)
-        assert attributes["format"] == "hvaeood-scores" and attributes["format_version"] == 1
+        assert attributes["format"] == "hvaeood-scores" and attributes["format_version"] == 2
         for name in ("created", "tool_version", "model_name", "model_sha256", "manifest_sha256"):
             assert isinstance(attributes[name], str), name
         assert attributes["n_layers"] == 3 and attributes["n_importance_samples"] == 4
         assert attributes["seed"] == 0 and attributes["proposal"] == "mean"
-        assert json.loads(attributes["settings"])["n_importance_samples_k"] == 1
+        assert attributes["n_importance_samples_k"] == 1 and attributes["device"] == "cpu"
+        assert attributes["n_dims"] == attributes["image_size"] ** 2 == 64
         types = {
             "/images/sha256": ((5, 32), np.uint8),
             "/images/content": ((5,), np.uint64),
@@ -84,6 +75,7 @@ def test_the_file_is_as_the_contract_says(tmp_path):
             "/scores/llr": ((5, 2), np.float32),
             "/scores/kl": ((5, 3), np.float32),
             "/scores/log_px": ((5, 3), np.float32),
+            "/scores/llr_share": ((5, 2), np.float32),
             "/scores/bits_per_dim": ((5,), np.float32),
         }
         for name, (shape, kind) in types.items():
@@ -104,7 +96,7 @@ def test_our_reader_reads_it_back(tmp_path):
     scores = read_scores(write(tmp_path / "s.h5"))
     assert [bytes(name) for name in scores.names] == NAMES
     assert scores.errors[3] == "it is damaged" and scores.scored.sum() == 4
-    assert scores.label is None and scores.settings["preprocessing"] == "none"
+    assert scores.label is None and scores.header == header(5)
 
 
 @settings(
@@ -177,7 +169,7 @@ def huge(file: h5py.File) -> None:
 
 
 def newer(file: h5py.File) -> None:
-    file.attrs["format_version"] = 2
+    file.attrs["format_version"] = 3
 
 
 def no_format(file: h5py.File) -> None:
@@ -196,7 +188,7 @@ def misshapen(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     "damage", [external, soft, outside, virtual, huge, newer, no_format, missing, misshapen]
 )
-def test_what_is_not_version_1_is_refused(tmp_path, damage):
+def test_what_is_not_as_its_version_says_is_refused(tmp_path, damage):
     path = write(tmp_path / "s.h5")
     with h5py.File(path, "r+") as file:
         damage(file)
@@ -268,10 +260,12 @@ def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path, data):
         ({"seed": 1}, "the seed: 0 there, 1 here"),
         ({"n_importance_samples": 8}, "the importance samples"),
         ({"proposal": "sample"}, "the proposal: mean there, sample here"),
-        (
-            {"settings": {"preprocessing": "none", "n_importance_samples_k": 2}},
-            "samples_k: 1 there",
-        ),
+        ({"n_importance_samples_k": 2}, "the importance samples of L>k: 1 there, 2 here"),
+        ({"preprocessing": "other"}, "the preprocessing: none there, other here"),
+        ({"precision": "bfloat16"}, "the precision: float32 there, bfloat16 here"),
+        ({"device": "cuda"}, "the device: cpu there, cuda here"),
+        ({"tool_version": "1"}, "the program's version: 0 there, 1 here"),
+        ({"torch_version": "1"}, "torch's version: 0 there, 1 here"),
         ({"n_images": 6}, "the number of images: 5 there, 6 here"),
         ({"listing_sha256": "00" * 32}, "the images"),
     ],

@@ -17,12 +17,12 @@ from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.store.judgements import judgements_path, read_judgements
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.tui.messages import Open
-from hvaeood_cli.tui.run import Axis, Quantity
+from hvaeood_cli.tui.run import COMBINED, Axis, P
 from hvaeood_cli.tui.screens.all_k import AllKScreen
 from hvaeood_cli.tui.screens.compare import CompareScreen
 from hvaeood_cli.tui.screens.help import HelpScreen
 from hvaeood_cli.tui.screens.look import LookScreen
-from hvaeood_cli.tui.threshold import ODDNESS, ByScore
+from hvaeood_cli.tui.threshold import ByScore
 from hvaeood_cli.tui.widgets.chips import Chips
 from hvaeood_cli.tui.widgets.distribution import Distribution
 from hvaeood_cli.tui.widgets.picture import Picture
@@ -66,17 +66,20 @@ async def click_chip(pilot, app, chips: str, text: str) -> None:
 # -- 1 see ----------------------------------------------------------------------------------------
 
 
-def test_see_every_k_and_quantity(file):
+def test_see_every_k_of_every_measure(file):
     async def steps(pilot, app):
-        seen = []
-        for _ in range(4):
-            for _ in range(3):
+        run, seen = app.snapshot.run, []
+        for measure in run.measures:
+            for _ in run.axes(measure):
                 seen.append(app.snapshot.view.axis)
                 await press(pilot, "k")
             await press(pilot, "m")
-        assert seen == [axis for q in Quantity for axis in app.snapshot.run.axes(q)]
-        await press(pilot, "K", "l")
-        assert app.snapshot.view.axis == Axis(Quantity.LLR, 2) and not app.snapshot.view.log
+        assert len(run.measures) == 7
+        assert sorted(seen) == sorted(axis for name in run.measures for axis in run.axes(name))
+        while app.snapshot.view.axis != Axis("llr", 2):
+            await press(pilot, "K")
+        await press(pilot, "l")
+        assert app.snapshot.view.axis == Axis("llr", 2) and not app.snapshot.view.log
         assert "LLR>2, nats" in text_of(app) and "─ calibration" in text_of(app)
 
     drive(file, steps)
@@ -86,7 +89,7 @@ def test_see_by_mouse(file):
     async def steps(pilot, app):
         await click_chip(pilot, app, "#axes", "2")
         await click_chip(pilot, app, "#axes", "bits/dim")
-        assert app.snapshot.view.axis == Axis(Quantity.BITS, 2)
+        assert app.snapshot.view.axis == Axis("bits_per_dim", 0)
         await click_chip(pilot, app, "#axes", "log")
         assert not app.snapshot.view.log
         await click_chip(pilot, app, "#rules", "all k")
@@ -112,10 +115,10 @@ def test_all_k_side_by_side(file):
 
 def test_move_the_threshold_by_keys(file):
     async def steps(pilot, app):
-        before = app.snapshot.verdict.n_flagged
+        before = app.snapshot.flags.n_flagged
         assert app.snapshot.view.threshold == Rule("fpr", 0.01)
         await press(pilot, "shift+left", "shift+left", "left")
-        loose = app.snapshot.verdict
+        loose = app.snapshot.flags
         assert loose.threshold.level > 0.03 and loose.n_flagged >= before
         expected = f"about {loose.expected:,.1f} would be"
         assert f"{loose.n_flagged} flagged" in text_of(app) and expected in text_of(app)
@@ -126,12 +129,12 @@ def test_move_the_threshold_by_keys(file):
             assert app.snapshot.view.threshold.kind == kind
             assert "at most belong" in text_of(app)
         await press(pilot, "r")
-        assert app.snapshot.view.threshold.axis == ODDNESS
+        assert app.snapshot.view.threshold.axis == COMBINED
         await press(pilot, "k")
-        assert app.snapshot.view.threshold.axis == Axis(Quantity.LLR, 1)
-        n = app.snapshot.verdict.n_flagged
+        assert app.snapshot.view.threshold.axis == Axis("llr", 1)
+        n = app.snapshot.flags.n_flagged
         await press(pilot, *["shift+right"] * 6)
-        assert app.snapshot.verdict.n_flagged < n and "FPR about" in text_of(app)
+        assert app.snapshot.flags.n_flagged < n and "FPR about" in text_of(app)
 
     drive(file, steps)
 
@@ -168,7 +171,7 @@ def test_move_the_threshold_by_mouse(file):
         await click_chip(pilot, app, "#axes", "1")
         await pilot.click(plot, offset=(60, 4))
         await settle(pilot)
-        assert app.snapshot.view.threshold.axis == Axis(Quantity.LLR, 1)
+        assert app.snapshot.view.threshold.axis == Axis("llr", 1)
 
     drive(file, steps)
 
@@ -176,8 +179,8 @@ def test_move_the_threshold_by_mouse(file):
 def test_the_table_follows(file):
     async def steps(pilot, app):
         await press(pilot, "f", "shift+left", "shift+left")
-        assert len(app.snapshot.rows) == app.snapshot.verdict.n_flagged
-        assert app.snapshot.verdict.flagged[app.snapshot.rows].all()
+        assert len(app.snapshot.rows) == app.snapshot.flags.n_flagged
+        assert app.snapshot.flags.flagged[app.snapshot.rows].all()
 
     drive(file, steps)
 
@@ -198,7 +201,7 @@ def test_sort_by_keys_and_by_heads(file):
         place = table.render_line(0).text.index("LLR>2")
         await pilot.click(table, offset=(place + table.gutter.left, 0))
         await settle(pilot)
-        assert app.snapshot.view.column == Axis(Quantity.LLR, 2)
+        assert app.snapshot.view.column == Axis("llr", 2)
         llr = app.snapshot.run.scores.llr[app.snapshot.rows[:200], 1]
         assert (np.diff(llr) <= 0).all() and table.cursor == 0
 
@@ -225,7 +228,7 @@ def test_filter_by_keys(file):
 
 def test_filter_by_mouse(file):
     async def steps(pilot, app):
-        n = app.snapshot.verdict.n_flagged
+        n = app.snapshot.flags.n_flagged
         await click_chip(pilot, app, "#filters", f"flagged {n}")
         assert len(app.snapshot.rows) == n
         await click_chip(pilot, app, "#filters", "2")
@@ -407,7 +410,7 @@ def test_write_a_list(file):
     async def steps(pilot, app):
         await press(pilot, "e", "enter")
         with Path("mixed.flagged.csv").open(newline="") as found:
-            assert len(list(csv.DictReader(found))) == app.snapshot.verdict.n_flagged
+            assert len(list(csv.DictReader(found))) == app.snapshot.flags.n_flagged
         await press(pilot, "e", "enter")
         assert "is there already" in said(app)
         await press(pilot, "e")
@@ -437,7 +440,7 @@ def test_write_the_decision(file, scores):
         await press(pilot, "w", "y")
         decision = read_scores(scores.path).decision
         assert (decision.rule, decision.level) == ("fdr", 0.01)
-        assert np.array_equal(decision.flagged, app.snapshot.verdict.flagged)
+        assert np.array_equal(decision.flagged, app.snapshot.flags.flagged)
         await press(pilot, "r", "r", "w")
         assert "a score is no rule" in said(app)
 
@@ -523,9 +526,9 @@ def test_without_a_calibration(bare):
         assert isinstance(app.snapshot.view.threshold, ByScore)
         text = text_of(app)
         assert "no error rate without a calibration" in text
-        assert "hvaeood calibrate HELD-OUT-IMAGES" in text and "suspicion" in text
+        assert "hvaeood calibrate HELD-OUT-IMAGES" in text and "combined" in text
         await press(pilot, "r", "right", "k", "m", "m", "enter", "escape", "a", "escape", "w")
-        assert Quantity.P not in app.snapshot.run.quantities
+        assert P not in app.snapshot.run.measures
         await press(pilot, "t", *"4", "enter")
 
     drive(bare, steps)

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from hvaeood_cli.calibration.rules import KINDS, Rule, decide
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
+from hvaeood_cli.store.columns import columns as of_table
 from hvaeood_cli.store.judgements import Judgement, Judgements, key_of
 from hvaeood_cli.tui import taking
 from hvaeood_cli.tui import threshold as thresholds
 from hvaeood_cli.tui.histogram import Binning
 from hvaeood_cli.tui.joint import COLUMNS, join, match
-from hvaeood_cli.tui.run import Axis, Quantity
-from hvaeood_cli.tui.threshold import ODDNESS, ByScore
+from hvaeood_cli.tui.run import COMBINED, Axis, P
+from hvaeood_cli.tui.threshold import ByScore
 from hvaeood_cli.tui.view import (
     FLAGGED,
     JUDGED,
@@ -36,6 +37,8 @@ from tests.tui_files import make_calibration, make_run, make_scores
 
 NOTHING = Judgements({})
 CALIBRATION = make_calibration()
+
+MEASURES = [*(column.name for column in of_table("scores")), P]
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +58,31 @@ def bare():
 @pytest.mark.parametrize("level", [0.013, 0.05, 0.2])
 def test_the_rules_are_those_of_decide(run, kind, level):
     rule = Rule(kind, level)
-    verdict = thresholds.judge(run, rule)
+    flags = thresholds.flag(run, rule)
     decision = decide(CALIBRATION, run.scores, rule)
-    assert np.array_equal(verdict.flagged, decision.flagged)
+    assert np.array_equal(flags.flagged, decision.flagged)
     assert np.array_equal(run.k, decision.k)
-    line = thresholds.line_on(run, verdict, Axis(Quantity.P, 0))
+    line = thresholds.line_on(run, flags, Axis(P, 0))
     assert line == pytest.approx(decision.threshold)
 
 
 def test_the_line_parts_flagged_from_not_flagged(run):
-    for threshold in (Rule("fpr", 0.05), Rule("fdr", 0.1), ByScore(ODDNESS, 3.0)):
-        verdict = thresholds.judge(run, threshold)
-        line = thresholds.line_on(run, verdict, ODDNESS)
-        others = run.scores.scored & ~verdict.flagged
-        assert run.oddness[verdict.flagged].min() >= line >= run.oddness[others].max() - 1e-9
-    assert thresholds.line_on(run, verdict, Axis(Quantity.LLR, 1)) is None
+    for threshold in (Rule("fpr", 0.05), Rule("fdr", 0.1), ByScore(COMBINED, 3.0)):
+        flags = thresholds.flag(run, threshold)
+        line = thresholds.line_on(run, flags, COMBINED)
+        others = run.scores.scored & ~flags.flagged
+        assert run.combined[flags.flagged].min() >= line >= run.combined[others].max() - 1e-9
+    assert thresholds.line_on(run, flags, Axis("llr", 1)) is None
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "score"])
 def test_stricter_flags_no_more_and_looser_no_fewer(run, kind):
-    verdict = thresholds.judge(run, Rule("fpr", 0.05))
-    threshold = thresholds.of_kind(run, verdict, kind, Axis(Quantity.LLR, 1))
-    before = thresholds.judge(run, threshold).n_flagged
+    flags = thresholds.flag(run, Rule("fpr", 0.05))
+    threshold = thresholds.of_kind(run, flags, kind, Axis("llr", 1))
+    before = thresholds.flag(run, threshold).n_flagged
     for steps in (1, 5, 40):
-        assert thresholds.judge(run, thresholds.moved(run, threshold, steps)).n_flagged <= before
-        assert thresholds.judge(run, thresholds.moved(run, threshold, -steps)).n_flagged >= before
+        assert thresholds.flag(run, thresholds.moved(run, threshold, steps)).n_flagged <= before
+        assert thresholds.flag(run, thresholds.moved(run, threshold, -steps)).n_flagged >= before
 
 
 @given(
@@ -102,43 +105,43 @@ def test_levels_below_what_the_calibration_has_images_for(run):
     with pytest.raises(CalibrationError, match="least that this calibration"):
         thresholds.asked(run, Rule("fpr", 0.01), 1e-7)
     assert thresholds.asked(run, Rule("fdr", 0.01), 0.2) == Rule("fdr", 0.2)
-    assert thresholds.asked(run, ByScore(ODDNESS, 1.0), -4.0) == ByScore(ODDNESS, -4.0)
+    assert thresholds.asked(run, ByScore(COMBINED, 1.0), -4.0) == ByScore(COMBINED, -4.0)
 
 
 def test_expected_false_positives(run, bare):
-    fpr = thresholds.judge(run, Rule("fpr", 0.05))
+    fpr = thresholds.flag(run, Rule("fpr", 0.05))
     assert fpr.expected == pytest.approx(0.05 * 398)
-    fdr = thresholds.judge(run, Rule("fdr", 0.1))
+    fdr = thresholds.flag(run, Rule("fdr", 0.1))
     assert fdr.expected == pytest.approx(0.1 * fdr.n_flagged) and fdr.n_flagged >= 29
     value = float(np.quantile(CALIBRATION.llr[:, 0], 0.9))
-    score = thresholds.judge(run, ByScore(Axis(Quantity.LLR, 1), value))
+    score = thresholds.flag(run, ByScore(Axis("llr", 1), value))
     assert score.expected == pytest.approx(0.1 * 398, rel=0.02)
-    low = thresholds.rate_of(run, ByScore(Axis(Quantity.BOUND, 0), -300.0))
+    low = thresholds.rate_of(run, ByScore(Axis("lower_bound", 0), -300.0))
     assert low == pytest.approx(0, abs=0.01)
-    alone = thresholds.judge(bare, thresholds.first_threshold(bare))
+    alone = thresholds.flag(bare, thresholds.first_threshold(bare))
     assert alone.expected is None and alone.n_flagged >= 29
     assert "without a calibration" in thresholds.promise(bare, alone)
 
 
 def test_pointing_puts_the_threshold_there(run):
-    there = thresholds.pointed_at(run, Rule("fpr", 0.01), ODDNESS, 7.0)
+    there = thresholds.pointed_at(run, Rule("fpr", 0.01), COMBINED, 7.0)
     assert isinstance(there, Rule) and there.kind == "fpr"
-    line = thresholds.line_on(run, thresholds.judge(run, there), ODDNESS)
+    line = thresholds.line_on(run, thresholds.flag(run, there), COMBINED)
     assert line == pytest.approx(7.0, abs=0.5)
-    fdr = thresholds.pointed_at(run, Rule("fdr", 0.01), ODDNESS, 5.0)
+    fdr = thresholds.pointed_at(run, Rule("fdr", 0.01), COMBINED, 5.0)
     assert isinstance(fdr, Rule) and fdr.kind == "fdr"
-    on_p = thresholds.pointed_at(run, Rule("fpr", 0.01), Axis(Quantity.P, 0), 0.2)
+    on_p = thresholds.pointed_at(run, Rule("fpr", 0.01), Axis(P, 0), 0.2)
     assert on_p == Rule("fpr", 0.2)
-    other = Axis(Quantity.LLR, 1)
+    other = Axis("llr", 1)
     assert thresholds.pointed_at(run, Rule(), other, 40.0) == ByScore(other, 40.0)
 
 
-@pytest.mark.parametrize("quantity", list(Quantity))
-def test_a_score_that_flags_as_many(run, quantity):
-    for axis in run.axes(quantity):
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_score_that_flags_as_many(run, measure):
+    for axis in run.axes(measure):
         threshold = thresholds.by_score(run, axis, 25)
-        n = thresholds.judge(run, threshold).n_flagged
-        assert n >= 25 and (n == 25 or quantity is Quantity.P)  # p has ties
+        n = thresholds.flag(run, threshold).n_flagged
+        assert n >= 25 and (n == 25 or measure == P)  # p has ties
 
 
 # -- snapshots ------------------------------------------------------------------------------------
@@ -199,19 +202,19 @@ def test_filters_hold_together(run):
 def test_what_did_not_change_is_not_computed_again(run):
     first = take(run, View.first(run), NOTHING)
     second = take(run, replace(first.view, log=False), NOTHING, first)
-    assert second.verdict is first.verdict and second.marks is first.marks
+    assert second.flags is first.flags and second.marks is first.marks
     third = take(run, replace(first.view, threshold=Rule("fpr", 0.2)), NOTHING, first)
-    assert third.verdict is not first.verdict and third.marks is first.marks
+    assert third.flags is not first.flags and third.marks is first.marks
 
 
 def test_a_file_without_scores():
     run = make_run(CALIBRATION, n=3, bad=(0, 1, 2))
     for kind in (*KINDS, "score"):
-        verdict = thresholds.judge(run, Rule())
-        threshold = thresholds.of_kind(run, verdict, kind, ODDNESS)
+        flags = thresholds.flag(run, Rule())
+        threshold = thresholds.of_kind(run, flags, kind, COMBINED)
         snapshot = take(run, replace(View.first(run), threshold=threshold), NOTHING)
-        assert snapshot.verdict.n_flagged == 0 and len(snapshot.rows) == 3
-    assert run.shown_range(ODDNESS)[0] < run.shown_range(ODDNESS)[1]
+        assert snapshot.flags.n_flagged == 0 and len(snapshot.rows) == 3
+    assert run.shown_range(COMBINED)[0] < run.shown_range(COMBINED)[1]
 
 
 def test_scores_of_other_settings_are_not_judged_by_this_calibration():
@@ -223,14 +226,14 @@ def test_scores_of_other_settings_are_not_judged_by_this_calibration():
 # -- histograms -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantity", list(Quantity))
-def test_every_scored_image_is_in_one_bin(run, quantity):
-    verdict = thresholds.judge(run, Rule("fpr", 0.05))
-    for axis in run.axes(quantity):
+@pytest.mark.parametrize("measure", MEASURES)
+def test_every_scored_image_is_in_one_bin(run, measure):
+    flags = thresholds.flag(run, Rule("fpr", 0.05))
+    for axis in run.axes(measure):
         for n_bins in (1, 17, 100):
-            found = Binning(run, axis, run.shown_range(axis), n_bins).count(verdict.flagged)
+            found = Binning(run, axis, run.shown_range(axis), n_bins).count(flags.flagged)
             assert found.here.sum() == run.n_scored
-            assert found.flagged.sum() == verdict.n_flagged and (found.flagged <= found.here).all()
+            assert found.flagged.sum() == flags.n_flagged and (found.flagged <= found.here).all()
             assert found.usual.sum() == pytest.approx(run.n_scored)
 
 
@@ -266,12 +269,12 @@ def test_the_same_images_are_found_by_pixels_or_bytes():
 
 
 def test_what_two_files_make_of_the_same_images(run, bare):
-    verdict = thresholds.judge(run, Rule("fpr", 0.05))
-    same = join(run, run, (verdict, verdict))
+    flags = thresholds.flag(run, Rule("fpr", 0.05))
+    same = join(run, run, (flags, flags))
     assert len(same) == 398 and same.are_p  # without the unreadable
     assert np.nanmax(np.abs(same.difference)) == 0
-    assert same.counts()["first alone"] == 0 and same.counts()["both"] == verdict.n_flagged
-    mixed = join(run, bare, (verdict, thresholds.judge(bare, thresholds.first_threshold(bare))))
+    assert same.counts()["first alone"] == 0 and same.counts()["both"] == flags.n_flagged
+    mixed = join(run, bare, (flags, thresholds.flag(bare, thresholds.first_threshold(bare))))
     assert not mixed.are_p
     for column in COLUMNS:
         for descending in (True, False):
@@ -292,7 +295,7 @@ def test_the_flagged_as_csv(snapshot, tmp_path):
     n = taking.write_list(out, snapshot, "flagged", "csv")
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert n == len(rows) == snapshot.verdict.n_flagged
+    assert n == len(rows) == snapshot.flags.n_flagged
     assert [float(row["p_combined"]) for row in rows] == sorted(
         float(row["p_combined"]) for row in rows
     )

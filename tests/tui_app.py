@@ -20,7 +20,8 @@ from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.sources import open_sources
 from hvaeood_cli.looks.look import Look
 from hvaeood_cli.store.judgements import read_judgements
-from hvaeood_cli.store.reader import ScoreFile, read_scores
+from hvaeood_cli.store.reader import read_scores
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.tui.app import Opened, Workbench
 from hvaeood_cli.tui.run import Run
 from hvaeood_cli.tui.screens.browse import BrowseScreen
@@ -41,7 +42,7 @@ def mixed(tmp_path_factory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        Detector().score_to_file(open_sources(["examples/mixed"]), Path("mixed.h5"))
+        Detector().run(open_sources(["examples/mixed"])).to_file(Path("mixed.h5"))
     finally:
         os.chdir(before)
     return folder / "mixed.h5"

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.store.reader import Errors, ScoreFile
+from hvaeood_cli.store.score_file import Errors, ScoreFile
 from hvaeood_cli.tui.run import Run
+from tests.score_files import make_header
 
 MODEL = "a" * 64
 
@@ -31,6 +32,7 @@ def make_scores(
         "llr": llr,
         "kl": random.normal(20.0, 2.0, (n, 3)).astype(np.float32),
         "log_px": random.normal(-180.0, 9.0, (n, 3)).astype(np.float32),
+        "llr_share": llr / -bound[:, None],
         "bits_per_dim": -bound / np.float32(784 * np.log(2)),
     }
     status = np.zeros(n, np.int8)
@@ -40,30 +42,16 @@ def make_scores(
     sha256 = random.integers(1, 256, (n, 32)).astype(np.uint8)
     content = random.integers(1, 1 << 63, n).astype(np.uint64)
     content[list(bad)] = 0
-    attributes = {
-        "model_name": "tiny",
-        "model_sha256": model,
-        "n_layers": 3,
-        "n_importance_samples": 16,
-        "proposal": "mean",
-        "created": "2026-01-01T00:00:00+00:00",
-        "seed": 0,
-    }
+    columns |= {"status": status, "conversions": np.zeros(n, np.uint16)}
+    columns |= {"sha256": sha256, "content": content}
     return ScoreFile(
         path=path,
-        attributes=attributes,
-        settings={"image_channels": 1, "image_size": 28, "precision": "float32"},
+        header=make_header(n, model_name="tiny", model_sha256=model, image_size=28, n_dims=784),
         names=np.array([b"photos/%05d.png" % i for i in range(n)]),
         errors=Errors(n, dict.fromkeys(bad, "the file is cut off")),
-        status=status,
+        columns=columns,
         status_codes={"scored": 0, "damaged": 2},
-        conversions=np.zeros(n, np.uint16),
         conversion_codes={},
-        sha256=sha256,
-        content=content,
-        label=None,
-        decision=None,
-        **columns,
     )
 
 
