@@ -185,10 +185,11 @@ def _looker(
     scores: ScoreFile, model: str | None, data_root: Path | None, device: str, remarks: list[str]
 ) -> Looker | None:
     """Who can show this file's images; where nobody can, a remark says why."""
+    from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.looker import Looking
 
     try:
-        return Looking(scores, model, data_root, device)
+        return Looking(scores, ImageReader(data_root), model, device)
     except HvaeoodError as error:
         if model is not None:
             raise
