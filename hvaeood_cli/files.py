@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LOCK_SECONDS = 5.0  # how long `locked` waits for its turn
+LOCK_SECONDS = 2.0  # how long `locked` waits for its turn
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _LONGEST_STEM = 200  # bytes of a name that go into its temporary file's; names end at 255
 
