@@ -61,6 +61,7 @@ def test_what_is_no_bug_keeps_its_code_with_and_without_debug(failing):
         ),
         (PermissionError(errno.EACCES, "Permission denied", b"\xff"), "\\xff: Permission denied"),
         (OSError("a library's"), "a library's"),
+        (OSError(errno.EIO, "Input/output error", 7), "error: Input/output error"),
         (MemoryError(), "not enough memory"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), "not enough memory"),
     ],

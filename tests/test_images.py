@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 from hvaeood_cli.errors import ImageError, SourceError, UsageError
-from hvaeood_cli.images import arrays
+from hvaeood_cli.images import arrays, sources
 from hvaeood_cli.images.arrays import array_in_memory, load_array
 from hvaeood_cli.images.decode import Conversion, Decoded, decode
 from hvaeood_cli.images.folder import FileSource
@@ -467,3 +467,17 @@ def test_a_name_never_means_a_folder_or_another_image(tmp_path, monkeypatch):
     for name in (b".", b"folder.npy", b"folder.npy#0", b"a.png#0", b"-", b"a\0b", b"#:", b"x#:1"):
         with pytest.raises(ImageError):
             reader.read(name)
+
+
+def test_a_new_kind_of_source_is_a_function_and_a_line(monkeypatch):
+    def open_noise(argument: str) -> arrays.ArraySource | None:
+        name, rows = arrays.split_rows(argument)
+        return arrays.take_rows(name, ARRAY, rows, "noise 1") if name == "noise:" else None
+
+    kinds = sources._kinds
+    monkeypatch.setattr(sources, "_kinds", lambda *a: [*kinds(*a), open_noise(a[0])])
+    manifest = open_sources(["noise:#2:4"])
+    assert names(manifest) == ["noise:#2", "noise:#3"]
+    assert np.array_equal(ImageReader().read(b"noise:#3").pixels, ARRAY[3])
+    with pytest.raises(SourceError, match="no such file"):
+        open_sources(["silence:"])

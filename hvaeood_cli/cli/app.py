@@ -21,7 +21,6 @@ from hvaeood_cli.cli.score import score
 from hvaeood_cli.cli.train import train
 from hvaeood_cli.cli.tui import tui
 from hvaeood_cli.errors import BugError, ExitCode, HvaeoodError, UsageError
-from hvaeood_cli.text import printable
 from hvaeood_cli.version import __version__
 
 app = typer.Typer(
@@ -106,7 +105,8 @@ def _explained(raised: Exception) -> HvaeoodError:
     if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":  # torch's
         return HvaeoodError("not enough memory", "a smaller --batch-size, or fewer --samples")
     if isinstance(raised, OSError):
-        where = f"{printable(os.fsdecode(raised.filename))}: " if raised.filename else ""
+        name = raised.filename  # None, or a descriptor, where no name was opened
+        where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) else ""
         return HvaeoodError(
             f"{where}{raised.strerror or raised}", "--debug tells where it happened"
         )
