@@ -22,9 +22,10 @@ from hvaeood_cli.calibration.calibration import (
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
 from hvaeood_cli.calibration.reference import Reference, from_json
 from hvaeood_cli.calibration.rules import Rule, check_level
-from hvaeood_cli.errors import CalibrationError, ModelError, SourceError, UsageError
-from hvaeood_cli.images.preprocess import RULES, fit
-from hvaeood_cli.images.sources import Manifest, Rows, open_sources
+from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
+from hvaeood_cli.images.arrays import array_in_memory
+from hvaeood_cli.images.preprocess import RULES, preprocess
+from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.settings import ScoreSettings
@@ -240,12 +241,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def manifest(self, X: Images) -> Manifest:
         """Images as a manifest: an array (N, H, W[, 3]) of uint8, a folder, or paths."""
         if isinstance(X, np.ndarray):
-            from hvaeood_cli.images.arrays import as_images
-
-            images = as_images("X", X)
-            if not len(images):
-                raise SourceError("X has no images", "give an array (N, H, W) or (N, H, W, 3)")
-            return Manifest([Rows(b"X", images, 0, len(images), "memory")])
+            return Manifest([array_in_memory(X)])
         if isinstance(X, str | os.PathLike):
             return open_sources([os.fspath(X)])
         return open_sources([os.fspath(path) for path in X])
@@ -254,7 +250,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Every image as the model takes it, (N, C, H, W). Raises ImageError."""
         config = self.bundle.config
         images = (manifest.read(i)[0] for i in range(len(manifest)))
-        return np.stack([fit(im, config.image_channels, config.image_size).pixels for im in images])
+        channels, size = config.image_channels, config.image_size
+        return np.stack([preprocess(image, channels, size).pixels for image in images])
 
     # -- what follows from the parameters -----------------------------------------------------
 

@@ -13,13 +13,15 @@ class ExitCode(IntEnum):
     USAGE = 2
     BAD_INPUT = 3  # a bad model, score file or source
     SOME_UNREADABLE = 4  # done, but some images could not be read
+    BUG = 70  # a mistake of this program; sysexits.h calls it EX_SOFTWARE
     INTERRUPTED = 130
 
 
 class HvaeoodError(Exception):
-    """Base of every error this package raises on purpose.
+    """The base of every error that this package raises on purpose.
 
-    message: what was found and what was expected. hint: what to type or change next.
+    message: what was found, and what was expected. hint: what to type or change next.
+    exit_code: with what the command line ends.
     """
 
     exit_code = ExitCode.BAD_INPUT
@@ -41,10 +43,10 @@ class SourceError(HvaeoodError):
 
 
 class ImageError(HvaeoodError):
-    """One image that cannot be read; becomes a row with a status, never the end of a run.
+    """An image that cannot be read. It becomes a row with a status, never the end of a run.
 
     code: a name from `hvaeood_cli.store.status.STATUS_CODES`. sha256: of the bytes that could
-    not be decoded, where there were any.
+    not be decoded, if there were any.
     """
 
     def __init__(self, code: str, message: str, sha256: bytes | None = None) -> None:
@@ -67,3 +69,9 @@ class CalibrationError(HvaeoodError):
 
 class TrainingError(HvaeoodError):
     """Training that cannot start or must stop."""
+
+
+class BugError(HvaeoodError):
+    """A mistake of this program: whatever it raised that nobody meant to be raised."""
+
+    exit_code = ExitCode.BUG

@@ -17,11 +17,12 @@ def printable(text: str | bytes) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` characters, the middle left out."""
+    """At most `width` characters, and at least the one that stands for the middle left out."""
     if len(text) <= width:
         return text
-    head = max(1, (width - 1) // 3)
-    return text[:head] + "…" + text[-(width - 1 - head) :]
+    head = max(0, (width - 1) // 3)
+    tail = max(0, width - 1 - head)
+    return text[:head] + "…" + text[len(text) - tail :]
 
 
 def defuse(cell: str) -> str:

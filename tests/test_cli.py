@@ -221,9 +221,6 @@ def test_defaults_come_from_flags_then_environment_then_file(run, folder, tmp_pa
     monkeypatch.setenv("HVAEOOD_DEVICE", "cpu")
     code, out, _ = run("score", "images", "--seed", "6")
     assert code == 0 and "S = 3" in out and "seed 6" in out
-    (tmp_path / "hvaeood.toml").write_text("[score]\njson = true\n")
-    code, out, _ = run("score", "images", "-o", "t.h5")
-    assert code == 0 and json.loads(out)["n_scored"] == 12
     (tmp_path / "hvaeood.toml").write_text("[score]\ncolour = 3\n")
     code, _, err = run("score", "images")
     assert code == 2 and "colour" in err

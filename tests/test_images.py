@@ -1,4 +1,4 @@
-"""Decoding, fitting and finding images, hostile ones included."""
+"""Decoding, preprocessing and finding images, hostile ones included."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from hvaeood_cli.errors import ImageError, SourceError, UsageError
-from hvaeood_cli.images.arrays import load_array
+from hvaeood_cli.images import arrays, sources
+from hvaeood_cli.images.arrays import array_in_memory, load_array
 from hvaeood_cli.images.decode import Conversion, Decoded, decode
-from hvaeood_cli.images.preprocess import fit
-from hvaeood_cli.images.sources import open_sources
+from hvaeood_cli.images.folder import FileSource
+from hvaeood_cli.images.preprocess import preprocess
+from hvaeood_cli.images.reader import ImageReader
+from hvaeood_cli.images.sources import Manifest, open_sources
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -35,7 +39,7 @@ JPEG = encode(Image.effect_noise((64, 64), 90).convert("RGB"), "JPEG")
 
 
 def test_a_grey_png_comes_through_untouched():
-    pixels, done = fit(decode(PNG), 1, 8)
+    pixels, done = preprocess(decode(PNG), 1, 8)
     assert np.array_equal(pixels[0], np.asarray(GREY)) and done == 0
 
 
@@ -104,7 +108,7 @@ def test_a_flipped_byte_never_raises_anything_else(position, value, which):
     ids=["colour", "transparent", "grey alpha", "palette", "16 bit", "1 bit", "wide", "large"],
 )
 def test_conversions_are_done_and_recorded(image, conversion, value):
-    pixels, done = fit(decode(encode(image)), 1, 8)
+    pixels, done = preprocess(decode(encode(image)), 1, 8)
     assert pixels.shape == (1, 8, 8) and pixels.dtype == np.uint8
     assert conversion in done
     assert value is None or (pixels == value).all()
@@ -113,7 +117,7 @@ def test_conversions_are_done_and_recorded(image, conversion, value):
 def test_other_formats():
     for kind in ("BMP", "GIF", "TIFF", "WEBP", "PPM"):
         options = {"lossless": True} if kind == "WEBP" else {}
-        pixels, _ = fit(decode(encode(GREY, kind, **options)), 1, 8)
+        pixels, _ = preprocess(decode(encode(GREY, kind, **options)), 1, 8)
         assert np.array_equal(pixels[0], np.asarray(GREY)), kind
 
 
@@ -147,7 +151,7 @@ def test_orientations_that_do_not_exist_turn_nothing():
 
 
 def test_grey_becomes_colour_when_the_model_wants_it():
-    pixels, done = fit(Decoded(np.asarray(GREY), Conversion(0)), 3, 8)
+    pixels, done = preprocess(Decoded(np.asarray(GREY), Conversion(0)), 3, 8)
     assert pixels.shape == (3, 8, 8) and Conversion.COLOURED in done
     assert (pixels == np.asarray(GREY)).all()
 
@@ -298,3 +302,182 @@ def test_the_listing_notices_a_change(folder):
     assert open_sources([str(folder)]).listing_sha256() == before
     (folder / "03.png").write_bytes(PNG + b"x")
     assert open_sources([str(folder)]).listing_sha256() != before
+
+
+# -- folders, whatever the order in which the system lists them ------------------------------------
+
+
+@pytest.fixture(params=["as it is", "reversed", "by length", "shuffled"])
+def listing_order(request, monkeypatch):
+    """Makes os.scandir give the entries of a folder in another order."""
+    orders = {
+        "as it is": list,
+        "reversed": lambda entries: sorted(entries, key=lambda e: e.name, reverse=True),
+        "by length": lambda entries: sorted(entries, key=lambda e: (len(e.name), e.name)),
+        "shuffled": lambda entries: sorted(entries, key=lambda e: zlib.crc32(e.name)),
+    }
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def ordered(path):
+        with scandir(path) as entries:
+            yield orders[request.param](entries)
+
+    monkeypatch.setattr(os, "scandir", ordered)
+
+
+def test_links_give_the_same_names_in_any_order_of_listing(tmp_path, listing_order):
+    """Real folders go before links to them, and links in the order of their paths."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for place in (root / "m-real", root / "z-real" / "deep", outside / "deep"):
+        place.mkdir(parents=True)
+        (place / "x.png").write_bytes(PNG)
+    links = {
+        root / "a-link": root / "z-real",  # to what is there under its own name
+        root / "m-real" / "b": root,  # a loop
+        root / "n-2": outside,
+        root / "n-1": outside / "deep",  # goes first, so it lies under this name
+        root / "z-real" / "again": outside,  # and this comes after n-2
+        outside / "back": root / "m-real",
+    }
+    for link, target in links.items():
+        link.symlink_to(target, target_is_directory=True)
+    found = [os.path.relpath(name, root) for name in names(open_sources([str(root)]))]
+    assert found == ["m-real/x.png", "n-1/x.png", "z-real/deep/x.png"]
+
+
+# -- hostile files ---------------------------------------------------------------------------------
+
+
+def test_a_pipe_is_unreadable_and_never_waited_for(tmp_path, monkeypatch):
+    """Not even where a file became a pipe after it was looked at."""
+    os.mkfifo(tmp_path / "pipe.png")
+    monkeypatch.setattr(os, "stat", lambda path: os.lstat(__file__))
+    with pytest.raises(ImageError, match="not a regular file") as caught:
+        FileSource([os.fsencode(tmp_path / "pipe.png")]).read(0)
+    assert caught.value.code == "unreadable"
+
+
+def test_no_more_is_read_of_a_growing_file_than_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "grows.png"
+    path.write_bytes(PNG)
+    monkeypatch.setattr("hvaeood_cli.images.folder.MAX_BYTES", len(PNG) - 2)
+    monkeypatch.setattr(os, "fstat", lambda descriptor: os.stat(path.parent / "small"))
+    (tmp_path / "small").touch()
+    monkeypatch.setattr("hvaeood_cli.images.folder.decode", len)
+    assert FileSource([os.fsencode(path)]).read(0)[0] == len(PNG) - 1
+
+
+def test_frames_that_are_not_shown_are_not_walked_through(monkeypatch):
+    frames = [Image.new("L", (8, 8), i) for i in range(50)]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    sought = []
+    seek = GifImageFile._seek
+    monkeypatch.setattr(
+        GifImageFile, "_seek", lambda self, i, *rest: (sought.append(i), seek(self, i, *rest))[1]
+    )
+    assert Conversion.FIRST_FRAME in decode(data).conversions and len(sought) < 5
+
+
+@pytest.mark.parametrize("rows", ["#" + "9" * 5000, "#:" + "9" * 5000, "#9:3", "#٣"])
+def test_rows_that_nobody_has(tmp_path, rows):
+    np.save(tmp_path / "x.npy", ARRAY)
+    with pytest.raises(SourceError):
+        open_sources([f"{tmp_path / 'x.npy'}{rows}"])
+
+
+def test_an_array_in_memory_has_a_stamp_of_its_contents():
+    before = Manifest([array_in_memory(ARRAY)])
+    other = ARRAY.copy()
+    other[4, 7, 7] ^= 1
+    assert before.listing_sha256() == Manifest([array_in_memory(ARRAY)]).listing_sha256()
+    assert before.listing_sha256() != Manifest([array_in_memory(other)]).listing_sha256()
+
+
+def test_a_damaged_image_of_a_data_set_is_one_bad_row(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    class Damaged:
+        def __init__(self, root, **options):
+            pass
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            raise Image.UnidentifiedImageError("cannot identify image file")
+
+    monkeypatch.setattr(datasets, "Omniglot", Damaged)
+    with pytest.raises(ImageError) as caught:
+        open_sources(["omniglot:test"], data_root=tmp_path).read(1)
+    assert caught.value.code == "damaged"
+    monkeypatch.setattr(datasets, "Omniglot", lambda *_, **__: 1 / 0)
+    with pytest.raises(SourceError, match="division by zero"):
+        open_sources(["omniglot:test"], data_root=tmp_path)
+
+
+# -- reading single images again -------------------------------------------------------------------
+
+
+@pytest.fixture
+def unpacked(monkeypatch) -> list[Path]:
+    """The array files that were loaded, one entry a time."""
+    loaded: list[Path] = []
+    monkeypatch.setattr(
+        arrays, "load_array", lambda path: (loaded.append(path), load_array(path))[1]
+    )
+    return loaded
+
+
+def test_a_gzipped_array_is_unpacked_once_until_it_changes(tmp_path, unpacked):
+    path = write_idx(tmp_path / "x-idx3-ubyte.gz", ARRAY)
+    reader = ImageReader()
+    for i in (3, 0, 3):
+        assert np.array_equal(reader.read(b"%s#%d" % (os.fsencode(path), i)).pixels, ARRAY[i])
+    assert len(unpacked) == 1
+    write_idx(path, ARRAY[::-1])
+    os.utime(path, (1, 1))
+    assert np.array_equal(reader.read(os.fsencode(path) + b"#0").pixels, ARRAY[4])
+    assert len(unpacked) == 2
+    write_idx(path, ARRAY[:2])
+    with pytest.raises(ImageError, match="has 2 images now"):
+        reader.read(os.fsencode(path) + b"#3")
+    path.unlink()
+    with pytest.raises(SourceError, match="no such file"):
+        reader.read(os.fsencode(path) + b"#0")
+
+
+def test_few_arrays_are_kept(tmp_path, unpacked):
+    paths = [write_idx(tmp_path / f"{i}-idx3-ubyte.gz", ARRAY) for i in range(3)]
+    reader = ImageReader()
+    for path in (*paths, paths[2], paths[1], paths[0]):
+        reader.read(os.fsencode(path) + b"#0")
+    assert unpacked == [*paths, paths[0]]
+
+
+def test_a_name_never_means_a_folder_or_another_image(tmp_path, monkeypatch):
+    """Names come out of score files, which may be hostile."""
+    (tmp_path / "folder.npy").mkdir()
+    for place in ("a.png", "folder.npy/b.png"):
+        (tmp_path / place).write_bytes(PNG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "scandir", None)
+    reader = ImageReader()
+    assert reader.read(b"a.png").pixels.shape == (8, 8)
+    for name in (b".", b"folder.npy", b"folder.npy#0", b"a.png#0", b"-", b"a\0b", b"#:", b"x#:1"):
+        with pytest.raises(ImageError):
+            reader.read(name)
+
+
+def test_a_new_kind_of_source_is_a_function_and_a_line(monkeypatch):
+    def open_noise(argument: str) -> arrays.ArraySource | None:
+        name, rows = arrays.split_rows(argument)
+        return arrays.take_rows(name, ARRAY, rows, "noise 1") if name == "noise:" else None
+
+    kinds = sources._kinds
+    monkeypatch.setattr(sources, "_kinds", lambda *a: [*kinds(*a), open_noise(a[0])])
+    manifest = open_sources(["noise:#2:4"])
+    assert names(manifest) == ["noise:#2", "noise:#3"]
+    assert np.array_equal(ImageReader().read(b"noise:#3").pixels, ARRAY[3])
+    with pytest.raises(SourceError, match="no such file"):
+        open_sources(["silence:"])

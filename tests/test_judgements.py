@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 
 from hvaeood_cli.errors import StoreError
+from hvaeood_cli.store import judgements as module
 from hvaeood_cli.store.judgements import (
     MAX_NOTE,
     Judgement,
@@ -125,3 +131,59 @@ def test_a_folder_that_is_gone(scores):
     lost = replace(scores, path=scores.path.parent / "gone" / "s.h5")
     with pytest.raises(StoreError, match="cannot write"):
         judge(lost, 0, "ood", "")
+
+
+def test_two_threads_that_judge_at_once_lose_nothing(scores, monkeypatch):
+    """One has read the file and not yet written it when the other comes."""
+    read = module.read_judgements
+    other = Thread(target=judge, args=(scores, 1, "fine", ""))
+
+    def interrupted(path: Path) -> Judgements:
+        found = read(path)
+        monkeypatch.setattr(module, "read_judgements", read)
+        other.start()
+        other.join(0.5)  # it either gets through, which must do no harm, or waits for its turn
+        return found
+
+    monkeypatch.setattr(module, "read_judgements", interrupted)
+    judge(scores, 0, "ood", "")
+    other.join()
+    assert read(scores.path).marks(scores).tolist()[:2] == [1, 2]
+
+
+def test_processes_that_judge_at_once_lose_nothing(scores):
+    code = (
+        "import sys; from pathlib import Path; from tests.tui_files import make_scores\n"
+        "from hvaeood_cli.store.judgements import judge\n"
+        "scores = make_scores(20, path=Path(sys.argv[1]))\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for row in sys.argv[2].split(): judge(scores, int(row), 'ood', 'x' * 500)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, scores.path, " ".join(map(str, range(first, 20, 3)))],
+            env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for first in range(3)
+    ]  # fmt: skip
+    assert [one.stdout.readline() for one in started] == ["ready\n"] * 3
+    for one in started:
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    for one in started:
+        one.communicate()
+        assert one.returncode == 0
+    assert len(read_judgements(scores.path)) == 20
+
+
+def test_a_mark_that_could_not_be_read_again_is_not_written(scores):
+    with pytest.raises(ValueError, match="evil"):
+        judge(scores, 0, "evil", "")
+    assert not judgements_path(scores.path).exists()
+
+
+def test_a_pipe_is_not_waited_for(scores):
+    os.mkfifo(judgements_path(scores.path))
+    with pytest.raises(StoreError, match="not a regular file"):
+        read_judgements(scores.path)

@@ -14,6 +14,7 @@ from textual.widgets import Input
 
 from hvaeood_cli.calibration.rules import Rule
 from hvaeood_cli.errors import HvaeoodError
+from hvaeood_cli.store.columns import columns
 from hvaeood_cli.store.judgements import judgements_path, read_judgements
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.tui.messages import Open
@@ -82,7 +83,7 @@ def test_see_every_k_of_every_measure(file):
         assert app.snapshot.view.axis == Axis("llr", 2) and not app.snapshot.view.log
         assert "LLR>2, nats" in text_of(app) and "─ calibration" in text_of(app)
 
-    drive(file, steps)
+    drive(file, steps, size=(140, 45))
 
 
 def test_see_by_mouse(file):
@@ -537,10 +538,10 @@ def test_without_a_calibration(bare):
 def test_without_any_scores(scores, calibration):
     n = len(scores)
     nothing = {
-        name: np.full_like(getattr(scores, name), np.nan)
-        for name in ("lower_bound", "llr", "kl", "log_px", "bits_per_dim")
+        column.name: np.full_like(scores[column.name], np.nan) for column in columns("scores")
     }
-    empty = replace(scores, status=np.full(n, 2, np.int8), **nothing)
+    nothing["status"] = np.full(n, 2, np.int8)
+    empty = replace(scores, columns=scores.columns | nothing)
 
     async def steps(pilot, app):
         assert "0 flagged of 0" in text_of(app)

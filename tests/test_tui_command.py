@@ -77,9 +77,9 @@ def test_bad_files_are_said_with_what_mends_them(run):
         assert code == 3 and "is not a whole score file" in err and "hint:" in err
     shutil.copy("mixed.h5", "newer.h5")
     with h5py.File("newer.h5", "r+") as file:
-        file.attrs["format_version"] = 2
+        file.attrs["format_version"] = 3
     code, err = run("newer.h5")
-    assert code == 3 and "version 2" in err and "upgrade" in err
+    assert code == 3 and "version 3" in err and "upgrade" in err
     judgements_path(Path("mixed.h5")).write_text("[")
     code, err = run("mixed.h5")
     assert code == 3 and "move it away" in err and "Traceback" not in err

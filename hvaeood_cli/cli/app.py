@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 import warnings
 from typing import Annotated, NoReturn
 
@@ -10,7 +12,7 @@ import typer
 
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.calibrate import calibrate
-from hvaeood_cli.cli.config import load_defaults
+from hvaeood_cli.cli.config import load_defaults, place_of
 from hvaeood_cli.cli.decide import decide
 from hvaeood_cli.cli.models import models
 from hvaeood_cli.cli.reconstruct import reconstruct
@@ -18,7 +20,7 @@ from hvaeood_cli.cli.report import report
 from hvaeood_cli.cli.score import score
 from hvaeood_cli.cli.train import train
 from hvaeood_cli.cli.tui import tui
-from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
+from hvaeood_cli.errors import BugError, ExitCode, HvaeoodError, UsageError
 from hvaeood_cli.version import __version__
 
 app = typer.Typer(
@@ -63,17 +65,11 @@ def hvaeood(
     features, by the likelihood ratios LLR>k of Havtorn et al. (2021). No labels, no examples of
     what is odd.
     """
-    group = context.command
-    commands = {
-        name: {
-            option.lstrip("-"): parameter.name
-            for parameter in command.params
-            for option in parameter.opts
-            if parameter.name
-        }
-        for name, command in getattr(group, "commands", {}).items()
-    }
-    context.default_map = load_defaults(commands)
+    try:
+        context.default_map = dict(load_defaults(context.command))
+    except UsageError:
+        if not {"-h", "--help"} & set(sys.argv):  # a broken file must not keep help away
+            raise
 
 
 def main() -> NoReturn:
@@ -84,21 +80,49 @@ def main() -> NoReturn:
         warnings.simplefilter("ignore")  # libraries' remarks are for developers
     try:
         code = app(prog_name="hvaeood", standalone_mode=False)
-    except HvaeoodError as error:
+    except Exception as raised:
+        error = _explained(raised)
         if debug:
-            raise
-        console.fail(error)
+            traceback.print_exc()
+        elif error.message:
+            console.fail(error)
         sys.exit(error.exit_code)
-    except typer.TyperException as error:
-        path = getattr(getattr(error, "ctx", None), "command_path", "hvaeood")
-        if message := error.format_message():  # there is none where the help was shown instead
-            console.fail(UsageError(message, f"{path} --help"))
-        sys.exit(ExitCode.USAGE)
-    except Exception as error:
-        if debug:
-            raise
-        console.fail(
-            HvaeoodError(f"{type(error).__name__}: {error}", "run with --debug for the details")
-        )
-        sys.exit(ExitCode.BAD_INPUT)
     sys.exit(code or ExitCode.DONE)
+
+
+def _explained(raised: Exception) -> HvaeoodError:
+    """What ended the program, for the person in front of it."""
+    if isinstance(raised, typer.Abort) and isinstance(raised.__cause__, EOFError):
+        raised = raised.__cause__  # Typer takes it for the end of standard input
+    if isinstance(raised, HvaeoodError):
+        return raised
+    if isinstance(raised, typer.TyperException):
+        return _misused(raised)
+    if isinstance(raised, typer.Abort):
+        error = HvaeoodError("interrupted")
+        error.exit_code = ExitCode.INTERRUPTED
+        return error
+    if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":  # torch's
+        return HvaeoodError("not enough memory", "a smaller --batch-size, or fewer --samples")
+    if isinstance(raised, OSError):
+        name = raised.filename  # None, or a descriptor, where no name was opened
+        where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) else ""
+        return HvaeoodError(
+            f"{where}{raised.strerror or raised}", "--debug tells where it happened"
+        )
+    return BugError(
+        f"a bug in hvaeood {__version__}: {type(raised).__name__}: {raised}",
+        "please report it: the command, and what it prints with --debug",
+    )
+
+
+def _misused(raised: typer.TyperException) -> UsageError:
+    """What is wrong with the command line, and where a value stands that it does not have."""
+    context, parameter = getattr(raised, "ctx", None), getattr(raised, "param", None)
+    path = getattr(context, "command_path", "hvaeood")
+    message = raised.format_message()  # there is none where the help was shown instead
+    if context and parameter:
+        source = context.get_parameter_source(parameter.name)
+        if source and source.name == "DEFAULT_MAP":
+            message = f"{place_of(context.info_name, parameter.opts)}: {message}"
+    return UsageError(message, f"{path} --help")

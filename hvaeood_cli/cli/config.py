@@ -1,39 +1,124 @@
-"""hvaeood.toml: defaults for a folder. Flags win over HVAEOOD_* variables, those over the file."""
+"""hvaeood.toml: settings for a folder, a table a command.
+
+Flags win over HVAEOOD_* variables, and those over the file. The file may have come with somebody
+else's images, so it may only set how things are computed and shown (`MAY_BE_SET`): never what is
+read or written, and nothing that replaces, downloads, lifts a refusal or changes the form of the
+output. Those are for the command line.
+"""
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hvaeood_cli.errors import UsageError
 
 FILE = Path("hvaeood.toml")
+_MAX_BYTES = 1 << 20
+
+MAY_BE_SET = frozenset(
+    (
+        # of a run: which model, how it is sampled, and on what machine
+        *("model", "samples", "samples-k", "proposal", "seed", "precision"),
+        *("device", "batch-size", "workers"),
+        # of a decision, and of what is shown
+        *("fpr", "fdr", "by", "top", "images"),
+        # of a training
+        *("preset", "image-size", "channels", "epochs", "minutes", "validation", "learning-rate"),
+        *("semantic-weight", "set", "devices", "strategy", "compile", "checkpoint-every"),
+    )
+)
 
 
-def load_defaults(commands: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
-    """What hvaeood.toml in this folder says, a table a command, checked against its options.
+class Option(NamedTuple):
+    """A parameter of a command, as hvaeood.toml sees it."""
 
-    commands: by command, its options' names and the parameters they set.
-    Raises UsageError for a broken file or an unknown key.
+    parameter: str  # what the command calls it
+    may_be_set: bool  # by a file
+    many: bool  # whether it may be given more than once
+
+
+def load_defaults(group: object) -> dict[str, dict[str, str | list[str]]]:
+    """What hvaeood.toml in this folder sets, by command and parameter.
+
+    group: Typer's, of all commands. Values are returned as the command line would give them, so
+    that the command itself checks them. Raises UsageError for a broken file, an unknown key, or
+    one that no file may set.
     """
     if not FILE.is_file():
         return {}
-    try:
-        tables = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{FILE} cannot be read: {error}") from None
-    for command, table in tables.items():
+    commands = {name: _options(one) for name, one in getattr(group, "commands", {}).items()}
+    defaults: dict[str, dict[str, str | list[str]]] = {}
+    for command, table in _read().items():
         if command not in commands or not isinstance(table, dict):
             known = ", ".join(f"[{name}]" for name in sorted(commands))
             raise UsageError(f"{FILE}: no command is called {command!r}", f"tables: {known}")
-        unknown = table.keys() - commands[command].keys()
-        if unknown:
-            raise UsageError(
-                f"{FILE}: [{command}] has no option {sorted(unknown)[0]!r}",
-                f"hvaeood {command} --help lists them",
-            )
-    return {
-        command: {commands[command][key]: value for key, value in table.items()}
-        for command, table in tables.items()
-    }
+        defaults[command] = {}
+        for key, value in table.items():
+            option = _checked(command, key, commands[command])
+            defaults[command][option.parameter] = _value(command, key, value, option.many)
+    return defaults
+
+
+def place_of(command: str, names: Iterable[str]) -> str:
+    """Where hvaeood.toml sets the first of these options: `hvaeood.toml, line 3`, or the file."""
+    keys = "|".join(re.escape(name.lstrip("-")) for name in names)
+    table = ""
+    for number, line in enumerate(FILE.read_text(encoding="utf-8").splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+            table = header[1]
+        elif table == command and re.match(rf"\s*[\"']?({keys})[\"']?\s*=", line):
+            return f"{FILE}, line {number}"
+    return str(FILE)
+
+
+def _read() -> dict[str, Any]:
+    try:
+        if FILE.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{FILE} is larger than a MiB", "it holds settings, a table a command")
+        return tomllib.loads(FILE.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UsageError(f"{FILE} cannot be read: {error}", "mend it, or move it away") from None
+
+
+def _options(command: Any) -> dict[str, Option]:
+    """All parameters of a command by name, without dashes. Its arguments are never settings."""
+    found = {}
+    for parameter in command.params:
+        for name in (name.lstrip("-") for name in parameter.opts):
+            may = parameter.param_type_name == "option" and name in MAY_BE_SET
+            found[name] = Option(parameter.name, may, getattr(parameter, "multiple", False))
+    return found
+
+
+def _checked(command: str, key: str, options: Mapping[str, Option]) -> Option:
+    """The option called `key`. Raises UsageError for none, and for one that no file may set."""
+    option = options.get(key)
+    if option is None:
+        raise UsageError(
+            f"{place_of(command, [key])}: [{command}] has no option {key!r}",
+            f"hvaeood {command} --help lists them",
+        )
+    if not option.may_be_set:
+        may = ", ".join(sorted(name for name in options if options[name].may_be_set)) or "nothing"
+        raise UsageError(
+            f"{place_of(command, [key])}: [{command}] may not set {key!r}",
+            f"say that on the command line; a file may set {may}",
+        )
+    return option
+
+
+def _value(command: str, key: str, value: object, many: bool) -> str | list[str]:
+    """A value as the command line would give it. Raises UsageError for a table, a date, a NUL."""
+    if many and isinstance(value, list):
+        return [text for one in value if isinstance(text := _value(command, key, one, False), str)]
+    if not isinstance(value, str | int | float) or "\0" in str(value):
+        raise UsageError(
+            f"{place_of(command, [key])}: [{command}] {key} has a value that no option takes",
+            "give a number, a text, true or false",
+        )
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return [text] if many else text

@@ -186,10 +186,11 @@ def _written(
 
 def _looker(scores: ScoreFile, show: _Show, remarks: list[str]) -> Looker | None:
     """Who can show this file's images; where nobody can, a remark says why."""
+    from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.looker import Looking
 
     try:
-        return Looking(scores, *show)
+        return Looking(scores, ImageReader(show.data_root), show.model, show.device)
     except HvaeoodError as error:
         if show.model is not None:
             raise

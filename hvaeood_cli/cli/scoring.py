@@ -38,7 +38,9 @@ def score_into(
     """Score into a file, with a bar on a terminal; False where it was done already."""
     with _progress(talk) as progress:
         try:
-            return run.to_file(out, decide, force, progress)
+            return run.to_file(
+                out, decide, force, progress, console.warn if talk else lambda _: None
+            )
         except KeyboardInterrupt:
             error = HvaeoodError(
                 "interrupted", "run the same command again: it goes on where it was"

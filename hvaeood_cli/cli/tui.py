@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
     from hvaeood_cli.store.score_file import ScoreFile
     from hvaeood_cli.tui.app import Opened
@@ -107,6 +108,7 @@ def _open(
     Raises what keeps the scores or the judgements from being read, or what was named from being
     used; what was not named may be missing.
     """
+    from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.looker import Looking
     from hvaeood_cli.store.judgements import read_judgements
     from hvaeood_cli.store.reader import read_scores
@@ -116,11 +118,12 @@ def _open(
     if not len(scores):
         raise StoreError(f"{path} has no images", "hvaeood score FOLDER makes another")
     judgements = read_judgements(path)
-    glance = _glancing(scores, data_root)
+    reader = ImageReader(data_root)
+    glance = _glancing(scores, reader)
     no_model = ""
     looking = None
     try:
-        looking = Looking(scores, model, data_root, device)
+        looking = Looking(scores, reader, model, device)
     except ModelError as error:
         if model is not None:
             raise
@@ -153,16 +156,13 @@ def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
 
 
 def _glancing(
-    scores: ScoreFile, data_root: Path | None
+    scores: ScoreFile, reader: ImageReader
 ) -> Callable[[int], NDArray[np.uint8] | HvaeoodError]:
     """Reads the image of a row."""
 
     def glance(row: int) -> NDArray[np.uint8] | HvaeoodError:
-        from hvaeood_cli.images.sources import open_sources
-
         try:
-            name = scores.name(row)
-            return open_sources([name], data_root=data_root).read(0)[0].pixels
+            return reader.read(bytes(scores.names[row])).pixels
         except HvaeoodError as error:
             return error
 

@@ -1,33 +1,124 @@
-"""Many images in one file: IDX (.gz too), .npy and .npz."""
+"""Many images in one array: a row each, in an IDX (.gz too), .npy or .npz file, or in memory."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import os
+import re
+import stat
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.errors import SourceError
+from hvaeood_cli.errors import SourceError, UsageError
+from hvaeood_cli.images.decode import Conversion, Decoded
+from hvaeood_cli.images.folder import stamp_of
+
+Pixels = NDArray[np.uint8]
 
 ARRAY_SUFFIXES = (".npy", ".npz", "idx3-ubyte", "idx3-ubyte.gz", ".idx", ".idx.gz")
 MAX_ARRAY_BYTES = 8 << 30
 
 _HINT = "images are unsigned bytes of shape (N, H, W), (N, H, W, 1), (N, H, W, 3) or (N, 3, H, W)"
+_NO_ROOM = "save it as an .npy file: its rows are read from the disk one at a time"
+_ROWS = re.compile(r"(.+)#([0-9]{0,18})(:?)([0-9]{0,18})", re.DOTALL)
+
+
+class Array(Protocol):
+    """An array of images, or what can be asked for its rows like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Rows `first` to `last` - 1 of an array of images."""
+
+    label: bytes  # what the array is called; row 7 is called `label#7`
+    images: Array
+    first: int
+    last: int
+    origin: str  # changes when the array does: size and time of its file, say
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def name(self, i: int) -> bytes:
+        return self.label + b"#%d" % (self.first + i)
+
+    def read(self, i: int) -> tuple[Decoded, bytes]:
+        pixels = np.ascontiguousarray(self.images[self.first + i])
+        return Decoded(pixels, Conversion(0)), hashlib.sha256(pixels.data).digest()
+
+    def stamp(self, i: int) -> str:
+        return self.origin
+
+
+def split_rows(argument: str) -> tuple[str, slice | None]:
+    """`FILE#A:B` -> FILE and the slice A:B, `FILE#A` -> FILE and A:A+1.
+
+    Any other argument, and one that is the whole name of a file, comes back alone.
+    """
+    match = _ROWS.fullmatch(argument)
+    if match is None or os.path.lexists(argument):
+        return argument, None
+    path, first, colon, last = match.groups()
+    if colon:
+        return path, slice(int(first) if first else None, int(last) if last else None)
+    return (path, slice(int(first), int(first) + 1)) if first else (argument, None)
+
+
+def take_rows(label: str, images: Array, rows: slice | None, origin: str) -> ArraySource:
+    """The rows that were asked for, as a source. Raises SourceError where there are none."""
+    first, last, _ = (rows or slice(None)).indices(len(images))
+    if first >= last:
+        raise SourceError(f"{label} has {len(images)} images; none of them is in {rows}")
+    return ArraySource(os.fsencode(label), images, first, last, origin)
+
+
+def open_array_file(argument: str) -> ArraySource | None:
+    """The rows of an array file, if the argument is one's name, or FILE#A:B of one.
+
+    Raises SourceError for a file that is damaged, and UsageError for rows of another file.
+    """
+    path, rows = split_rows(argument)
+    if not os.path.lexists(path) or (rows is None and not is_array_file(Path(path))):
+        return None
+    if not is_array_file(Path(path)):
+        raise UsageError(f"{argument}: only an array file has rows to take", f"name {path} alone")
+    origin = stamp_of(path)
+    return take_rows(path, load_array(Path(path)), rows, origin)
+
+
+def array_in_memory(array: NDArray[np.generic]) -> ArraySource:
+    """An array (N, H, W[, 3]) of unsigned bytes as a source called X. Raises SourceError."""
+    images = as_images("X", array)
+    if not len(images):
+        raise SourceError("X has no images", "give an array (N, H, W) or (N, H, W, 3)")
+    digest = hashlib.sha256(np.ascontiguousarray(images).data)
+    return take_rows("X", images, None, f"sha256 {digest.hexdigest()}")
 
 
 def is_array_file(path: Path) -> bool:
     return path.name.lower().endswith(ARRAY_SUFFIXES)
 
 
-def load_array(path: Path) -> NDArray[np.uint8]:
+def load_array(path: Path) -> Pixels:
     """All images of the file: (N, H, W) grey or (N, H, W, 3) RGB.
 
     Raises SourceError for a file that is damaged or holds something else.
     """
     name = path.name.lower()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is not a regular file")
         if name.endswith(".npy"):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         elif name.endswith(".npz"):
@@ -37,13 +128,29 @@ def load_array(path: Path) -> NDArray[np.uint8]:
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds no single array")
     except MemoryError:
-        raise SourceError(f"cannot read {path}: not enough memory", "take rows: FILE#A:B") from None
+        raise SourceError(f"cannot read {path}: not enough memory", _NO_ROOM) from None
     except Exception as error:  # NumPy and zipfile raise whatever a hostile file makes them raise
         raise SourceError(f"cannot read {path}: {error}", _HINT) from None
     return as_images(str(path), array)
 
 
-def _from_idx(path: Path) -> NDArray[np.uint8]:
+def as_images(path: str, array: NDArray[np.generic]) -> Pixels:
+    """An array in one of the usual layouts as (N, H, W) or (N, H, W, 3), where `path` says whose.
+
+    Raises SourceError for another layout, and for values that are no unsigned bytes.
+    """
+    if array.dtype != np.uint8:
+        raise SourceError(f"{path} holds {array.dtype}, not unsigned bytes (0 to 255)", _HINT)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    elif array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] != 3:
+        array = array[:, 0] if array.shape[1] == 1 else array.transpose(0, 2, 3, 1)
+    if not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)) or 0 in array.shape[1:]:
+        raise SourceError(f"{path} has shape {array.shape}", _HINT)
+    return array  # type: ignore[return-value]
+
+
+def _from_idx(path: Path) -> Pixels:
     """The MNIST family's format: two zeros, a type, the number of dimensions, sizes, values."""
     with path.open("rb") as plain:
         zipped = plain.read(2) == b"\x1f\x8b"
@@ -61,7 +168,7 @@ def _from_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _from_npz(path: Path) -> NDArray[np.uint8]:
+def _from_npz(path: Path) -> Pixels:
     """The array called images, x or X, else the first one that looks like images."""
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
@@ -74,15 +181,3 @@ def _from_npz(path: Path) -> NDArray[np.uint8]:
             if array.ndim >= 3:
                 return np.asarray(array)
     raise ValueError("no array in it has the shape of images")
-
-
-def as_images(path: str, array: NDArray[np.generic]) -> NDArray[np.uint8]:
-    if array.dtype != np.uint8:
-        raise SourceError(f"{path} holds {array.dtype}, not unsigned bytes (0 to 255)", _HINT)
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    elif array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] != 3:
-        array = array[:, 0] if array.shape[1] == 1 else array.transpose(0, 2, 3, 1)
-    if not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)) or 0 in array.shape[1:]:
-        raise SourceError(f"{path} has shape {array.shape}", _HINT)
-    return array  # type: ignore[return-value]

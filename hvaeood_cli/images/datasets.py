@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.errors import SourceError, UsageError
+from hvaeood_cli.errors import ImageError, SourceError, UsageError
+from hvaeood_cli.images.arrays import ArraySource, split_rows, take_rows
 
 # name -> (torchvision class, how it names its splits)
 _TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
@@ -29,15 +30,11 @@ DATASETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 }
 
 
-def is_dataset_name(source: str) -> bool:
-    name, colon, split = source.partition(":")
-    return bool(colon) and name.lower() in DATASETS and "/" not in split
-
-
 class NamedDataset:
-    """A torchvision data set as a sequence of pixel arrays, read one at a time."""
+    """A torchvision data set as an array of images, read one at a time."""
 
     def __init__(self, source: str, root: Path, download: bool) -> None:
+        """source: `NAME:SPLIT`. Raises UsageError for another split, SourceError without data."""
         name, _, split = source.lower().partition(":")
         class_name, splits = DATASETS[name]
         if split not in splits:
@@ -48,7 +45,7 @@ class NamedDataset:
             self._data = getattr(datasets, class_name)(
                 str(root), download=download, **splits[split]
             )
-        except (RuntimeError, OSError, ValueError) as error:
+        except Exception as error:  # torchvision raises whatever a damaged file makes it raise
             hint = "check the network" if download else "--download fetches it"
             raise SourceError(
                 f"{class_name} is not in {root} ({_first_line(error)})",
@@ -59,8 +56,29 @@ class NamedDataset:
         return len(self._data)
 
     def __getitem__(self, i: int) -> NDArray[np.uint8]:
-        return np.asarray(self._data[i][0], dtype=np.uint8)
+        """Image i, (H, W) or (H, W, 3). Raises ImageError."""
+        try:
+            return np.asarray(self._data[i][0], dtype=np.uint8)
+        except Exception as error:  # Omniglot's images are files, and may be gone or damaged
+            raise ImageError("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def open_dataset(argument: str, data_root: Path | None, download: bool) -> ArraySource | None:
+    """The images of a data set, if the argument is NAME:SPLIT of one that is known, or rows of it.
+
+    data_root: where torchvision keeps it, by default the folder `data`; with download it is
+    fetched if need be. Raises as `NamedDataset`.
+    """
+    name, rows = split_rows(argument)
+    if not _is_dataset_name(name):
+        return None
+    return take_rows(name, NamedDataset(name, data_root or Path("data"), download), rows, name)
+
+
+def _is_dataset_name(source: str) -> bool:
+    name, colon, split = source.partition(":")
+    return bool(colon) and name.lower() in DATASETS and "/" not in split
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]

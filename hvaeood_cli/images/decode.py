@@ -74,7 +74,8 @@ def decode(data: bytes) -> Decoded:
 
 
 def _upright(image: Image.Image, done: Conversion) -> Decoded:
-    if getattr(image, "n_frames", 1) > 1:
+    """The first frame, turned as EXIF says, without palette or transparency, in 8 bits."""
+    if getattr(image, "is_animated", False):  # n_frames would walk through all of them
         done |= Conversion.FIRST_FRAME
     has_exif = "exif" in image.info or image.format == "TIFF"
     if has_exif and image.getexif().get(_ORIENTATION, 1) in range(2, 9):

@@ -19,15 +19,15 @@ RULES = (
 )
 
 
-class Fitted(NamedTuple):
-    """An image as the model takes it: (C, H, W), and what was done to it."""
+class Preprocessed(NamedTuple):
+    """An image as the model takes it, (C, H, W), and what was done to make it so."""
 
     pixels: Pixels
     conversions: Conversion
 
 
-def fit(image: Decoded, channels: int, size: int) -> Fitted:
-    """Convert to `channels` (1 or 3) and size x size, by `RULES`."""
+def preprocess(image: Decoded, channels: int, size: int) -> Preprocessed:
+    """An image in `channels` channels (1 or 3) and of size x size pixels, by `RULES`."""
     pixels, done = image
     if pixels.ndim == 3 and channels == 1:
         done |= Conversion.GREYED
@@ -46,5 +46,5 @@ def fit(image: Decoded, channels: int, size: int) -> Fitted:
         square = Image.fromarray(np.ascontiguousarray(pixels))
         pixels = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
     if pixels.ndim == 2:
-        return Fitted(pixels[None], done)  # (1, H, W)
-    return Fitted(np.ascontiguousarray(pixels.transpose(2, 0, 1)), done)  # (3, H, W)
+        return Preprocessed(pixels[None], done)  # (1, H, W)
+    return Preprocessed(np.ascontiguousarray(pixels.transpose(2, 0, 1)), done)  # (3, H, W)

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from hvaeood_cli.looks.look import to_image
+
 Float = NDArray[np.float32]
 
 _PAPER, _INK = (255, 255, 255), (60, 60, 60)
@@ -36,11 +38,3 @@ def reconstruction_grid(images: Float, observed: Float, from_k: Float) -> Image.
             )
             sheet.paste(tile, (left, _CAPTION + row * cell_h))
     return sheet
-
-
-def to_image(picture: Float) -> Image.Image:
-    """(C, H, W) on the scale 0 to 1 -> an RGB image."""
-    values = np.clip(np.rint(picture * 255.0), 0, 255).astype(np.uint8)
-    if len(values) == 1:
-        return Image.fromarray(values[0]).convert("RGB")
-    return Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))

@@ -1,4 +1,7 @@
-"""What there is to see of a scored image; who can show it is passed to those who ask."""
+"""What there is to see of a scored image, and how it becomes a picture.
+
+The part of the program that shows images knows nothing of models: it is given a `Looker`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from hvaeood_cli.errors import HvaeoodError
 
@@ -22,3 +26,15 @@ class Look(NamedTuple):
 
 Looker = Callable[[Sequence[int]], list[Look | HvaeoodError]]
 """Rows of a score file -> what each looks like, or why that cannot be shown."""
+
+
+def to_pixels(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(C, H, W) on the scale 0 to 1 -> (H, W) for one channel, (H, W, 3) for three."""
+    values = np.nan_to_num(np.clip(picture, 0.0, 1.0))
+    pixels = np.rint(values * 255.0).astype(np.uint8)
+    return pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def to_image(picture: NDArray[np.float32]) -> Image.Image:
+    """(C, H, W) on the scale 0 to 1 -> an RGB image."""
+    return Image.fromarray(to_pixels(picture)).convert("RGB")

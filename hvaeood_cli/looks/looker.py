@@ -11,6 +11,7 @@ from hvaeood_cli.errors import HvaeoodError, ModelError
 
 if TYPE_CHECKING:
     from hvaeood_cli.images.decode import Decoded
+    from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
     from hvaeood_cli.model.bundle import Bundle
     from hvaeood_cli.scoring.scorer import Scorer
@@ -49,45 +50,59 @@ class Looking:
     def __init__(
         self,
         scores: ScoreFile,
+        reader: ImageReader,
         model: str | None = None,
-        data_root: Path | None = None,
         device: str = "auto",
     ) -> None:
-        """Raises ModelError as `bundle_of`; loads neither model nor torch."""
+        """model: a name or a folder; None finds the one that made the scores, by its hash.
+
+        Raises ModelError as `bundle_of`. Loads neither model nor torch.
+        """
         self._scores = scores
-        self._data_root = data_root
+        self._reader = reader
         self._device = device
         self._bundle = bundle_of(scores, model)
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
+        """What each row looks like, or why it cannot be shown, in the order of `rows`."""
+        read = [self._read(row) for row in rows]
+        readable = [
+            (row, image)
+            for row, image in zip(rows, read, strict=True)
+            if not isinstance(image, HvaeoodError)
+        ]
+        looks = iter(self._looks(readable))
+        return [image if isinstance(image, HvaeoodError) else next(looks) for image in read]
+
+    def _read(self, row: int) -> Decoded | HvaeoodError:
+        try:
+            return self._reader.read(bytes(self._scores.names[row]))
+        except HvaeoodError as error:
+            return error
+
+    def _looks(self, images: Sequence[tuple[int, Decoded]]) -> list[Look]:
+        """Images that were read, by row, beside what the model makes of them: one pass for all."""
         import numpy as np
 
         from hvaeood_cli.images.content import short_key
-        from hvaeood_cli.images.preprocess import fit
+        from hvaeood_cli.images.preprocess import preprocess
         from hvaeood_cli.looks.look import Look
 
-        config = self._bundle.config
-        read = [self._read(row) for row in rows]
-        images = [image for image in read if not isinstance(image, HvaeoodError)]
         if not images:
-            return [image for image in read if isinstance(image, HvaeoodError)]
-        pixels = np.stack(
-            [fit(image, config.image_channels, config.image_size).pixels for image in images]
-        )
+            return []
+        channels, size = self._bundle.config.image_channels, self._bundle.config.image_size
+        pixels = np.stack([preprocess(image, channels, size).pixels for _, image in images])
         views = self._scorer.reconstruct(pixels)
-        looks: list[Look | HvaeoodError] = []
-        for row, image in zip(rows, read, strict=True):
-            if isinstance(image, HvaeoodError):
-                looks.append(image)
-                continue
-            i = sum(isinstance(look, Look) for look in looks)
-            content = int(self._scores.content[row])
-            changed = content not in (0, short_key(pixels[i]))
+        looks = []
+        for i, (row, image) in enumerate(images):
+            scored = int(self._scores.content[row])  # 0: the score file does not say
+            changed = scored not in (0, short_key(pixels[i]))
             looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed))
         return looks
 
     @cached_property
     def _scorer(self) -> Scorer:
+        """The model, set to look as it did when it scored."""
         from hvaeood_cli.device import choose_device
         from hvaeood_cli.scoring.scorer import Scorer
         from hvaeood_cli.settings import ScoreSettings
@@ -98,12 +113,3 @@ class Looking:
             seed=self._scores.header.seed,
         )
         return Scorer.on(self._bundle.load_ladder(), settings, choose_device(self._device))
-
-    def _read(self, row: int) -> Decoded | HvaeoodError:
-        from hvaeood_cli.images.sources import open_sources
-
-        name = self._scores.name(row)
-        try:
-            return open_sources([name], data_root=self._data_root).read(0)[0]
-        except HvaeoodError as error:
-            return error

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from hvaeood_cli.errors import HvaeoodError
-from hvaeood_cli.looks.grid import to_image
-from hvaeood_cli.looks.look import Look
+from hvaeood_cli.looks.look import Look, to_image
 
 _SIDE = 160  # pixels; larger images are shown smaller
 

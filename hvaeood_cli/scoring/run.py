@@ -25,7 +25,7 @@ from hvaeood_cli.scoring.engines.engine import Engine
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Decision, write_decision
 from hvaeood_cli.store.header import RunHeader, differences
-from hvaeood_cli.store.journal import Journal, journal_path
+from hvaeood_cli.store.journal import NO_LOCKS, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.writer import write_scores
@@ -38,8 +38,12 @@ Progress = Callable[[int, int], None]
 """Called with the rows that are done and how many there are."""
 
 
-def _silent(done: int, total: int) -> None:
-    """No progress is shown."""
+Remark = Callable[[str], None]
+"""Called with what a person should know of the run while it goes on."""
+
+
+def _silent(*_: object) -> None:
+    """Nothing is shown."""
 
 
 def _undecided(scores: ScoreFile) -> None:
@@ -99,6 +103,7 @@ class ScoringRun:
         decide: Decide = _undecided,
         force: bool = False,
         progress: Progress = _silent,
+        remark: Remark = _silent,
     ) -> tuple[ScoreFile, bool]:
         """Score into a file; go on where an earlier start of the same run was cut.
 
@@ -115,7 +120,7 @@ class ScoringRun:
             write_decision(found, decision)
             return replace(found, decision=decision), False
         try:
-            return self._score(out, decide, force, progress), True
+            return self._score(out, decide, force, progress, remark), True
         except OSError as error:
             raise StoreError(
                 f"cannot write {out}: {error.strerror or error}",
@@ -123,9 +128,13 @@ class ScoringRun:
                 "scored is kept",
             ) from None
 
-    def _score(self, out: Path, decide: Decide, force: bool, progress: Progress) -> ScoreFile:
+    def _score(
+        self, out: Path, decide: Decide, force: bool, progress: Progress, remark: Remark
+    ) -> ScoreFile:
         header, total = self.header(self.engine.device), len(self.manifest)
         with Journal.open(journal_path(out), header, force) as journal:
+            if not journal.locked:
+                remark(NO_LOCKS)
             progress(journal.n_done, total)
             if journal.n_done < total:
                 for batch in self.engine.score(self.manifest, journal.n_done):

@@ -4,14 +4,15 @@
 
 The first frame is the run's header (JSON). Each other frame is a batch: first row, number of
 rows, the rows, and the errors of those that could not be read. A kill or a full disk can only
-tear the last frame; on opening, a torn tail is cut off and everything before it stands.
+tear the last frame; on opening, a torn tail is cut off and everything before it stands. A file
+whose header was torn has no rows yet: it is started anew.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import stat
 import struct
 import time
 import zlib
@@ -25,7 +26,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.files import replacing
+from hvaeood_cli.files import sync_folder, try_lock
 from hvaeood_cli.store.columns import Rows, row_dtype
 from hvaeood_cli.store.header import RunHeader, differences
 
@@ -33,7 +34,9 @@ _MAGIC = b"hvaeood-journal 1\n"
 _FRAME = struct.Struct("<cQI")
 _BATCH = struct.Struct("<QQ")
 _MAX_FRAME = 1 << 32
+_MAX_HEADER = 1 << 20
 SYNC_SECONDS = 0.5  # rows are acknowledged when synced; a kill loses at most this much work
+NO_LOCKS = "this file system has no locks: do not run two of these on one output"
 
 
 class Batch(NamedTuple):
@@ -50,12 +53,13 @@ def journal_path(out: Path) -> Path:
 
 
 class Journal:
-    """An open journal: this process alone may append."""
+    """An open journal. Where the file system has locks, this process alone may append."""
 
-    def __init__(self, file: FileIO, header: RunHeader, n_done: int) -> None:
+    def __init__(self, file: FileIO, header: RunHeader, n_done: int, locked: bool) -> None:
         self._file = file
         self.header = header
-        self.n_done = n_done  # rows that stand, acknowledged
+        self.n_done = n_done  # rows that stand in it
+        self.locked = locked  # False: nothing keeps another process from writing too; see NO_LOCKS
         self._last_sync = time.monotonic()
 
     @classmethod
@@ -63,31 +67,32 @@ class Journal:
         """Open the journal at `path`, or start it.
 
         Raises StoreError when it belongs to a run that `header` may not continue (saying which
-        of model, settings and images differs), or when another process is writing it.
-        force: start over where it is another run's, or damaged; one's own is continued.
+        of model, settings and images differs), when it is damaged, or when another process is
+        writing it. force: start over where it is another run's, or damaged; one's own is
+        continued.
         """
-        if not path.exists():
-            with replacing(path) as temporary:
-                temporary.write_bytes(_beginning(header))
-        file = FileIO(path, "r+")  # unbuffered: what write() took, the system has
+        # What is there is read under the lock, and only then is anything written: of two
+        # processes that start at once, the second finds the first's journal, whole. Unbuffered:
+        # what write() took, the system has.
+        file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
         try:
-            _lock(file, path)
+            locked = _lock(file, path)
             try:
+                if _is_unwritten(file):
+                    _start(file, path, header)
                 there, n_done, end = _scan(file, path)
                 _check_same(path, there, header)
             except StoreError:
                 if not force:
                     raise
-                file.seek(0)
-                file.truncate(0)
-                _write_all(file, _beginning(header))
+                _start(file, path, header)
                 there, n_done, end = _scan(file, path)
             file.truncate(end)
             file.seek(end)
         except BaseException:
             file.close()
             raise
-        return cls(file, there, n_done)
+        return cls(file, there, n_done, locked)
 
     def append(self, batch: Batch) -> None:
         """Add the next rows. They are on disk at the latest SYNC_SECONDS later."""
@@ -135,8 +140,29 @@ class Journal:
             self.close()
 
 
-def _beginning(header: RunHeader) -> bytes:
-    return _MAGIC + _frame(b"H", header.model_dump_json().encode())
+def _start(file: FileIO, path: Path, header: RunHeader) -> None:
+    """Make the file a journal without rows, on the disk before any row is."""
+    file.seek(0)
+    file.truncate(0)
+    _write_all(file, _MAGIC + _frame(b"H", header.model_dump_json().encode()))
+    os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def _is_unwritten(file: FileIO) -> bool:
+    """Whether the file was made and its header never written whole, as a kill may leave it.
+
+    Such a file ends inside the header. Rows cannot hide there: their frames hold NUL bytes, and
+    a header is text. Anything else, whatever it is, is not for us to overwrite.
+    """
+    file.seek(0)
+    data = file.read(len(_MAGIC) + _MAX_HEADER)
+    head, rest = data[: len(_MAGIC)], data[len(_MAGIC) :]
+    if len(rest) < _FRAME.size:
+        return _MAGIC.startswith(head) and b"H".startswith(rest[:1])
+    kind, length, _ = _FRAME.unpack_from(rest)
+    text = rest[_FRAME.size :]
+    return head == _MAGIC and kind == b"H" and len(text) < length and b"\0" not in text
 
 
 def _check_same(path: Path, there: RunHeader, here: RunHeader) -> None:
@@ -173,9 +199,9 @@ def _frames(file: FileIO) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
-    """The header, how many rows stand, and where the good part ends."""
-    file.seek(0)
+    """The header, how many rows stand, and where the good part ends. Raises StoreError."""
     hint = f"it is no journal of this program; remove {path} or choose another -o"
+    file.seek(0)
     if file.read(len(_MAGIC)) != _MAGIC:
         raise StoreError(f"{path} is damaged", hint)
     frames = _frames(file)
@@ -188,28 +214,43 @@ def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
     for kind, payload in frames:
         if kind != b"B":
             break
-        first, n_rows = _BATCH.unpack_from(payload)
-        if first != n_done:
+        try:
+            batch = _batch(payload, header.n_layers)
+        except (ValueError, struct.error):  # whole, but not as this program writes them
+            raise StoreError(f"{path} holds rows of another version", hint) from None
+        if batch.first != n_done:
             break
-        n_done, end = n_done + n_rows, file.tell()
+        n_done, end = n_done + len(batch.rows), file.tell()
     return header, n_done, end
 
 
 def _batch(payload: bytes, n_layers: int) -> Batch:
+    """A batch out of its frame. Raises ValueError or struct.error for what is none."""
     first, n_rows = _BATCH.unpack_from(payload)
-    dtype = row_dtype(n_layers)
-    end = _BATCH.size + n_rows * dtype.itemsize
-    rows = np.frombuffer(payload[_BATCH.size : end], dtype)
-    errors = {int(row): reason for row, reason in json.loads(payload[end:]).items()}
-    return Batch(first, rows, errors)
+    rows = np.frombuffer(payload, row_dtype(n_layers), n_rows, _BATCH.size)
+    errors = json.loads(payload[_BATCH.size + rows.nbytes :])
+    return Batch(first, rows, {int(row): reason for row, reason in errors.items()})
 
 
-def _lock(file: FileIO, path: Path) -> None:
+def _lock(file: FileIO, path: Path) -> bool:
+    """Whether this process has the journal to itself; False where there are no locks.
+
+    Raises StoreError where another process has it, or it is a pipe or a device.
+    """
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise StoreError(f"{path} is not a regular file", "choose another -o")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            raise BlockingIOError  # it was finished and removed between our opening and locking
-    except OSError:
+        locked = try_lock(file.fileno())
+    except BlockingIOError:
         raise StoreError(
             f"another process is writing {path}", "wait for it to end, or choose another -o"
         ) from None
+    try:
+        same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        same = False
+    if not same:  # the run ended between our opening and locking, and its journal is gone
+        raise StoreError(
+            f"another process has just finished with {path}", "run the same command again"
+        )
+    return locked

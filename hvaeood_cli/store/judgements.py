@@ -1,4 +1,4 @@
-"""What a person made of the images: marks and notes, in a small JSON file beside the scores.
+"""How a person judged the images: marks and notes, in a small JSON file beside the scores.
 
     SCORES.judgements.json
     {"format": "hvaeood-judgements", "format_version": 1,
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.files import replacing
+from hvaeood_cli.files import locked, replacing
 from hvaeood_cli.store.score_file import ScoreFile
 
 FORMAT, FORMAT_VERSION = "hvaeood-judgements", 1
@@ -33,7 +34,7 @@ _MAX_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a person made of one image. A mark of "" is a note alone."""
+    """How a person judged one image. With a mark of "" there is a note alone."""
 
     mark: str = ""  # of MARKS, or ""
     note: str = ""
@@ -105,7 +106,10 @@ def read_judgements(scores: Path) -> Judgements:
     """
     path = judgements_path(scores)
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > _MAX_BYTES:
             raise ValueError("it is larger than 256 MiB")
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -129,30 +133,38 @@ def read_judgements(scores: Path) -> Judgements:
 def judge(scores: ScoreFile, row: int, mark: str, note: str) -> Judgements:
     """Judge a row's image, or with neither mark nor note take its judgement back.
 
-    The file is read anew before it is written whole, so that what another process judged is kept.
-    Raises StoreError as `read_judgements`, and where it cannot be written.
+    Returns all judgements, with those that other threads and processes have made meanwhile: the
+    file is read anew and written whole, and everyone waits their turn to do so. Raises StoreError
+    as `read_judgements`, and where it cannot be written; ValueError for an unknown mark.
     """
-    by_key = dict(read_judgements(scores.path).by_key)
-    path = scores.name(row)
-    judgement = Judgement(mark, note[:MAX_NOTE], path)
-    by_key.pop(key_of(scores, row), None)
-    if judgement:
-        by_key[key_of(scores, row)] = judgement
+    if mark not in (*MARKS, ""):
+        raise ValueError(f"no mark is called {mark!r}")
+    judgement = Judgement(mark, note[:MAX_NOTE], scores.name(row))
+    key = key_of(scores, row)
+    with locked(judgements_path(scores.path)):
+        by_key = dict(read_judgements(scores.path).by_key)
+        by_key.pop(key, None)
+        if judgement:
+            by_key[key] = judgement
+        _write(judgements_path(scores.path), by_key)
+    return Judgements(by_key)
+
+
+def _write(path: Path, by_key: dict[str, Judgement]) -> None:
+    """Write the file whole. Raises StoreError."""
     entries = {
         key: {"mark": entry.mark, "note": entry.note, "path": entry.path}
         for key, entry in by_key.items()
     }
     value = {"format": FORMAT, "format_version": FORMAT_VERSION, "judgements": entries}
-    out = judgements_path(scores.path)
     try:
-        with replacing(out) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="ascii")
     except OSError as error:
         raise StoreError(
-            f"cannot write {out}: {error.strerror or error}",
+            f"cannot write {path}: {error.strerror or error}",
             "make room, or copy the score file to a folder that can be written",
         ) from None
-    return Judgements(by_key)
 
 
 def _judgement(path: Path, key: str, entry: Any) -> Judgement:

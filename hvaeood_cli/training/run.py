@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.reference import to_json
 from hvaeood_cli.errors import ImageError, TrainingError, UsageError
 from hvaeood_cli.images.content import short_key
-from hvaeood_cli.images.preprocess import fit
+from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
@@ -62,7 +62,7 @@ def read_pixels(manifest: Manifest, config: ModelConfig) -> Read:
         except ImageError as error:
             unusable.append(f"{manifest.name(i).decode('utf-8', 'backslashreplace')}: {error}")
             continue
-        pixels, done = fit(image, config.image_channels, config.image_size)
+        pixels, done = preprocess(image, config.image_channels, config.image_size)
         images.append(pixels)
         conversions.update((one.name or "").lower() for one in done)
         n_coloured += image.pixels.ndim == 3 and bool(np.ptp(image.pixels, axis=2).any())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.content import short_key
-from hvaeood_cli.images.preprocess import fit
+from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.scoring.noise import ImageNoise
 from hvaeood_cli.scoring.scorer import Scorer
@@ -73,7 +73,7 @@ def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prep
     for row, i in zip(rows, range(first, last), strict=True):
         try:
             image, sha256 = manifest.read(i)
-            pixels, conversions = fit(image, config.image_channels, config.image_size)
+            pixels, conversions = preprocess(image, config.image_channels, config.image_size)
         except ImageError as error:
             row["status"] = STATUS_CODES[error.code]
             row["sha256"] = np.frombuffer(error.sha256 or bytes(32), np.uint8)

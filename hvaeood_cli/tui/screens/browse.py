@@ -38,7 +38,7 @@ THRESHOLD = Binding.Group("Threshold", compact=True)
 class BrowseScreen(JudgingScreen):
     """Given a snapshot; says what is asked for next."""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (104, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (104, "-wide"), (128, "-roomy")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "nudge(-1)", "Looser", key_display="←", group=THRESHOLD),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
@@ -13,7 +12,7 @@ from textual.content import Content
 from textual.widgets import Footer, Static
 
 from hvaeood_cli.errors import HvaeoodError
-from hvaeood_cli.looks.look import Look
+from hvaeood_cli.looks.look import Look, to_pixels
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui.messages import Show
 from hvaeood_cli.tui.screens.judging import JudgingScreen
@@ -85,10 +84,10 @@ class LookScreen(JudgingScreen):
         self.query_one("#image", Picture).show(look.image)
         if self._no_model:
             return
-        self.query_one("#observed", Picture).show(_pixels(look.observed))
+        self.query_one("#observed", Picture).show(to_pixels(look.observed))
         for k, mean in enumerate(look.from_k):
-            self.query_one(f"#from-{k}", Picture).show(_pixels(mean))
-            difference = _pixels(np.abs(look.observed - mean))
+            self.query_one(f"#from-{k}", Picture).show(to_pixels(mean))
+            difference = to_pixels(np.abs(look.observed - mean))
             self.query_one(f"#difference-{k}", Picture).show(difference)
 
     # -- what the user does -------------------------------------------------------------------
@@ -132,9 +131,3 @@ class LookScreen(JudgingScreen):
         remark = self.query_one("#remark", Static)
         remark.update(Content(text))
         remark.display = bool(text)
-
-
-def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(C, H, W) on the scale 0 to 1 -> (H, W) or (H, W, 3)."""
-    values = np.round(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
-    return values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 _BLOCKS = " ▁▂▃▄▅▆▇"
 _CAPS = "▁─▔"
 
-Look = tuple[str, str, str]  # glyph, its colour, the colour behind it; "" is none
+CellStyle = tuple[str, str, str]  # glyph, its colour, the colour behind it; "" is none
 Place = tuple[int, int]  # column, row from the bottom
 
 
@@ -23,29 +23,29 @@ class Bars:
     here: NDArray[np.int64]  # (B,)
     flagged: NDArray[np.int64]  # (B,) <= here
 
-    def cells(self, caps: NDArray[np.int64] | None) -> dict[Look, list[Place]]:
-        """Cells by look. caps: (B,), heights that are marked by a stroke over the bars.
+    def cells(self, caps: NDArray[np.int64] | None) -> dict[CellStyle, list[Place]]:
+        """Cells by style. caps: (B,), heights that are marked by a stroke over the bars.
 
         Full cells are coloured behind a space: in some fonts a full block leaves gaps.
         """
-        looks: dict[Place, Look] = {}
+        styles: dict[Place, CellStyle] = {}
         for column, (here, flagged) in enumerate(zip(self.here, self.flagged, strict=True)):
             for row in range(min(-(-int(here) // 8), self.rows)):
-                looks[column, row] = self._look(int(here) - 8 * row, int(flagged) - 8 * row)
+                styles[column, row] = self._style(int(here) - 8 * row, int(flagged) - 8 * row)
         for column, height in enumerate([] if caps is None else map(int, caps)):
             if height > 0:
                 row = min((height - 1) // 8, self.rows - 1)
-                _, ink, paper = looks.get((column, row), ("", "", ""))
+                _, ink, paper = styles.get((column, row), ("", "", ""))
                 behind = paper if paper or int(self.here[column]) - 8 * row < 8 else ink
                 stroke = _CAPS[min((height - 1) % 8 // 3, 2)]
-                looks[column, row] = (stroke, "usual", behind)
-        grouped: dict[Look, list[Place]] = defaultdict(list)
-        for place, look in looks.items():
-            grouped[look].append(place)
+                styles[column, row] = (stroke, "usual", behind)
+        grouped: dict[CellStyle, list[Place]] = defaultdict(list)
+        for place, style in styles.items():
+            grouped[style].append(place)
         return grouped
 
     @staticmethod
-    def _look(here: int, flagged: int) -> Look:
+    def _style(here: int, flagged: int) -> CellStyle:
         """One cell, by what of its eight eighths is filled."""
         if flagged >= 8:
             return " ", "", "flagged"

@@ -1,0 +1,141 @@
+"""Image files, an image each: one by name, all below a folder, or a list of paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from hvaeood_cli.errors import ImageError, SourceError
+from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files that hold an image each."""
+
+    paths: Sequence[bytes]
+    skipped: int = 0  # other files that were found beside them
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, i: int) -> bytes:
+        return self.paths[i]
+
+    def read(self, i: int) -> tuple[Decoded, bytes]:
+        data = _read_file(self.paths[i])
+        digest = hashlib.sha256(data).digest()
+        try:
+            return decode(data), digest
+        except ImageError as error:
+            error.sha256 = digest
+            raise
+
+    def stamp(self, i: int) -> str:
+        return stamp_of(self.paths[i])
+
+
+def open_list(argument: str, stdin: Iterable[bytes] | None) -> FileSource | None:
+    """The files whose paths stand in `stdin`, if the argument is `-`."""
+    if argument != "-":
+        return None
+    return FileSource([os.fsencode(path) for path in stdin or ()])
+
+
+def open_folder(argument: str) -> FileSource | None:
+    """The image files below a folder, if the argument is one. Raises SourceError for none."""
+    if not os.path.isdir(argument):
+        return None
+    found, others = _walk(os.fsencode(argument))
+    if not found:
+        raise SourceError(
+            f"no images in {argument}" + (f" ({others} other files)" if others else ""),
+            "files are taken by their ending: .png .jpg .bmp .gif .tif .webp .pgm ...",
+        )
+    return FileSource(found, others)
+
+
+def open_file(argument: str) -> FileSource | None:
+    """One image file, if the argument is the name of anything that is there."""
+    return FileSource([os.fsencode(argument)]) if os.path.lexists(argument) else None
+
+
+def stamp_of(path: str | bytes) -> str:
+    """Size and time of a file, or the reason why it has none."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return f"errno {error.errno}"
+    except ValueError:  # a NUL byte in the name
+        return "no name"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _walk(folder: bytes) -> tuple[list[bytes], int]:
+    """Image files below a folder, sorted by path bytes, and how many others there are.
+
+    No folder is listed twice, so loops of links end. Under which of its names a folder is listed
+    does not depend on the order in which the system gives them: links to folders are followed
+    after all real folders, and both in the order of their paths. A folder that cannot be listed
+    stands in the list itself: it becomes a row that says so.
+    """
+    found: list[bytes] = []
+    others = 0
+    seen: set[tuple[int, int]] = set()
+    pending = [(False, folder)]  # a heap: is it a link, and its path
+    while pending:
+        _, current = heappop(pending)
+        try:
+            status = os.stat(current)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as entries:
+                for entry in entries:
+                    if _is_folder(entry):
+                        heappush(pending, (entry.is_symlink(), entry.path))
+                    elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                        found.append(entry.path)
+                    else:
+                        others += 1
+        except OSError as error:
+            if current == folder:
+                raise SourceError(f"cannot list {os.fsdecode(folder)}: {error.strerror}") from None
+            found.append(current)
+    return sorted(found), others
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself; reading it will say so
+
+
+def _read_file(path: bytes) -> bytes:
+    """All bytes of a regular file. Raises ImageError with missing, unreadable or too_large."""
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes to would wait forever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("unreadable", _NO_FILE)
+            if status.st_size > MAX_BYTES:
+                raise ImageError(
+                    "too_large", f"{status.st_size} bytes; at most {MAX_BYTES} are read"
+                )
+            return file.read(MAX_BYTES + 1)  # it may be growing
+    except IsADirectoryError:
+        raise ImageError("unreadable", _NO_FILE) from None
+    except FileNotFoundError:
+        raise ImageError("missing", "no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise ImageError("unreadable", getattr(error, "strerror", None) or str(error)) from None
+
+
+_NO_FILE = "not a regular file, or a folder that cannot be listed"

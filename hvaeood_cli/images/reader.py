@@ -1,0 +1,68 @@
+"""Reading single images again, by the names under which a score file keeps them."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+from hvaeood_cli.errors import ImageError
+from hvaeood_cli.images.arrays import is_array_file, split_rows
+from hvaeood_cli.images.decode import Decoded
+from hvaeood_cli.images.folder import FileSource, stamp_of
+from hvaeood_cli.images.sources import Manifest, open_sources
+
+_KEPT = 2  # opened array files; one that is gzipped lies in memory whole
+
+
+class ImageReader:
+    """Reads images by name, in any order and from any thread.
+
+    The array files that were read last are kept open, for unpacking one takes seconds. A file
+    that has changed since is opened anew.
+    """
+
+    def __init__(self, data_root: Path | None = None) -> None:
+        """data_root: where torchvision keeps its data sets."""
+        self._data_root = data_root
+        self._opened: OrderedDict[str, tuple[str, Manifest]] = OrderedDict()  # path -> stamp, rows
+        self._lock = Lock()
+
+    def read(self, name: bytes) -> Decoded:
+        """The image of that name: an image file, or `FILE#17`, a row of an array.
+
+        Raises ImageError for an image, SourceError for an array file that cannot be read.
+        """
+        path, row = _row_of_array(os.fsdecode(name))
+        if row is None:
+            return FileSource([name]).read(0)[0]
+        with self._lock:  # two threads that want one file wait for one unpacking
+            images = self._open(path)
+        if row >= len(images):
+            raise ImageError("missing", f"{path} has {len(images)} images now")
+        return images.read(row)[0]
+
+    def _open(self, path: str) -> Manifest:
+        """All rows of an array file or a data set, opened now or before."""
+        stamp = stamp_of(path)
+        kept_stamp, images = self._opened.pop(path, ("", None))
+        if images is None or stamp != kept_stamp:
+            images = None  # so that the old rows are not in memory beside the new ones
+            images = open_sources([path], data_root=self._data_root)
+        self._opened[path] = stamp, images
+        while len(self._opened) > _KEPT:
+            self._opened.popitem(last=False)
+        return images
+
+
+def _row_of_array(name: str) -> tuple[str, int | None]:
+    """`FILE#17` -> FILE and 17; no row for the name of anything but an array file's row.
+
+    A name out of a hostile score file must not make us list a folder, or read another image.
+    """
+    path, rows = split_rows(name)
+    other = os.path.lexists(path) and (os.path.isdir(path) or not is_array_file(Path(path)))
+    if other or rows is None or rows.start is None or rows.stop != rows.start + 1:
+        return name, None
+    return path, rows.start

@@ -1,0 +1,167 @@
+"""What hvaeood.toml may say: settings, and nothing that a stranger's folder should decide."""
+
+from __future__ import annotations
+
+import os
+from typing import get_type_hints
+
+import pytest
+import typer
+
+from hvaeood_cli.cli.app import app
+from hvaeood_cli.cli.config import FILE, MAY_BE_SET, _options, load_defaults
+
+
+@pytest.fixture
+def toml(tmp_path, monkeypatch):
+    """Writes hvaeood.toml into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda text: (tmp_path / FILE).write_bytes(
+        text if isinstance(text, bytes) else text.encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("score", "output = 'victim'"),
+        ("score", "o = 'victim'"),
+        ("score", "force = true"),
+        ("score", "sources = ['other']"),
+        ("score", "download = true"),
+        ("score", "data-root = '/'"),
+        ("score", "calibration = 'theirs.npz'"),
+        ("score", "json = true"),
+        ("score", "quiet = true"),
+        ("score", "label = 0"),
+        ("score", "fail-on-flagged = false"),
+        ("calibrate", "allow-training-images = true"),
+        ("calibrate", "scores = 'victim'"),
+        ("report", "format = 'csv'"),
+        ("report", "labels = 'victim'"),
+        ("tui", "files = ['victim']"),
+        ("train", "out = 'victim'"),
+        ("train", "name = 'fashionmnist'"),
+        ("models", "name = 'other'"),
+        ("reconstruct", "images = ['victim']"),
+    ],
+)
+def test_what_no_file_may_set_is_refused_and_nothing_happens(
+    run, folder, tmp_path, toml, command, line
+):
+    (tmp_path / "victim").write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    toml(
+        f"[models]\n\n[{command}]\n  {line}\n" if command != "models" else f"\n\n[models]\n{line}\n"
+    )
+    code, out, err = run("score", "images")
+    key = line.partition(" ")[0]
+    assert code == 2 and not out
+    assert f"hvaeood.toml, line 4: [{command}] may not set '{key}'" in err and "hint: " in err
+    assert (tmp_path / "victim").read_text() == "years of work"
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / FILE])
+
+
+def test_no_setting_names_a_file_or_is_a_switch_that_could_do_harm():
+    """Of every command's parameters; a new one is refused until it stands in MAY_BE_SET."""
+    harmless_switches = {"by", "compile"}
+    group = typer.main.get_command(app)
+    settable = set()
+    for registered in app.registered_commands:
+        hints = get_type_hints(registered.callback)
+        options = _options(group.commands[registered.callback.__name__])
+        for name in (name for name, option in options.items() if option.may_be_set):
+            settable.add(name)
+            hint = hints[options[name].parameter]
+            assert "Path" not in str(hint), name
+            assert hint is not bool or name in harmless_switches
+    assert settable == MAY_BE_SET
+
+
+def test_settings_of_every_kind_reach_the_command(toml):
+    toml(
+        "[score]\nsamples = 3\nproposal = 'sample'\nby = true\nfdr = 0.05\n"
+        "[train]\nset = ['ema=0.9', 'accumulate=2']\nlearning-rate = 1e-3\ncompile = false\n"
+        "[tui]\nimages = 'none'\n[decide]\n[models]\n"
+    )
+    assert load_defaults(typer.main.get_command(app)) == {
+        "score": {"samples": "3", "proposal": "sample", "by": "true", "fdr": "0.05"},
+        "train": {
+            "setting": ["ema=0.9", "accumulate=2"],
+            "learning_rate": "0.001",
+            "compile_": "false",
+        },
+        "tui": {"images": "none"},
+        "decide": {},
+        "models": {},
+    }
+
+
+def test_a_repeated_option_may_be_given_once(run, folder, toml):
+    toml("[train]\nset = 'colour=1'\n")
+    code, _, err = run("train", "images", "--out", "m")
+    assert code == 2 and "--set colour=1: no such setting" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "samples = 'many'",
+            ["hvaeood.toml, line 3", "--samples"],
+        ),
+        ("samples = 3.7", ["hvaeood.toml, line 3", "--samples"]),
+        ("samples = true", ["hvaeood.toml, line 3", "--samples"]),
+        ("samples = 0", ["hvaeood.toml, line 3", "--samples"]),
+        ("by = 3", ["hvaeood.toml, line 3", "--by"]),
+        ("fpr = 2", ["--fpr 2 is not between 0 and 1"]),
+        ("fpr = nan", ["--fpr nan is not between 0 and 1"]),
+        ("by = true", ["--by goes with --fdr"]),
+        ("proposal = 'median'", ["median"]),
+        ('model = "a\\u0000b"', ["hvaeood.toml, line 3", "no option takes"]),
+        ("samples = [1, 2]", ["hvaeood.toml, line 3", "no option takes"]),
+        ("samples = { a = 1 }", ["hvaeood.toml, line 3", "no option takes"]),
+        ("seed = 2024-01-01", ["hvaeood.toml, line 3", "no option takes"]),
+        ("colour = 3", ["hvaeood.toml, line 3", "has no option 'colour'"]),
+    ],
+)
+def test_values_are_checked_as_on_the_command_line(run, folder, toml, line, words):
+    toml(f"# ours\n[score]\n{line}\n")
+    code, out, err = run("score", "images")
+    flat = " ".join(err.split())
+    assert code == 2 and not out and err.startswith("error: ")
+    assert all(word in flat for word in words), err
+
+
+def test_a_bad_value_of_the_command_line_is_not_laid_at_the_files_door(run, folder, toml):
+    toml("[score]\nsamples = 3\n")
+    code, _, err = run("score", "images", "-S", "many")
+    assert code == 2 and "hvaeood.toml" not in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[score",
+        b"samples = 3\n",
+        b"[colour]\n",
+        b"score = 3\n",
+        b"[[score]]\n",
+        b"\xff\xfe",
+        b"[score]\nseed = 1\nseed = 2\n",
+        b"[score]\nx = " + b"[" * 100_000,
+        b"#" * (2 << 20),
+    ],
+    ids=["cut", "no table", "unknown", "a value", "tables", "bytes", "twice", "deep", "huge"],
+)
+def test_a_broken_file_is_an_error_with_a_hint_but_keeps_no_help_away(run, folder, toml, text):
+    toml(text)
+    code, out, err = run("score", "images")
+    assert code == 2 and not out and err.startswith("error: hvaeood.toml") and "hint: " in err
+    code, out, _ = run("score", "--help")
+    assert code == 0 and "--samples" in out
+
+
+def test_a_pipe_is_not_waited_for(run, folder, tmp_path):
+    os.mkfifo(tmp_path / FILE)
+    assert run("models")[0] == 0
