@@ -25,7 +25,6 @@ torch.set_num_threads(1)  # pytest-xdist has a process a core
 os.environ["OMP_NUM_THREADS"] = "1"  # and so have the commands that tests start
 
 
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """What `-n auto` means: no other process where a debugger may want the terminal.

@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[1]
 def test_a_breakpoint_stops_where_it_stands(tmp_path, one):
     file = tmp_path / "test_stops.py"
     file.write_text("def test_it():\n    six = 6\n    breakpoint()\n    assert six == 6\n")
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "tests.conftest"]
+    options = ["-c", ROOT / "pyproject.toml", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     ran = subprocess.run(
-        [*command, "-p", "no:cacheprovider", f"{file}::test_it" if one else file],
+        [sys.executable, "-m", "pytest", *options, f"{file}::test_it" if one else file],
+        check=False,
         cwd=ROOT,
         input="p six * 7\ncontinue\n",
         text=True,
