@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 
+import hvaeood_cli
 from tests.conftest import pytest_xdist_auto_num_workers
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hvaeood_cli"
+DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md", "docs/api.md")
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 # -- running tests --------------------------------------------------------------------------------
@@ -51,3 +60,68 @@ def test_only_a_large_run_takes_all_cores(arguments, workers, monkeypatch):
     assert pytest_xdist_auto_num_workers(config) == workers
     config.option.trace = True
     assert pytest_xdist_auto_num_workers(config) == 0
+
+
+# -- documents ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_in_a_document_is_there(document):
+    paths = re.findall(r"`([\w./-]+(?:\.py|\.md|\.toml|/))`", text(document))
+    gone = {path for path in paths if not ((ROOT / path).exists() or (PACKAGE / path).exists())}
+    assert not gone - {"hvaeood.toml"}  # a user's own
+    links = re.findall(r"\]\(([\w./-]+)\)", text(document))
+    assert not [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
+
+
+def test_the_architecture_names_every_room():
+    rooms = [f"{path.parent.relative_to(PACKAGE)}/" for path in PACKAGE.rglob("*/__init__.py")]
+    modules = [path.name for path in PACKAGE.glob("[!_]*.py")]
+    missing = [name for name in rooms + modules if f"`{name}`" not in text("docs/architecture.md")]
+    assert not set(missing) - {"tui/screens/", "tui/widgets/"}  # told of in the line of tui/
+
+
+def test_the_picture_of_imports_is_the_contract():
+    stanza = text("pyproject.toml").partition("layers = [")[2].partition("]")[0]
+    contract = [re.findall(r"hvaeood_cli\.(\w+)", line) for line in stanza.split("\n")]
+    picture = text("docs/architecture.md").partition("## Who may import whom")[2]
+    drawn = [
+        line.partition("  run >")[0].split()
+        for line in re.findall(r"^    (\w.*)$", picture.partition("- `")[0], re.MULTILINE)
+    ]
+    assert drawn == [layer for layer in contract if layer]
+
+
+def test_api_md_is_up_to_date():
+    made = runpy.run_path(str(ROOT / "docs" / "make_api.py"))["page"]()
+    assert made == text("docs/api.md"), "python docs/make_api.py"
+
+
+def test_api_md_has_every_public_name():
+    page = text("docs/api.md")
+    assert {name for name in hvaeood_cli.__all__ if f"`{name}`" not in page} == set()
+    methods = {name for name in vars(hvaeood_cli.Detector) if not name.startswith("_")}
+    assert set(re.findall(r"^#### `Detector\.(?!__init__)(\w+)`", page, re.MULTILINE)) == methods
+
+
+def test_one_word_for_one_thing():
+    """What the glossary retired comes back nowhere."""
+    retired = re.compile(r"\b(oddness|suspicion)\b", re.IGNORECASE)
+    files = [
+        *PACKAGE.rglob("*.py"),
+        *PACKAGE.rglob("*.j2"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+    ]
+    found = [
+        f"{file.relative_to(ROOT)}: {line.strip()}"
+        for file in files
+        if file.name != "CHANGELOG.md"
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if retired.search(line)
+    ]
+    assert found == []
+
+
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {hvaeood_cli.__version__}\n" in text("CITATION.cff")
