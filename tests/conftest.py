@@ -24,6 +24,21 @@ from hvaeood_cli.settings import ScoreSettings
 torch.set_num_threads(1)  # pytest-xdist has a process a core
 os.environ["OMP_NUM_THREADS"] = "1"  # and so have the commands that tests start
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """What `-n auto` means: no other process where a debugger may want the terminal.
+
+    That is when tests are named one by one, or from one file, which `--dist loadscope` would not
+    share out anyway; and under a debugger. None: a process a core, as xdist has it.
+    """
+    files = {argument.partition("::")[0] for argument in config.args}
+    named = any("::" in argument for argument in config.args)
+    one_file = len(files) == 1 and files.pop().endswith(".py")
+    debugged = config.option.trace or sys.gettrace() is not None or "pydevd" in sys.modules
+    return 0 if named or one_file or debugged else None
+
+
 SMALL = ModelConfig(
     image_size=8,
     stem_kernel=3,
