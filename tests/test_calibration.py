@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import zipfile
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.calibration.drift import measure_drift
+from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.rules import Rule, decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
 from hvaeood_cli.store.decision import write_decision
@@ -415,3 +417,50 @@ def test_a_strange_decision_is_refused(tmp_path, calibration):
         change(damage)
         with pytest.raises(StoreError):
             read_scores(scores.path)
+
+
+def test_one_ratio_that_is_no_number_leaves_the_drift_test_its_voice(tmp_path, calibration):
+    """A NaN among them once made every p NaN, and the batch pass as usual."""
+    scores = make_scores(tmp_path / "s.h5", 100, shift=15.0)
+    clean = Ranking.of(scores, calibration).drift
+    assert clean.drifted
+    scores.columns["llr"] = scores.llr.copy()
+    scores.columns["llr"][7, 1] = np.nan
+    drift = Ranking.of(scores, calibration).drift
+    assert drift.drifted and drift.n == 99
+    assert np.isfinite([shift.p for shift in drift.shifts]).all()
+    decision = decide(calibration, scores, Rule())
+    assert decision.flagged[7] and np.isinf(decision.combined[7])
+    scores.columns["llr"][:] = np.nan
+    assert Ranking.of(scores, calibration).drift is None
+
+
+def test_the_id_is_of_what_was_measured_not_of_the_last_digits_of_the_fit(calibration):
+    density = replace(calibration.density, means=calibration.density.means * (1 + 1e-15))
+    assert replace(calibration, density=density).id == calibration.id
+    moved = {"llr": calibration.llr + 1}
+    assert replace(calibration, columns=calibration.columns | moved).id != calibration.id
+
+
+def test_a_decision_of_other_rows_is_not_written(tmp_path, calibration):
+    """Another process scored into the same file since it was read."""
+    scores = make_scores(tmp_path / "s.h5", 50)
+    decision = decide(calibration, scores, Rule())
+    make_scores(tmp_path / "s.h5", 60, seed=9)
+    whole = scores.path.read_bytes()
+    with pytest.raises(StoreError, match="scored anew since it was read"):
+        write_decision(scores, decision)
+    assert scores.path.read_bytes() == whole and len(read_scores(scores.path)) == 60
+
+
+def test_an_outside_reader_finds_the_same_flags(tmp_path, calibration):
+    """p and threshold are of one precision: comparing them gives what is flagged."""
+    # a p-value that is there, and that float32 rounds upwards
+    level = next(k / 701 for k in range(7, 50) if float(np.float32(k / 701)) > k / 701)
+    scores = make_scores(tmp_path / "s.h5", 2000, seed=5)
+    write_decision(scores, decide(calibration, scores, Rule("fpr", level)))
+    with h5py.File(scores.path) as file:
+        group = file["decision"]
+        assert (group["p_combined"][()] == level).any()
+        again = group["p_combined"][()] <= group.attrs["threshold"]
+        np.testing.assert_array_equal(again, group["flagged"][()])

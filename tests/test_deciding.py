@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -250,3 +251,53 @@ def test_a_retrained_model_is_not_calibrated(own, bundle, tmp_path):
     (own / "calibration.npz").write_bytes(b"of the old weights")
     write_bundle(own, "own", SMALL, make_ladder(seed=1), {}, {}, np.zeros(0, np.uint64))
     assert not (own / "calibration.npz").exists()
+
+
+def test_a_calibration_with_other_settings_hides_none(run, own, held_out, odd):
+    """One's own `calibrate -S 1` once took the place of the one that `score` needs."""
+    assert run("calibrate", held_out)[0] == 0
+    code, out, err = run("calibrate", held_out, "-S", "1", "--scores", "one.h5")
+    assert (code, err) == (0, "")
+    assert len(list(own.glob("calibration*.npz"))) == 2
+    code, out, err = run("score", "mixed")
+    assert code == 0 and "flagged at FPR 1 %" in out and "not decided" not in err
+    code, out, err = run("score", "mixed", "-S", "1", "-o", "one-mixed.h5")
+    assert code == 0 and "flagged at FPR 1 %" in out and "not decided" not in err
+    code, out, err = run("score", "mixed", "-S", "2", "-o", "two-mixed.h5")
+    assert code == 0 and "not decided" in err
+    code, out, _ = run("decide", "one-mixed.h5", "--fpr", "0.05")
+    assert code == 0 and "flagged at FPR 5 %" in out
+    assert run("models", str(own))[1].count("S = ") == 2
+
+
+def test_what_ships_stays_in_use_beside_a_calibration_of_ones_own(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("HVAEOOD_MODEL")
+    shipped = read_bundle(model_folders()[0] / "fashionmnist")
+    np.save(tmp_path / "held.npy", make_images(120, size=28)[:, 0])
+    code, _, err = run("calibrate", "held.npy", "-S", "1")
+    assert (code, err) == (0, "")
+    own, beside = shipped.calibrations
+    assert own.parent != beside.parent == shipped.folder
+    assert Detector(n_importance_samples=1).calibration.id == Calibration.load(own).id
+    assert Detector().calibration.id == Calibration.load(beside).id
+
+
+class Endless:
+    """A density under which every image is infinitely odd."""
+
+    def minus_log(self, values):
+        return np.full(len(values), np.inf)
+
+
+def test_predict_flags_what_the_p_values_flag(bundle):
+    """Also where the combined score is infinite: as odd as the oddest, and counted as such."""
+    images = make_images(200, seed=1)[:, 0] // 64
+    detector = Detector(bundle.folder, false_positive_rate=0.05)
+    calibration = detector.calibrate(images)
+    endless = np.full(20, np.inf)
+    usual = np.sort(np.concatenate([calibration.combined[:-20], endless]))
+    detector.calibration_ = replace(calibration, combined=usual, density=Endless())
+    p = detector.p_values(images[:10])
+    assert (p == 21 / 141).all()
+    assert (detector.predict(images[:10]) == 1).all()
+    assert not np.isnan(detector.decision_function(images[:10])).any()

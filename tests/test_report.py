@@ -22,6 +22,7 @@ from hvaeood_cli.report import figures
 from hvaeood_cli.store.decision import write_decision
 from hvaeood_cli.store.judgements import judge
 from hvaeood_cli.store.reader import read_scores
+from hvaeood_cli.store.writer import write_scores
 from tests.conftest import make_images
 from tests.score_files import make_scores
 
@@ -360,3 +361,28 @@ def test_piped_to_a_reader_that_goes_away(files):
     command = f"{sys.executable} -m hvaeood_cli report usual.h5 --format csv | head -1"
     done = subprocess.run(["sh", "-c", command], cwd=files, capture_output=True, check=True)
     assert b"Traceback" not in done.stderr
+
+
+def test_one_ratio_that_is_no_number_does_not_end_the_report(report, files, tmp_path):
+    scores = read_scores(files / "odd.h5")
+    scores.columns["llr"][3, 0] = np.nan
+    write_scores(tmp_path / "nan.h5", scores)
+    calibration = Calibration.load(files / "calibration.npz")
+    nan = read_scores(tmp_path / "nan.h5")
+    write_decision(nan, decide(calibration, nan, Rule()))
+    for arguments in (["nan.h5"], ["usual.h5", "nan.h5"], ["nan.h5", "--format", "json"]):
+        code, _, err = report(*arguments, "--force")
+        assert code == 0, err
+    assert "It differs from the calibration" in (tmp_path / "report.html").read_text()
+
+
+def test_labels_in_some_of_the_files_alone_are_refused(report, tmp_path):
+    """Else a file without them counts for nothing, or for the wrong side."""
+    make_scores(tmp_path / "in.h5", 60, seed=2)
+    make_scores(tmp_path / "out.h5", 60, seed=3, shift=15.0, label=1)
+    code, _, err = report("in.h5", "out.h5")
+    assert code == 3 and "in.h5 says nothing of what belongs" in err and "--label" in err
+    make_scores(tmp_path / "in.h5", 60, seed=2, label=0)
+    code, out, _ = report("in.h5", "out.h5", "--format", "json")
+    figures = {one["score"]: one for one in json.loads(out)["comparisons"][0]["scores"]}
+    assert code == 0 and figures["LLR>1"]["auroc"] > 0.9

@@ -585,3 +585,33 @@ def test_an_error_has_no_traceback(file):
         assert "[red]what" in said(app) and "do this" in said(app)
 
     drive(file, steps)
+
+
+def test_the_other_file_shows_its_own_image(scores, calibration):
+    """The cursor stands on a row of the same number, which is another image."""
+    first = opened(scores, calibration, glance=lambda row: np.full((8, 8), 10, np.uint8))
+    second = opened(scores, calibration, glance=lambda row: np.full((8, 8), 200, np.uint8))
+    seen = []
+
+    async def steps(pilot, app):
+        for _ in range(3):
+            image = app.screen.query_one(Picture).query_one(".image").image
+            seen.append(int(np.asarray(image)[0, 0]))
+            await press(pilot, "x")
+
+    drive([first, second], steps, size=(140, 45), images=True)
+    assert seen == [10, 200, 10]
+
+
+def test_a_decision_is_not_written_over_other_scores(scores, calibration):
+    """Somebody scored into the file since it was opened."""
+    from hvaeood_cli.store.writer import write_scores
+    from tests.tui_files import make_scores
+
+    async def steps(pilot, app):
+        write_scores(scores.path, make_scores(7))
+        await press(pilot, "w", "y")
+        assert any("scored anew" in toast.message for toast in app._notifications)
+
+    drive(opened(scores, calibration), steps)
+    assert len(read_scores(scores.path)) == 7 and read_scores(scores.path).decision is None

@@ -1,0 +1,106 @@
+"""The column table: everything follows from it, and a new score costs one entry and a function."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.density import statistic_names
+from hvaeood_cli.scoring import statistics
+from hvaeood_cli.store import columns
+from hvaeood_cli.store.columns import Column, row_dtype
+from hvaeood_cli.store.judgements import Judgements
+from hvaeood_cli.store.reader import read_scores
+from hvaeood_cli.tui.cells import table_columns
+from hvaeood_cli.tui.run import Axis, Run
+from hvaeood_cli.tui.view import View, take
+from tests.conftest import make_images
+
+
+@pytest.fixture
+def brightness(monkeypatch) -> Column:
+    """A score that nobody has heard of: the mean of what was observed."""
+    entry = Column(
+        "brightness",
+        "image",
+        "float32",
+        "scores",
+        "the mean of x",
+        heading="brightness",
+        title="brightness",
+        csv="brightness",
+        density=slice(None),
+        listed=True,
+    )
+    monkeypatch.setattr(columns, "TABLE", [*columns.TABLE, entry])
+    functions = statistics.STATISTICS | {"brightness": lambda of: of.x.flatten(1).mean(1)}
+    monkeypatch.setattr(statistics, "STATISTICS", functions)
+    return entry
+
+
+def test_a_new_score_is_an_entry_and_a_function(brightness, run, bundle, tmp_path):
+    """It is journalled, written, read, printed, calibrated with, plotted and sorted by."""
+    images = make_images(120, seed=5)[:, 0]
+    np.save(tmp_path / "x.npy", images)
+    _, table, _ = run("score", "x.npy", "-o", "s.h5", "--csv")
+    with h5py.File(tmp_path / "s.h5") as file:
+        written = file["/scores/brightness"][()]
+    assert written.shape == (120,) and 0.2 < written.min() < written.max() < 0.8
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [float(row["brightness"]) for row in rows] == pytest.approx(written, rel=1e-5)
+    whole = json.loads(run("score", "x.npy", "-o", "s.h5", "--json")[1])
+    assert [row["brightness"] for row in whole["images"]] == pytest.approx(written, rel=1e-5)
+
+    scores = read_scores(tmp_path / "s.h5")
+    calibration = Calibration.of(scores)
+    assert calibration.statistics == statistic_names() and "brightness" in calibration.statistics
+    assert len(calibration.density.centre) == 12
+    calibration.save(tmp_path / "c.npz")
+    np.testing.assert_array_equal(Calibration.load(tmp_path / "c.npz")["brightness"].shape, 120)
+
+    run("report", "s.h5", "-o", "r.html", "--quiet")
+    assert "<h3>brightness</h3>" in (tmp_path / "r.html").read_text()
+    shown = Run.of(scores, calibration)
+    axis = Axis("brightness", 0)
+    assert shown.axes("brightness") == [axis] and shown.label(axis) == "brightness"
+    np.testing.assert_array_equal(shown.values(axis), written)
+    by_it = take(shown, View.first(shown).sorted_by(axis), Judgements({}))
+    assert np.array_equal(written[by_it.rows], np.sort(written)[::-1])
+    assert axis in [head.key for head in table_columns(by_it)]
+
+
+def test_a_calibration_keeps_to_the_statistics_that_it_was_made_with(brightness, monkeypatch):
+    """A program with one more column decides by an older calibration as the older one did."""
+    from tests.tui_files import make_scores
+
+    monkeypatch.setattr(columns, "TABLE", columns.TABLE[:-1])
+    scores = make_scores(500)
+    calibration = Calibration.of(scores)
+    before = calibration.combine(scores.columns)
+    monkeypatch.setattr(columns, "TABLE", [*columns.TABLE, brightness])
+    np.testing.assert_array_equal(calibration.combine(scores.columns), before)
+
+
+def test_every_score_has_a_function_and_a_name_of_its_own():
+    names = [column.name for column in columns.TABLE]
+    assert len(set(names)) == len(names)
+    scored = {column.name for column in columns.columns("scores")}
+    assert scored == set(statistics.STATISTICS)
+
+
+@pytest.mark.parametrize("n_layers", [2, 3, 10])
+def test_shapes_titles_and_names_agree(n_layers):
+    dtype = row_dtype(n_layers)
+    for column in columns.columns("images", "scores"):
+        n = int(np.prod(column.shape(n_layers), dtype=int))
+        assert dtype[column.name].shape == column.shape(n_layers)
+        assert len(column.titles(n_layers)) == n
+        assert len(column.csv_names(n_layers)) in (0, n)
+    heads = [name for column in columns.TABLE for name in column.csv_names(n_layers)]
+    assert len(set(heads)) == len(heads)
