@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.errors import ModelError, UsageError
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings
@@ -95,51 +94,6 @@ def test_reconstructions_have_a_view_for_each_k(bundle, folder):
     assert set(np.unique(views.observed)) <= {0.0, 1.0}
     assert views.from_k.min() >= 0.0 and views.from_k.max() <= 1.0
     assert not np.allclose(views.from_k[0], views.from_k[2])
-
-
-# -- the detector in scikit-learn's manners -------------------------------------------------------
-
-
-def test_the_detector_has_scikit_learns_manners(bundle, folder):
-    from sklearn.base import clone
-
-    detector = Detector(bundle.folder, seed=3)
-    assert clone(detector).get_params() == detector.get_params()
-    normality = detector.score_samples(str(folder))
-    assert normality.shape == (12,)
-    np.testing.assert_allclose(
-        detector.decision_function(str(folder)), normality - detector.offset_
-    )
-    predicted = detector.predict(str(folder))
-    assert set(predicted) <= {1, -1}
-    assert np.array_equal(predicted == 1, normality >= detector.offset_)
-    assert detector.set_params(seed=4).settings.seed == 4
-    with pytest.raises(ValueError, match="Invalid parameter"):
-        detector.set_params(colour=1)
-
-
-def test_fit_trains_a_model(tmp_path):
-    images = np.repeat(make_images(1, size=28)[0] // 128 * 255, 40, axis=0)
-    training = {"epochs": 1, "batch_size": 16, "validation": 8}
-    detector = Detector(training=training, out=tmp_path / "m")
-    assert detector.fit(images) is detector
-    assert detector.score_samples(images).shape == (40,)
-    assert Detector(tmp_path / "m").bundle.sha256 == detector.bundle.sha256
-
-
-def test_an_unreadable_image_is_an_outlier_without_a_score(bundle, folder):
-    (folder / "05.png").write_bytes(b"no image")
-    detector = Detector(bundle.folder)
-    row = 5
-    assert np.isnan(detector.score_samples(str(folder))[row])
-    assert detector.predict(str(folder))[row] == -1
-
-
-def test_settings_without_a_reference_cannot_decide(bundle, folder):
-    with pytest.raises(ModelError, match="no reference"):
-        Detector(bundle.folder, n_importance_samples=3).predict(str(folder))
-    with pytest.raises(UsageError):
-        _ = Detector(bundle.folder, proposal="median").settings
 
 
 @pytest.mark.parametrize("dequantize", ["none", "uniform"])
