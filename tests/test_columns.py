@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -21,6 +22,7 @@ from hvaeood_cli.tui.cells import table_columns
 from hvaeood_cli.tui.run import Axis, Run
 from hvaeood_cli.tui.view import View, take
 from tests.conftest import make_images
+from tests.score_files import make_scores
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ def brightness(monkeypatch) -> Column:
         csv="brightness",
         density=slice(None),
         listed=True,
+        optional=True,
     )
     monkeypatch.setattr(columns, "TABLE", [*columns.TABLE, entry])
     functions = statistics.STATISTICS | {"brightness": lambda of: of.x.flatten(1).mean(1)}
@@ -75,16 +78,32 @@ def test_a_new_score_is_an_entry_and_a_function(brightness, run, bundle, tmp_pat
     assert axis in [head.key for head in table_columns(by_it)]
 
 
-def test_a_calibration_keeps_to_the_statistics_that_it_was_made_with(brightness, monkeypatch):
+def test_a_calibration_keeps_to_the_statistics_that_it_was_made_with(
+    brightness, monkeypatch, tmp_path
+):
     """A program with one more column decides by an older calibration as the older one did."""
-    from tests.tui_files import make_scores
-
     monkeypatch.setattr(columns, "TABLE", columns.TABLE[:-1])
-    scores = make_scores(500)
+    scores = make_scores(tmp_path / "s.h5", 500)
     calibration = Calibration.of(scores)
     before = calibration.combine(scores.columns)
     monkeypatch.setattr(columns, "TABLE", [*columns.TABLE, brightness])
     np.testing.assert_array_equal(calibration.combine(scores.columns), before)
+
+
+def test_files_from_before_a_score_are_read_without_it(tmp_path, monkeypatch, run, request):
+    """They are shown, exported and decided by calibrations that do not need it; else refused."""
+    scores = make_scores(tmp_path / "old.h5", 300)
+    Calibration.of(make_scores(tmp_path / "held-out.h5", 500, seed=1)).save(tmp_path / "old.npz")
+    entry = request.getfixturevalue("brightness")
+    again = read_scores(tmp_path / "old.h5")
+    assert entry not in again.scores and len(again.scores) == len(scores.scores) == 6
+    code, out, err = run("decide", "old.h5", "--calibration", "old.npz", "--csv")
+    assert (code, err) == (0, "")
+    assert {row["brightness"] for row in csv.DictReader(io.StringIO(out))} == {""}
+    new = replace(again, columns=again.columns | {"brightness": again.bits_per_dim})
+    Calibration.of(new).save(tmp_path / "new.npz")
+    code, _, err = run("decide", "old.h5", "--calibration", "new.npz")
+    assert code == 3 and "has no brightness" in err and "--force" in err
 
 
 def test_every_score_has_a_function_and_a_name_of_its_own():

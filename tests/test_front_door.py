@@ -125,3 +125,17 @@ def test_one_word_for_one_thing():
 
 def test_the_citation_is_of_this_version():
     assert f"\nversion: {hvaeood_cli.__version__}\n" in text("CITATION.cff")
+
+
+def test_the_score_files_page_has_every_attribute_and_dataset():
+    from hvaeood_cli.store.columns import TABLE
+    from hvaeood_cli.store.header import FORMAT_VERSION, RunHeader
+
+    text = (ROOT / "docs" / "score-file.md").read_text()
+    kinds = {"image": "(N,)", "k": "(N, L)", "layer": "(N, L)", "k > 0": "(N, L-1)"}
+    kinds["byte"] = "(N, 32)"
+    for column in TABLE:
+        assert f"| `{column.dataset}` | {kinds[column.each]} {column.dtype}" in text, column.name
+    for name in RunHeader.model_fields:
+        assert f"`{name}`" in text or name in ("n_images", "label"), name
+    assert f"format_version = {FORMAT_VERSION}`" in text

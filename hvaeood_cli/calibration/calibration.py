@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.store.columns import column, columns
+from hvaeood_cli.store.columns import column
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -77,7 +77,7 @@ class Calibration:
         # Sorted by content, so that the images' order in the run does not change the split.
         used = used[np.lexsort([scores.sha256[used, -1], scores.content[used]])]
         check_enough(len(used))
-        names = statistic_names()
+        names = tuple(name for name in statistic_names() if name in scores.columns)
         values = statistics(scores.columns, names)[used]
         random = np.random.Generator(np.random.Philox(key=_SPLIT_SEED))
         order = random.permutation(len(used))
@@ -90,7 +90,7 @@ class Calibration:
         return cls(
             settings=settings_of(scores.header),
             about=facts | (about or {}),
-            columns={column.name: scores[column.name][used] for column in columns("scores")},
+            columns={column.name: scores[column.name][used] for column in scores.scores},
             content=scores.content[used],
             statistics=names,
             density=density,

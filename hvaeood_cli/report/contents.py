@@ -20,7 +20,6 @@ from hvaeood_cli.looks.look import Look, Looker
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.report.gallery import Sight, picture
-from hvaeood_cli.store.columns import columns
 from hvaeood_cli.store.judgements import Judgement, Judgements
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -136,10 +135,10 @@ def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[D
         combined = calibration.combined if calibration else None
         line = cut(combined)
         add("Combined score", "-log density, nats", combined, decision.combined, line)
-    for column in columns("scores"):
+    for column in scores.scores:
         if not column.listed:
             continue
-        known = calibration[column.name] if calibration else None
+        known = calibration.columns.get(column.name) if calibration else None
         for i, (title, here) in enumerate(scores.each(column)):
             usual = None if known is None else known.reshape(len(known), -1)[:, i]
             line = cut(usual) if column.name == "llr" else None

@@ -13,7 +13,6 @@ from hvaeood_cli.calibration.calibration import MUST_AGREE, settings_of
 from hvaeood_cli.errors import SourceError, StoreError
 from hvaeood_cli.report.labels import Labels, match
 from hvaeood_cli.report.metrics import Float64, Intervals, Metrics, bootstrap, compare, curves
-from hvaeood_cli.store.columns import columns
 from hvaeood_cli.store.score_file import ScoreFile
 
 SEED = 0  # of the equal draw and of the bootstrap
@@ -92,7 +91,7 @@ def ranking_scores(scores: ScoreFile) -> Scores:
     any level, and only this one does not count it for them.
     """
     found: Scores = {}
-    for column in columns("scores"):
+    for column in scores.scores:
         if column.density is not None and column.odd_end != "either":
             sign = 1.0 if column.odd_end == "high" else -1.0
             found |= {title: sign * each.astype(np.float64) for title, each in scores.each(column)}

@@ -119,7 +119,7 @@ def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
     """In the order of `_csv_header`; what a file has no value for stays empty."""
     cells = [defuse(row["path"]), row["status"], defuse(row["error"]), row["combined"], row["k"]]
     for column in _numbers():
-        found = row[column.name]
+        found = row.get(column.name)
         values = found if isinstance(found, list) else [found]
         room = len(column.csv_names(n_layers))
         cells += [*values, *[None] * room][:room]
@@ -129,7 +129,7 @@ def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
 def _rows(listing: Listing) -> Iterator[dict[str, Any]]:
     scores, ranking, judgements = listing
     decision = scores.decision
-    values = {column.name: scores[column.name] for column in columns("scores")}
+    values = {column.name: scores[column.name] for column in scores.scores}
     decided = [column.name for column in columns("decision") if column.csv]
     judged = dict(judgements.rows(scores))
     for i in range(len(scores)):

@@ -38,6 +38,7 @@ class Column:
     density: slice | None = None  # which of its values the combined score takes in
     odd_end: Literal["high", "low", "either"] = "high"  # where images that do not belong lie
     listed: bool = False  # in lists of images for people, where there is room
+    optional: bool = False  # came after this version of the format: older files are without it
 
     @property
     def dataset(self) -> str:

@@ -42,6 +42,7 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
     found = {
         column.name: _column(file, column, n, header.n_layers)
         for column in columns("images", "scores")
+        if not (column.optional and column.dataset not in file)
     }
     names, errors = _dataset(file, "/images/path"), _dataset(file, "/images/error")
     if names.shape != (n,) or errors.shape != (n,):

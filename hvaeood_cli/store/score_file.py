@@ -11,7 +11,7 @@ from typing import Any, Self, SupportsIndex, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.store.columns import Column, blank_rows
+from hvaeood_cli.store.columns import Column, blank_rows, columns
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch
@@ -110,6 +110,11 @@ class ScoreFile:
     def status_name(self, row: int | np.integer[Any]) -> str:
         """What became of a row: "scored", "missing", "damaged" ..."""
         return self._status_names.get(int(self.status[row]), "unknown")
+
+    @property
+    def scores(self) -> list[Column]:
+        """The scores that it has, as the column table describes them."""
+        return [column for column in columns("scores") if column.name in self.columns]
 
     def each(self, column: Column) -> Iterator[tuple[str, NDArray[Any]]]:
         """A column as one number an image each: its title, such as LLR>1, and its values, (N,)."""

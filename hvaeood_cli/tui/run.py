@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p
 from hvaeood_cli.calibration.reference import Reference
-from hvaeood_cli.store.columns import Column, column, columns
+from hvaeood_cli.store.columns import Column, column
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import printable
 
@@ -137,7 +137,7 @@ class Run:
     @property
     def measures(self) -> list[str]:
         """What images can be measured by, LLR first."""
-        names = [column.name for column in columns("scores")]
+        names = [column.name for column in self.scores.scores]
         names = ["llr", *(name for name in names if name != "llr")]
         return [*names, P] if self.calibration else names
 

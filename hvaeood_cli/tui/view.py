@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.store.columns import columns as of_table
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.tui.run import COMBINED, Axis, Run
 from hvaeood_cli.tui.threshold import Flags, Threshold, first_threshold, flag
@@ -101,7 +100,7 @@ def listed_axes(run: Run) -> tuple[list[Axis], list[Axis]]:
     """The scores that lists show: those with a value for each k, then those with one."""
     by_k: list[Axis] = []
     single: list[Axis] = []
-    for column in of_table("scores"):
+    for column in run.scores.scores:
         if column.listed:
             axes = [axis for axis in run.axes(column.name) if not axis.is_combined]
             (single if column.each == "image" else by_k).extend(axes)
