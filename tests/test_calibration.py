@@ -22,8 +22,8 @@ from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.rules import Rule, decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
-from hvaeood_cli.store.decision import write_decision
 from hvaeood_cli.store.reader import read_scores
+from hvaeood_cli.store.writer import write_decision
 from tests.score_files import make_scores
 
 scores_lists = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=12)

@@ -19,10 +19,9 @@ from PIL import Image
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.rules import Rule, decide
 from hvaeood_cli.report import figures
-from hvaeood_cli.store.decision import write_decision
 from hvaeood_cli.store.judgements import judge
 from hvaeood_cli.store.reader import read_scores
-from hvaeood_cli.store.writer import write_scores
+from hvaeood_cli.store.writer import write_decision, write_scores
 from tests.conftest import make_images
 from tests.score_files import make_scores
 

@@ -42,8 +42,8 @@ def decide(
     rule = deciding.asked_rule(fpr, fdr, by)
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.calibration.rules import decide_as_asked
-    from hvaeood_cli.store.decision import write_decision
     from hvaeood_cli.store.reader import read_scores
+    from hvaeood_cli.store.writer import write_decision
 
     scores = read_scores(file)
     found = deciding.calibration_of(scores, model, calibration)

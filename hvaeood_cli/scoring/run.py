@@ -23,12 +23,12 @@ from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.engines.engine import Engine
 from hvaeood_cli.settings import ScoreSettings
-from hvaeood_cli.store.decision import Decision, write_decision
+from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import RunHeader, differences
 from hvaeood_cli.store.journal import NO_LOCKS, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
-from hvaeood_cli.store.writer import write_scores
+from hvaeood_cli.store.writer import write_decision, write_scores
 from hvaeood_cli.version import __version__
 
 Decide = Callable[[ScoreFile], Decision | None]

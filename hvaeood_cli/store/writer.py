@@ -1,34 +1,44 @@
-"""A score file, written whole beside its place, then renamed into it."""
+"""A score file, written whole beside its place, then renamed into it.
+
+Decisions are made anew at another level without scoring again, so they are the one part of a
+score file that may be replaced. The file is still written whole: copied beside, then renamed.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.files import replacing
-from hvaeood_cli.store.columns import columns
-from hvaeood_cli.store.decision import write_column, write_group
+from hvaeood_cli.errors import StoreError
+from hvaeood_cli.files import locked, replacing
+from hvaeood_cli.store.columns import Column, columns
+from hvaeood_cli.store.decision import ATTRIBUTES, GROUP, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
 from hvaeood_cli.store.score_file import ScoreFile
+
+_CHUNK = 16384  # rows
 
 
 def write_scores(path: Path, scores: ScoreFile) -> ScoreFile:
     """Write a whole run, with its decision if it has one; returns it as it stands in the file."""
     written = replace(scores, path=path, manifest_sha256=manifest_sha256(scores))
-    with replacing(path) as temporary, h5py.File(temporary, "w", track_order=False) as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = FORMAT_VERSION
-        facts = scores.header.model_dump(exclude={"label", "n_images"})
-        for key, value in (facts | {"manifest_sha256": written.manifest_sha256}).items():
+    with (
+        locked(path),
+        replacing(path) as temporary,
+        h5py.File(temporary, "w", track_order=False) as file,
+    ):
+        for key, value in _attributes(written).items():
             file.attrs[key] = value
         for column in columns("images", "scores"):
-            write_column(file, column, scores[column.name])
+            _write_column(file, column, scores[column.name])
         file["/images/status"].attrs["codes"] = json.dumps(scores.status_codes)
         file["/images/conversions"].attrs["codes"] = json.dumps(scores.conversion_codes)
         _write_strings(file, "/images/path", list(map(bytes, scores.names)), "ascii")
@@ -37,8 +47,35 @@ def write_scores(path: Path, scores: ScoreFile) -> ScoreFile:
         if scores.label is not None:
             file.create_dataset("/images/label", data=scores.label, chunks=True, fletcher32=True)
         if scores.decision is not None:
-            write_group(file, scores.decision)
+            _write_group(file, scores.decision)
     return written
+
+
+def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
+    """Put a decision into the file of these scores, or with None take away the one that is there.
+
+    Raises StoreError where the file holds another run than was read: its rows would not fit.
+    """
+    path = scores.path
+    with locked(path), replacing(path) as temporary:
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "r+") as file:
+            if any(file.attrs.get(key) != value for key, value in _attributes(scores).items()):
+                raise StoreError(
+                    f"{path} was scored anew since it was read; the decision is not of its images",
+                    "open it again, then decide",
+                )
+            if GROUP in file:
+                del file[GROUP]
+            if decision is not None:
+                _write_group(file, decision)
+
+
+def _attributes(scores: ScoreFile) -> dict[str, Any]:
+    """The root attributes: format, version, and what identifies the run."""
+    facts = scores.header.model_dump(exclude={"label", "n_images"})
+    facts |= {"format": FORMAT, "format_version": FORMAT_VERSION}
+    return facts | {"manifest_sha256": scores.manifest_sha256}
 
 
 def manifest_sha256(scores: ScoreFile) -> str:
@@ -63,3 +100,28 @@ def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str
     else:
         kind = h5py.string_dtype(charset)
         file.create_dataset(name, data=np.array(values, object), dtype=kind, chunks=True)
+
+
+def _write_group(file: h5py.File, decision: Decision) -> None:
+    """A decision as datasets and attributes of an open file."""
+    group = file.create_group(GROUP)
+    for key in ATTRIBUTES:
+        group.attrs[key] = getattr(decision, key)
+    group.attrs["least_p"] = decision.least_p
+    for column in columns("decision"):
+        _write_column(file, column, getattr(decision, column.name))
+
+
+def _write_column(file: h5py.File, column: Column, values: NDArray[Any]) -> None:
+    """One column as a dataset: chunked by row, with a checksum, no plugin needed to read it.
+
+    What has a value for each k or layer is chunked one by one; a hash stays in one piece.
+    """
+    wide = values.shape[1:] if column.each == "byte" else tuple(1 for _ in values.shape[1:])
+    file.create_dataset(
+        column.dataset,
+        data=values.astype(column.dtype, copy=False),
+        chunks=(max(1, min(len(values), _CHUNK)), *wide),
+        fletcher32=True,
+        track_times=False,
+    )

@@ -19,8 +19,8 @@ from textual.worker import get_current_worker
 from hvaeood_cli.calibration.rules import Rule, decide
 from hvaeood_cli.errors import HvaeoodError, StoreError
 from hvaeood_cli.looks.look import Look
-from hvaeood_cli.store.decision import write_decision
 from hvaeood_cli.store.judgements import Judgements, judge
+from hvaeood_cli.store.writer import write_decision
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui import messages, taking
 from hvaeood_cli.tui.album import Album
