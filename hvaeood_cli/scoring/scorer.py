@@ -201,7 +201,11 @@ class Scorer:
         precision = self.settings.precision
         bfloat16 = precision == "bfloat16"
         products = float32_products(self.device, "tf32" if precision == "tf32" else "ieee")
-        with products, torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+        kind = self.device.type
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(products)
+            if torch.amp.is_autocast_available(kind):  # and off, where a host has it on
+                stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=bfloat16))
             yield
 
 
