@@ -3,8 +3,8 @@
 So a score does not depend on the batch an image came in, on its place in it, on workers or on a
 resume. Nor does its noise depend on the device, to the last bit: what makes numbers of random bits
 is integer arithmetic and +, -, * and / of float32, one at a time, which IEEE 754 rounds in one way
-only. No logarithm, cosine or square root comes from a library: PyTorch's own sqrt differs from
-NumPy's in a sixth of all numbers on a CPU.
+only. No logarithm, cosine or square root comes from a library: `torch.sqrt` on a CPU
+differs from NumPy's in the last bit of nearly every fifth number.
 """
 
 from __future__ import annotations

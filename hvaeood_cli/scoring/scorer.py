@@ -36,7 +36,7 @@ class ImageNoise(NamedTuple):
 
     key: bytes
     uniform: Tensor | None  # (C * H * W,) in [0, 1): binarisation
-    normal: Tensor | None  # (S * n_latents,): one latent after the other, sample by sample
+    normal: Tensor | None  # (S, n_latents)
 
 
 class BatchScores(NamedTuple):
@@ -97,7 +97,7 @@ class Scorer:
         if self.device.type != "cpu":
             return ImageNoise(key, None, None)
         uniform, normal = self._draw([key])
-        return ImageNoise(key, uniform[0], normal[0])
+        return ImageNoise(key, uniform[0], normal[:, 0])
 
     def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> BatchScores:
         """Scores of (N, C, H, W) 8-bit images. noises: of each, if already at hand."""
@@ -175,21 +175,20 @@ class Scorer:
             uniform, normal = self._noise_of([noises[row] for row in rows])
             batch = torch.from_numpy(pixels[rows]).to(self.device)
             x = self.ladder.likelihood.observe(batch, uniform.view(batch.shape))
-            normal = normal.unflatten(1, (self._n_samples, -1)).transpose(0, 1)  # (S, B, n_latents)
             yield n, x.contiguous(memory_format=torch.channels_last), self.ladder.by_layer(normal)
 
     def _noise_of(self, noises: list[ImageNoise]) -> tuple[Tensor, Tensor]:
-        """(B, C * H * W) uniform and (B, S * n_latents) normal, on the device."""
+        """(B, C * H * W) uniform and (S, B, n_latents) normal, on the device."""
         uniform = [noise.uniform for noise in noises if noise.uniform is not None]
         normal = [noise.normal for noise in noises if noise.normal is not None]
         if uniform and normal:
-            return torch.stack(uniform), torch.stack(normal)
+            return torch.stack(uniform), torch.stack(normal, dim=1)
         return self._draw([noise.key for noise in noises])
 
     def _draw(self, keys: list[bytes]) -> tuple[Tensor, Tensor]:
-        n_normal = self._n_samples * self.ladder.n_latents
         uniform = uniforms(keys, self.ladder.config.n_dims, self.device)
-        return uniform, normals(keys, n_normal, self.device)
+        normal = normals(keys, self._n_samples * self.ladder.n_latents, self.device)
+        return uniform, normal.unflatten(1, (self._n_samples, -1)).transpose(0, 1)
 
     @property
     def _n_samples(self) -> int:
