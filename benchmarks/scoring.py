@@ -4,6 +4,8 @@
     python -m benchmarks.scoring end-to-end   # PNG files to score file, images/s
     python -m benchmarks.scoring profile      # where the network's time goes, S = 16
     python -m benchmarks.scoring memory       # peak memory, 10,000 against 100,000 images
+    python -m benchmarks.scoring noise        # noise of an image, S = 16, against NumPy's own
+    python -m benchmarks.scoring device NAME  # a device against a CPU, to the bit; its images/s
 
 Nothing else should run meanwhile. Each pair is timed in turn, A B A B ..., and the median of the
 pairwise ratios is printed.
@@ -11,6 +13,7 @@ pairwise ratios is printed.
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import subprocess
@@ -26,14 +29,19 @@ from PIL import Image
 
 from benchmarks.naive import naive_scores
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.device import keep_memory
+from hvaeood_cli.device import choose_device, keep_memory
+from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.presets import PRESETS
 from hvaeood_cli.scoring.bounds import score
+from hvaeood_cli.scoring.noise import image_key, normals, uniforms
+from hvaeood_cli.scoring.scorer import Scorer
+from hvaeood_cli.settings import ScoreSettings
 
 PAIRS = 3
+CPU = torch.device("cpu")
 
 
 def draw(ladder: Ladder, n_samples: int, n_images: int) -> list[torch.Tensor]:
@@ -134,6 +142,55 @@ def profile() -> None:
         print(f"{event.self_cpu_time_total / total:6.1%}  {event.key}")
 
 
+def noise() -> None:
+    """One thread's noise of whole images: NumPy's ziggurat against ours, and ours by tensors."""
+    torch.set_num_threads(1)
+    n_images = 48
+    keys = [image_key(bytes([i]) * 32, 0) for i in range(n_images)]
+    for preset in ("compact-gray", "compact-rgb", "paper-rgb-code"):
+        config = PRESETS[preset].model
+        layers = range(1, config.n_layers + 1)
+        n = 16 * sum(math.prod(config.latent_shape(i)) for i in layers)
+
+        def ziggurat(key: bytes, n: int = n) -> None:
+            bits = np.random.Philox(key=np.frombuffer(key, "<u8"))
+            np.random.Generator(bits).standard_normal(n, dtype=np.float32)
+
+        compare(
+            f"{preset}, S = 16, {n:,} numbers an image",
+            lambda: [ziggurat(key) for key in keys],
+            lambda n=n: [normals([key], n, CPU) for key in keys],
+            n_images,
+        )
+
+
+def device(name: str) -> None:
+    """What only the device can show: that its noise is the CPU's, and how fast it scores."""
+    there = choose_device(name)
+    keys = [image_key(bytes([i]) * 32, 0) for i in range(64)]
+    for draw in (uniforms, normals):
+        same = torch.equal(draw(keys, 100_001, there).cpu(), draw(keys, 100_001, CPU))
+        print(f"{draw.__name__} on {there}: {'the same bits' if same else 'NOT the same bits'}")
+    for preset in ("compact-gray", "compact-rgb", "paper-rgb-code"):
+        ladder = build_ladder(PRESETS[preset].model)
+        fold_weight_norm(ladder)
+        scorer = Scorer.on(ladder, ScoreSettings(n_importance_samples=16), there)
+        size, config = scorer.images_per_pass, ladder.config
+        shape = (size, config.image_channels, config.image_size, config.image_size)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        noises = [scorer.noise(content_key(image)) for image in pixels]
+        scorer.score(pixels, noises)
+        drawing = [seconds(lambda: finish(scorer._noise_of(noises)[1])) for _ in range(PAIRS)]
+        scoring = [seconds(lambda: scorer.score(pixels, noises)) for _ in range(PAIRS)]
+        rates = [size / statistics.median(took) for took in (drawing, scoring)]
+        print(f"{preset}, S = 16: noise {rates[0]:.0f}, scores {rates[1]:.0f} images/s", flush=True)
+
+
+def finish(tensor: torch.Tensor) -> None:
+    """Wait for a device: its last number has to reach the CPU."""
+    tensor.flatten()[-1].item()
+
+
 def memory() -> None:
     """Peak resident memory of a whole scoring process, by the number of images."""
     for n in (10_000, 100_000):
@@ -160,6 +217,8 @@ if __name__ == "__main__":
     which = sys.argv[1] if len(sys.argv) > 1 else "bounds"
     if which == "memory-of":
         memory_of(int(sys.argv[2]))
+    elif which == "device":
+        device(sys.argv[2])
     else:
-        commands = {"end-to-end": end_to_end, "profile": profile, "memory": memory}
+        commands = {"end-to-end": end_to_end, "profile": profile, "memory": memory, "noise": noise}
         commands.get(which, bounds)()

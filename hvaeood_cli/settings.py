@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Proposal = Literal["mean", "sample"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]  # of training, as Fabric names them
+Precision = Literal["32-true", "tf32", "bf16-mixed", "16-mixed"]  # of training
 
 
 class TrainSettings(BaseModel):
@@ -56,4 +56,4 @@ class ScoreSettings(BaseModel):
     n_importance_samples_k: Annotated[int, Field(ge=1, le=10_000)] = 1  # S', of L^{>k}
     proposal: Proposal = "mean"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the network, not of the bounds
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # of the network alone

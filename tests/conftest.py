@@ -20,6 +20,7 @@ from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.settings import ScoreSettings
+from tests.devices import PLACES, Place
 
 torch.set_num_threads(1)  # pytest-xdist has a process a core
 os.environ["OMP_NUM_THREADS"] = "1"  # and so have the commands that tests start
@@ -71,6 +72,12 @@ def make_noise(ladder: Ladder, n_samples: int, n_images: int, seed: int = 0) -> 
 
 def make_images(n: int, size: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, channels, size, size), np.uint8)
+
+
+@pytest.fixture(params=PLACES)
+def place(request) -> Place:
+    """Every device there is or that a CPU can stand for."""
+    return PLACES[request.param]
 
 
 @pytest.fixture

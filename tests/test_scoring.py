@@ -8,7 +8,15 @@ import torch
 from PIL import Image
 
 from hvaeood_cli.detector import Detector
+from hvaeood_cli.device import float32_products, make_fabric
+from hvaeood_cli.errors import UsageError
+from hvaeood_cli.images import content
+from hvaeood_cli.images.content import content_key
+from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.model.presets import PRESETS
+from hvaeood_cli.scoring import scorer as scorer_module
+from hvaeood_cli.scoring.engines import local
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.columns import columns
@@ -39,6 +47,101 @@ def test_bfloat16_scores_are_close_and_their_sums_are_not_in_it():
     assert low["llr"].dtype == np.float32 and not np.array_equal(full["llr"], low["llr"])
     # on an untrained ladder's scores, of hundreds to thousands of nats
     np.testing.assert_allclose(low["lower_bound"][:, 2], full["lower_bound"][:, 2], rtol=0.1)
+
+
+def test_nobody_looks_at_what_is_scored(monkeypatch):
+    """E[x|z] is worked out for pictures alone."""
+    scores_of = scorer()
+    monkeypatch.setattr(type(scores_of.ladder.likelihood), "mean", None)
+    assert scores_of.score(make_images(3))["llr"].shape == (3, 2)
+    with pytest.raises(TypeError):
+        scores_of.reconstruct(make_images(3))
+
+
+def test_pixels_are_hashed_once(bundle, folder, monkeypatch):
+    hashed = []
+
+    def counted(pixels):
+        hashed.append(pixels.shape)
+        return content_key(pixels)
+
+    for module in (content, local, scorer_module):
+        monkeypatch.setattr(module, "content_key", counted)
+    scores = Detector(bundle.folder).score(str(folder))
+    assert len(hashed) == len(scores.llr) == 12
+
+
+def test_only_keys_cross_to_another_device():
+    """Threads that read leave the noise to it; meta stands for it."""
+    there = Scorer.on(make_ladder(), ScoreSettings(), torch.device("meta"))
+    drawn, left = scorer().noise(bytes(32)), there.noise(bytes(32))
+    assert left == (drawn.key, None, None) and len(left.key) == 16
+    assert drawn.normal is not None and drawn.normal.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("preset", "n_samples", "images"),
+    [
+        ("compact-gray", 1, 1024),  # the most images
+        ("compact-gray", 16, 512),  # 8192 rows
+        ("paper-rgb-code", 16, 64),  # 256 features of 32 x 32 in each of 1024 rows: 2^28
+        ("paper-rgb-code", 2000, 1),
+    ],
+)
+def test_a_pass_is_as_large_as_its_device_likes(preset, n_samples, images):
+    settings = ScoreSettings(n_importance_samples=n_samples)
+    with torch.device("meta"):
+        ladder = build_ladder(PRESETS[preset].model)
+    assert Scorer(ladder, settings, torch.device("cuda")).images_per_pass == images
+    on_cpu = Scorer(ladder, settings, torch.device("cpu")).images_per_pass
+    assert on_cpu == min(128, max(1, 512 // n_samples))
+
+
+# -- precision ------------------------------------------------------------------------------------
+
+SWITCHES = {
+    "cpu": lambda: [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv],
+    "cuda": lambda: [torch.backends.cuda.matmul, torch.backends.cudnn.conv],
+}
+
+
+@pytest.mark.parametrize("how", ["ieee", "tf32"])
+@pytest.mark.parametrize("kind", SWITCHES)
+def test_float32_is_what_it_is_called_for_as_long_as_it_takes(kind, how):
+    """PyTorch's own switches, put back afterwards, an error or not."""
+    switches = SWITCHES[kind]()
+    before = [switch.fp32_precision for switch in switches]
+    with pytest.raises(KeyError), float32_products(torch.device(kind), how):
+        assert [switch.fp32_precision for switch in switches] == [how, how]
+        raise KeyError
+    assert [switch.fp32_precision for switch in switches] == before
+    torch.get_float32_matmul_precision()  # raises where old and new settings are mixed
+
+
+def test_a_pass_runs_in_float32_whatever_the_host_has_chosen(monkeypatch):
+    seen, bounds = [], scorer_module.score
+
+    def noted(*arguments):
+        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return bounds(*arguments)
+
+    monkeypatch.setattr(scorer_module, "score", noted)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        scorer().score(make_images(2))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["ieee"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_tf32_is_for_nvidia(device):
+    settings = ScoreSettings(precision="tf32")
+    with pytest.raises(UsageError, match=f"tf32 is not for {device}"):
+        Scorer.on(make_ladder(), settings, torch.device(device))
+    with pytest.raises(UsageError, match=f"tf32 is not for {device}"):
+        make_fabric(torch.device(device), "tf32")
 
 
 def test_another_seed_gives_other_scores_and_settings_matter():

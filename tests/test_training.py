@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
-from hvaeood_cli.device import make_fabric, seeded_generator
+from hvaeood_cli.device import make_fabric
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.images.content import short_key
 from hvaeood_cli.model.build import build_ladder
@@ -17,12 +21,15 @@ from hvaeood_cli.model.gaussian import Gaussian
 from hvaeood_cli.model.initialisation import initialise_from_data
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.scoring.bounds import bits_per_dim, lower_bound
+from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import TrainSettings
+from hvaeood_cli.training import run as training_run
 from hvaeood_cli.training.checkpoint import Checkpoints
-from hvaeood_cli.training.loop import train
+from hvaeood_cli.training.learner import Learner
+from hvaeood_cli.training.loop import begin, build_seeded, train
 from hvaeood_cli.training.objective import Objective
 from hvaeood_cli.training.run import fit_bundle
-from tests.conftest import SMALL, make_images, make_noise
+from tests.conftest import SMALL, make_images, make_ladder, make_noise
 
 SETTINGS = TrainSettings(
     epochs=3, batch_size=16, validation=8, free_nats=(2.0, 1.0, 1.0), semantic_weight=0.5
@@ -283,6 +290,87 @@ def test_a_weight_normed_run_resumes(tmp_path, monkeypatch):
         assert torch.equal(value, resumed.ladder.state_dict()[name]), name
 
 
+def test_the_generators_of_the_process_stay_where_they_were(tmp_path):
+    torch.manual_seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    run(tmp_path, make_images(60))
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1])
+    assert before[2] == after[2]
+
+
+@pytest.mark.parametrize("minutes", [None, 1e-9])
+def test_a_kill_after_the_last_step_costs_no_training(tmp_path, monkeypatch, minutes):
+    """However long ago the last checkpoint was: one is there before the reference is scored."""
+    images, settings = make_images(60), SETTINGS.model_copy(update={"minutes": minutes})
+
+    def die(*arguments):
+        raise Killed
+
+    monkeypatch.setattr(training_run, "_reference", die)
+    with pytest.raises(Killed):
+        fit_bundle(images, tmp_path / "cut", "m", SMALL, settings, CPU)
+    monkeypatch.undo()
+    monkeypatch.setattr(Learner, "step", die)
+    resumed = fit_bundle(images, tmp_path / "cut", "m", SMALL, settings, CPU)
+    monkeypatch.undo()
+    if minutes is None:
+        whole = fit_bundle(images, tmp_path / "whole", "m", SMALL, settings, CPU)
+        assert resumed.sha256 == whole.sha256 and resumed.reference == whole.reference
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_the_reference_is_scored_where_training_was(tmp_path, monkeypatch):
+    """Every process its share."""
+    devices, scored, score = [], [], Scorer.score
+
+    def counted(self, pixels, noises=None):
+        devices.append(self.device)
+        scored.append(len(pixels))
+        return score(self, pixels, noises)
+
+    monkeypatch.setattr(Scorer, "score", counted)
+    aside, ladder = make_images(7), make_ladder()
+    whole = training_run._reference(ladder, aside, CPU)
+    total = np.zeros((7, 2))
+    for rank in range(3):
+        fabric = Mock(world_size=3, global_rank=rank, device=torch.device("cpu"))
+        fabric.all_reduce = lambda llr, reduce_op: llr
+        total += training_run._reference(ladder, aside, fabric)["llr"]
+    assert scored == [7, 3, 2, 2] and set(devices) == {CPU.device}
+    assert total.tolist() == whole["llr"]
+
+
+def test_a_resumed_run_knows_how_often_it_has_skipped(tmp_path):
+    """Twenty-one unusable steps in a row are an error, a cut between them or not."""
+    images = make_images(60)
+    settings = SETTINGS.model_copy(update={"gradient_skip": 1e-9, "epochs": 10})
+    steps = iter(range(12))
+    checkpoints = Checkpoints(tmp_path, {})
+    arguments = (images[8:], images[:8], SMALL, settings, checkpoints, CPU)
+    with pytest.raises(KeyboardInterrupt):
+        train(*arguments, stop=lambda: next(steps) == 11)
+    assert checkpoints.latest().state["learner"]["skipped_in_a_row"] == 12
+    with pytest.raises(TrainingError, match="21 steps, up to step 20"):
+        train(*arguments)
+
+
+def test_the_scaler_of_mixed_precision_is_in_the_checkpoint(tmp_path):
+    """A CPU can scale too, though in bfloat16; the scaler's factor is what is looked at."""
+
+    def fabric(factor):
+        scaler = torch.amp.GradScaler("cpu", init_scale=factor)
+        return Fabric(accelerator="cpu", plugins=MixedPrecision("16-mixed", "cpu", scaler))
+
+    images, checkpoints = make_images(60), Checkpoints(tmp_path, {})
+    data = torch.from_numpy(images)
+    first = begin(data, SMALL, SETTINGS, fabric(2.0**7))
+    first.save(checkpoints)
+    resumed = begin(data, SMALL, SETTINGS, fabric(2.0**16), checkpoints.latest())
+    assert resumed.learner._scaler.get_scale() == 2.0**7
+    assert begin(data, SMALL, SETTINGS, CPU).learner.state()["scaler"] is None
+
+
 def weights_of(trained):
     return trained.ladder.state_dict()
 
@@ -337,8 +425,7 @@ def test_a_gradient_above_the_limit_is_skipped_and_counted(tmp_path):
     settings = SETTINGS.model_copy(update={"gradient_skip": 1e-9})
     trained = run(tmp_path / "b", images, settings)
     assert trained.state.skipped == 12 and trained.state.curve[-1]["skipped"] == 12
-    torch.manual_seed(seeded_generator(0, "weights").initial_seed())
-    for name, value in build_ladder(SMALL).state_dict().items():
+    for name, value in build_seeded(SMALL, SETTINGS.seed).state_dict().items():
         assert torch.equal(value, weights_of(trained)[name]), "no step was taken"
     more = settings.model_copy(update={"epochs": 10})
     with pytest.raises(TrainingError, match="21 steps, up to step 20, is longer than") as caught:

@@ -57,7 +57,8 @@ Proposal = Annotated[
     str, typer.Option(metavar="mean|sample", help="How latents at and below k leave the prior.")
 ]
 Precision = Annotated[
-    str, typer.Option(metavar="float32|bfloat16", help="Of the network; bfloat16 suits GPUs.")
+    str,
+    typer.Option(metavar="float32|tf32|bfloat16", help="Of the network; both others suit GPUs."),
 ]
 Workers = Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help="A JSON object an image.")]

@@ -107,7 +107,7 @@ def train(
         str, typer.Option(metavar="NAME", help="How devices share the work, by Fabric's name: ddp.")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="NAME", help="32-true, bf16-mixed or 16-mixed.")
+        str, typer.Option(metavar="NAME", help="32-true, tf32, bf16-mixed or 16-mixed.")
     ] = "32-true",
     compile_: Annotated[
         bool, typer.Option("--compile", help="Let torch.compile have the model: for long runs.")

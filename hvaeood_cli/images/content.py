@@ -17,6 +17,11 @@ def content_key(pixels: Pixels) -> bytes:
     return digest.digest()
 
 
+def shortened(content: bytes) -> int:
+    """The first 64 bits of a `content_key`: what a score file and a bundle keep of an image."""
+    return int.from_bytes(content[:8], "little")
+
+
 def short_key(pixels: Pixels) -> int:
-    """The first 64 bits of `content_key`: what a score file and a bundle keep of an image."""
-    return int.from_bytes(content_key(pixels)[:8], "little")
+    """Of an image, for those who need no more of its `content_key`."""
+    return shortened(content_key(pixels))

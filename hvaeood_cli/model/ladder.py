@@ -14,6 +14,7 @@ channels are what is inferred on the way up, its last what is inferred on the wa
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,23 @@ class Ladder(nn.Module, ABC):
     def latent_shape(self, i: int) -> tuple[int, ...]:
         """Shape of z_i without the batch."""
         return self.config.latent_shape(i)
+
+    @property
+    def n_latents(self) -> int:
+        """Elements of z_1 ... z_L together: random numbers that one pass of an image takes."""
+        return sum(math.prod(self.latent_shape(i)) for i in range(1, self.n_layers + 1))
+
+    def by_layer(self, normal: Tensor) -> Noise:
+        """(S, B, n_latents) -> (S, B, *latent_shape(i)) for each layer.
+
+        A spatial layer's numbers lie channels last, as the network's own do.
+        """
+        shapes = [self.latent_shape(i) for i in range(1, self.n_layers + 1)]
+        parts = normal.split([math.prod(shape) for shape in shapes], dim=2)
+        return [
+            part.unflatten(2, (*shape[1:], shape[0])).movedim(-1, 2) if len(shape) > 1 else part
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
 
     @abstractmethod
     def first_rung(self, x: Tensor) -> Rung:

@@ -1,35 +1,181 @@
 """Noise that belongs to an image: keyed by its pixels and the run's seed, by nothing else.
 
-A counter-based generator (Philox) is keyed by SHA-256(pixels, seed). So a score does not depend
-on the batch an image came in, on its place in it, on workers or on a resume, and the first S
-samples of a run with more of them are the same.
+So a score does not depend on the batch an image came in, on its place in it, on workers or on a
+resume. Nor does its noise depend on the device, to the last bit: what makes numbers of random bits
+is integer arithmetic and +, -, * and / of float32, one at a time, which IEEE 754 rounds in one way
+only. No logarithm, cosine or square root comes from a library: `torch.sqrt` on a CPU
+differs from NumPy's in the last bit of nearly every fifth number.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hvaeood_cli.images.content import content_key
+from hvaeood_cli.scoring.philox import Key, numpy_words, torch_words
 
-Pixels = NDArray[np.uint8]
-Float = NDArray[np.float32]
-
-
-class ImageNoise(NamedTuple):
-    """All the randomness in one image's score."""
-
-    uniform: Float  # the shape of the pixels, in [0, 1): binarisation
-    normal: Float  # (S, sum of the sizes of z_1 ... z_L): one row an importance sample
+_WORDS_AT_A_TIME = 3 << 13  # on a CPU: what its cache holds, in as few calls as can be
+_WORDS_ELSEWHERE = 1 << 22  # 32 MiB, of which a dozen are in use; not measured on a GPU
 
 
-def image_noise(pixels: Pixels, seed: int, n_samples: int, n_latents: int) -> ImageNoise:
-    """The noise of one image for S = n_samples passes through n_latents latent elements."""
-    keyed = hashlib.sha256(content_key(pixels) + seed.to_bytes(8, "little")).digest()
-    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(keyed[:16], "<u8")))
-    uniform = generator.random(pixels.shape, dtype=np.float32)
-    normal = generator.standard_normal((n_samples, n_latents), dtype=np.float32)
-    return ImageNoise(uniform, normal)
+class Stream(IntEnum):
+    """What the bits of a key are for. A model with other latents sees the same pixels."""
+
+    UNIFORM = 0
+    NORMAL = 1
+
+
+def image_key(content: bytes, seed: int) -> Key:
+    """Of an image's noise in a run. content: `images.content.content_key` of its pixels."""
+    return hashlib.sha256(content + seed.to_bytes(8, "little")).digest()[:16]
+
+
+def step_key(seed: int, step: int) -> Key:
+    """Of the noise of a whole batch in training."""
+    return hashlib.sha256(f"step {step} of training with seed {seed}".encode()).digest()[:16]
+
+
+def uniforms(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
+    """(len(keys), n) float32: multiples of 2^-24 in [0, 1)."""
+    n_words = -(-n // 2)
+    numbers: Tensor
+    if device.type == "cpu":
+        rows = [_uniform(np, numpy_words(key, Stream.UNIFORM, n_words)) for key in keys]
+        numbers = torch.from_numpy(np.stack(rows))
+    else:
+        numbers = _uniform(torch, torch_words(keys, Stream.UNIFORM, n_words, device))
+    return numbers[:, :n]
+
+
+def normals(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
+    """(len(keys), n) float32: standard normal numbers. A longer row begins with the shorter one."""
+    stretches = -(-n // (2 * _STRETCH))
+    n_words = stretches * _STRETCH
+    shape = (len(keys), stretches, 2, _STRETCH)
+    if device.type == "cpu":
+        array = np.empty(shape, np.float32)
+        for row, key in zip(array, keys, strict=True):
+            _fill(row, numpy_words(key, Stream.NORMAL, n_words))
+        return torch.from_numpy(array).flatten(1)[:, :n]
+    rows = torch.empty(shape, device=device)
+    n_keys = max(1, _WORDS_ELSEWHERE // n_words)
+    for begin in range(0, len(keys), n_keys):
+        few = slice(begin, begin + n_keys)
+        words = torch_words(keys[few], Stream.NORMAL, n_words, device)
+        bits = words.view(torch.int32).unflatten(1, (stretches, 2, _STRETCH))
+        _box_muller(torch, bits, rows[few])
+    return rows.flatten(1)[:, :n]
+
+
+def _fill(row: NDArray[np.float32], words: NDArray[np.uint64]) -> None:
+    """A row's normal numbers, a part at a time. row: (stretches, 2, _STRETCH)."""
+    bits = words.view(np.int32).reshape(row.shape)
+    n_stretches = _WORDS_AT_A_TIME // _STRETCH
+    for begin in range(0, len(row), n_stretches):
+        part = slice(begin, begin + n_stretches)
+        _box_muller(np, bits[part], row[part])
+
+
+# From here on `xp` is NumPy or PyTorch, and an array is its own. Words are read as int32, two of
+# each; a word's two normal numbers lie in a row of _STRETCH and the next.
+
+_STRETCH = 128
+_SIGN = -(2**31)
+_SQRT_HALF = 0x3F3504F3  # sqrt(1/2), as the bits of a float32
+_MANTISSA = 0x7FFFFF
+_LOG_4 = 1.38629436492919921875
+# Of the 31 bits for the radius; that of 2^7 is not used, lest u round to 1 and r be 0.
+_RADIUS = 0x7FFFFF7F
+# Minimax polynomials in float32, the highest power first; their errors are below 2e-7.
+_4_ATANH = (0.8259274363517761, 1.3330445289611816, 4.000000476837158)  # (s) / s, of s^2
+_SINE = (  # (pi x) / x, of x^2 up to 1/4
+    0.07756038755178452,
+    -0.5982421040534973,
+    2.550069808959961,
+    -5.167709827423096,
+    3.1415927410125732,
+)
+_COSINE = (  # (pi x), of x^2 up to 1/4
+    0.2196968048810959,
+    -1.3318802118301392,
+    4.058412075042725,
+    -4.934792995452881,
+    0.9999999403953552,
+)
+
+
+def _uniform(xp: Any, words: Any) -> Any:
+    """Two numbers a word."""
+    return _float(xp, (words.view(xp.int32) >> 8) & 0xFFFFFF) * 2.0**-24
+
+
+def _box_muller(xp: Any, bits: Any, out: Any) -> None:
+    """Normal numbers r (cos phi, sin phi), r = sqrt(-2 log u), from (..., 2, n) to the same shape.
+
+    Box & Muller (1958). One of the bits for r is its sign, so phi needs to go over half the
+    circle only. The numbers go up to sqrt(62 log 2) = 6.56.
+    """
+    radius_bits, angle_bits = bits[..., 0, :], bits[..., 1, :]
+    r = _sqrt(xp, _minus_2_log(xp, radius_bits)).view(xp.int32)
+    r |= radius_bits & _SIGN
+    r = r.view(xp.float32)
+    x = _float(xp, angle_bits)
+    x *= 2.0**-32  # phi / pi, in [-1/2, 1/2]
+    square = x * x
+    xp.multiply(r, _polynomial(_COSINE, square), out=out[..., 0, :])
+    x *= _polynomial(_SINE, square)
+    xp.multiply(r, x, out=out[..., 1, :])
+
+
+def _minus_2_log(xp: Any, bits: Any) -> Any:
+    """-2 log u of a u in (0, 1), in (0, 43]."""
+    t = _float(xp, bits & _RADIUS)
+    t += 1.0  # 2^31 u = 2^(31 + e) f, with f in [sqrt(1/2), sqrt(2)) and e <= 0
+    parts = t.view(xp.int32)
+    parts -= _SQRT_HALF + (31 << 23)
+    e = _float(xp, parts >> 23)
+    parts &= _MANTISSA
+    parts += _SQRT_HALF
+    f = t
+    s = f - 1.0  # log f = 2 atanh((f - 1) / (f + 1))
+    f += 1.0
+    s /= f
+    s *= _polynomial(_4_ATANH, s * s)
+    e *= -_LOG_4
+    e -= s
+    return e
+
+
+def _sqrt(xp: Any, x: Any) -> Any:
+    """Square roots by two of Heron's steps, to 5e-8 of their size."""
+    guess = (x.view(xp.int32) >> 1) + 0x1FBB7000  # halves the exponent: to 4 %
+    root = guess.view(xp.float32)
+    for half in (0.49984827637672424, 0.5):  # the first step's error, put between + and -
+        quotient = x / root
+        root += quotient
+        root *= half
+    return root
+
+
+def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
+    """Horner's rule."""
+    y = x * coefficients[0]
+    for coefficient in coefficients[1:-1]:
+        y += coefficient
+        y *= x
+    y += coefficients[-1]
+    return y
+
+
+def _float(xp: Any, integers: Any) -> Any:
+    """The nearest float32 of each int32."""
+    numbers = xp.empty_like(integers, dtype=xp.float32)
+    numbers[...] = integers
+    return numbers

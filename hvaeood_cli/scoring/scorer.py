@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,19 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.device import keep_memory
-from hvaeood_cli.model.ladder import Descent, Ladder
+from hvaeood_cli.device import float32_products, keep_memory
+from hvaeood_cli.errors import UsageError
+from hvaeood_cli.images.content import content_key
+from hvaeood_cli.model.ladder import Descent, Ladder, Noise
 from hvaeood_cli.scoring.bounds import Scores, lower_bound, score
-from hvaeood_cli.scoring.noise import ImageNoise, image_noise
+from hvaeood_cli.scoring.noise import image_key, normals, uniforms
 from hvaeood_cli.scoring.statistics import Evaluation, measure
 from hvaeood_cli.settings import ScoreSettings
 
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
-# Images in one pass through the network, and rows (importance samples x images). Fewer leave the
-# processor idle between layers; many more fall out of its cache.
+# Images in one pass through the network, and rows (importance samples x images). On a CPU fewer
+# leave the processor idle between layers, and many more fall out of its cache.
 IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
+# Elsewhere many fill the device, and its memory is the limit: 2^28 numbers, 1 GiB, in the largest
+# tensor, of which some ten are alive at once. Chosen by arithmetic, not measured on a GPU.
+IMAGES_ELSEWHERE, ROWS_ELSEWHERE, LARGEST_TENSOR = 1024, 8192, 2**28
+
+
+class ImageNoise(NamedTuple):
+    """All the randomness in one image's score, or the key that it is made of."""
+
+    key: bytes
+    uniform: Tensor | None  # (C * H * W,) in [0, 1): binarisation
+    normal: Tensor | None  # (S, n_latents)
 
 
 class Reconstructions(NamedTuple):
@@ -44,47 +57,66 @@ class Scorer:
 
     @classmethod
     def on(cls, ladder: Ladder, settings: ScoreSettings, device: torch.device) -> Scorer:
-        """Move a ladder to a device, ready for inference (channels last: 1.3 to 1.9 x on CPU)."""
+        """Move a ladder to a device, ready for inference (channels last: 1.3 to 1.9 x on CPU).
+
+        Raises UsageError for the precision tf32 on a device that has none.
+        """
+        if settings.precision == "tf32" and device.type != "cuda":
+            raise UsageError(f"tf32 is not for {device.type}", "--precision float32 or bfloat16")
         keep_memory()
         ladder = ladder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(ladder.eval(), settings, device)
 
     @property
     def images_per_pass(self) -> int:
-        """The shape of every pass. It depends on S and S' alone: kernels sum in another order for
-        another shape, but not for another place in the same one, so an image's score is the same
-        to the last bit in whatever batch it comes.
+        """The shape of every pass. It depends on model, S, S' and kind of device alone: kernels
+        sum in another order for another shape, but not for another place in the same one, so an
+        image's score is the same to the last bit in whatever batch it comes.
         """
-        samples = max(self.settings.n_importance_samples, self.settings.n_importance_samples_k)
-        return min(IMAGES_PER_PASS, max(1, ROWS_PER_PASS // samples))
+        images, rows = IMAGES_PER_PASS, ROWS_PER_PASS
+        if self.device.type != "cpu":
+            images = IMAGES_ELSEWHERE
+            rows = min(ROWS_ELSEWHERE, LARGEST_TENSOR // _largest_activation(self.ladder))
+        return min(images, max(1, rows // self._n_samples))
 
-    def noise(self, pixels: Pixels) -> ImageNoise:
-        """All the randomness that one image's score needs. pixels: (C, H, W)."""
-        settings = self.settings
-        n_samples = max(settings.n_importance_samples, settings.n_importance_samples_k)
-        n_latents = sum(math.prod(shape) for shape in self._latent_shapes())
-        return image_noise(pixels, settings.seed, n_samples, n_latents)
+    def noise(self, content: bytes) -> ImageNoise:
+        """What threads can do for an image ahead of its pass: on a CPU, draw all of its noise.
+
+        Another device makes it itself, of the key. content: the image's `content_key`.
+        """
+        key = image_key(content, self.settings.seed)
+        if self.device.type != "cpu":
+            return ImageNoise(key, None, None)
+        uniform, normal = self._draw([key])
+        return ImageNoise(key, uniform[0], normal[:, 0])
 
     def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
         """Every score of (N, C, H, W) 8-bit images, by its name in the column table: (N, ...).
 
-        noises: of each, if already drawn.
+        noises: of each, if already at hand.
         """
-        passes = [
-            measure(Evaluation(self.ladder, x, scores))
-            for x, scores, _ in self._passes(pixels, noises)
-        ]
+        passes = []
+        for n, x, noise in self._passes(pixels, noises):
+            bounds = Scores(*(part[:n] for part in self._score(x, noise)))
+            passes.append(measure(Evaluation(self.ladder, x[:n], bounds)))
         return {name: np.concatenate([part[name] for part in passes]) for name in passes[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """Each image as seen from k = 0 ... L - 1: the paper's Figure 1, from the scored passes."""
+        likelihood = self.ladder.likelihood
         size = min(self.images_per_pass, len(pixels))  # a picture need not be exact to the last bit
-        passes = self._passes(pixels, size=size)
-        observed, means = zip(
-            *((self.ladder.likelihood.shown(x), means) for x, _, means in passes), strict=True
-        )
+        observed, from_k = [], []
+        for n, x, noise in self._passes(pixels, size=size):
+            means: list[Tensor] = []  # E[x|z] by k, (B, C, H, W), of the first sample
+
+            def keep(k: int, descent: Descent, x: Tensor = x, means: list[Tensor] = means) -> None:
+                means.append(likelihood.mean(descent.parameters[: len(x)]))
+
+            self._score(x, noise, keep)
+            observed.append(likelihood.shown(x[:n]))
+            from_k.append(torch.stack(means)[:, :n])
         return Reconstructions(
-            torch.cat(observed).cpu().numpy(), torch.cat(means, dim=1).cpu().numpy()
+            torch.cat(observed).cpu().numpy(), torch.cat(from_k, dim=1).cpu().numpy()
         )
 
     @torch.inference_mode()
@@ -95,7 +127,7 @@ class Scorer:
         """
         n_samples, n_k = self.settings.n_importance_samples, self.settings.n_importance_samples_k
         parts = []
-        for n, x, noise in self._padded(pixels):
+        for n, x, noise in self._passes(pixels):
             upper, lower = ([eps[:size] for eps in noise] for size in (n_samples, n_k))
             with self._precision():
                 above = lower_bound(self.ladder, x, upper, l=l, proposal=self.settings.proposal)
@@ -104,67 +136,72 @@ class Scorer:
         return torch.cat(parts).cpu().numpy()
 
     @torch.inference_mode()
+    def _score(
+        self, x: Tensor, noise: Noise, visit: Callable[[int, Descent], None] | None = None
+    ) -> Scores:
+        settings = self.settings
+        with self._precision():
+            return score(
+                self.ladder,
+                x,
+                noise,
+                settings.n_importance_samples,
+                settings.n_importance_samples_k,
+                settings.proposal,
+                visit,
+            )
+
     def _passes(
         self,
         pixels: Pixels,
         noises: list[ImageNoise] | None = None,
         size: int | None = None,
-    ) -> Iterator[tuple[Tensor, Scores, Tensor]]:
-        """The images a pass at a time: x (B, C, H, W), its scores, E[x|z] by k (L, B, C, H, W)."""
-        settings = self.settings
-        for n, x, noise in self._padded(pixels, noises, size):
-            means: list[Tensor] = []
-
-            def keep(k: int, descent: Descent, x: Tensor = x, means: list[Tensor] = means) -> None:
-                first_sample = descent.parameters[: len(x)]
-                means.append(self.ladder.likelihood.mean(first_sample))
-
-            with self._precision():
-                scores = score(
-                    self.ladder,
-                    x,
-                    noise,
-                    settings.n_importance_samples,
-                    settings.n_importance_samples_k,
-                    settings.proposal,
-                    visit=keep,
-                )
-            yield x[:n], Scores(*(part[:n] for part in scores)), torch.stack(means)[:, :n]
-
-    def _padded(
-        self,
-        pixels: Pixels,
-        noises: list[ImageNoise] | None = None,
-        size: int | None = None,
-    ) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+    ) -> Iterator[tuple[int, Tensor, Noise]]:
         """Passes of one shape: how many rows count, x (B, C, H, W) observed, noise by layer."""
-        noises = noises or [self.noise(image) for image in pixels]
+        noises = noises or [self.noise(content_key(image)) for image in pixels]
         size = size or self.images_per_pass
         for first in range(0, len(pixels), size):
             n = min(size, len(pixels) - first)
             rows = [first + i if i < n else first for i in range(size)]  # the last is padded
-            uniform = torch.from_numpy(np.stack([noises[row].uniform for row in rows]))
-            normal = torch.from_numpy(np.stack([noises[row].normal for row in rows], axis=1))
-            x = self.ladder.likelihood.observe(torch.from_numpy(pixels[rows]), uniform)
-            x = x.to(self.device).contiguous(memory_format=torch.channels_last)
-            yield n, x, self._by_layer(normal)
+            uniform, normal = self._noise_of([noises[row] for row in rows])
+            batch = torch.from_numpy(pixels[rows]).to(self.device)
+            x = self.ladder.likelihood.observe(batch, uniform.view(batch.shape))
+            yield n, x.contiguous(memory_format=torch.channels_last), self.ladder.by_layer(normal)
 
-    def _precision(self) -> torch.autocast:
-        """Runs the network in bfloat16 where the settings say so."""
-        bfloat16 = self.settings.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
+    def _noise_of(self, noises: list[ImageNoise]) -> tuple[Tensor, Tensor]:
+        """(B, C * H * W) uniform and (S, B, n_latents) normal, on the device."""
+        uniform = [noise.uniform for noise in noises if noise.uniform is not None]
+        normal = [noise.normal for noise in noises if noise.normal is not None]
+        if uniform and normal:
+            return torch.stack(uniform), torch.stack(normal, dim=1)
+        return self._draw([noise.key for noise in noises])
 
-    def _by_layer(self, normal: Tensor) -> list[Tensor]:
-        """(S, B, all latents) -> (S, B, *latent_shape(i)) for each layer, on the device.
+    def _draw(self, keys: list[bytes]) -> tuple[Tensor, Tensor]:
+        uniform = uniforms(keys, self.ladder.config.n_dims, self.device)
+        normal = normals(keys, self._n_samples * self.ladder.n_latents, self.device)
+        return uniform, normal.unflatten(1, (self._n_samples, -1)).transpose(0, 1)
 
-        A spatial layer's numbers lie channels last, as the network's own do.
-        """
-        shapes = self._latent_shapes()
-        parts = normal.to(self.device).split([math.prod(shape) for shape in shapes], dim=2)
-        return [
-            part.unflatten(2, (*shape[1:], shape[0])).movedim(-1, 2) if len(shape) > 1 else part
-            for part, shape in zip(parts, shapes, strict=True)
-        ]
+    @property
+    def _n_samples(self) -> int:
+        return max(self.settings.n_importance_samples, self.settings.n_importance_samples_k)
 
-    def _latent_shapes(self) -> list[tuple[int, ...]]:
-        return [self.ladder.latent_shape(i) for i in range(1, self.ladder.n_layers + 1)]
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        """What the settings call float32, tf32 and bfloat16, for the network alone."""
+        precision = self.settings.precision
+        bfloat16 = precision == "bfloat16"
+        products = float32_products(self.device, "tf32" if precision == "tf32" else "ieee")
+        kind = self.device.type
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(products)
+            if torch.amp.is_autocast_available(kind):  # and off, where a host has it on
+                stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=bfloat16))
+            yield
+
+
+def _largest_activation(ladder: Ladder) -> int:
+    """Numbers in the largest tensor of one row's pass: features somewhere, or p(x|z)'s."""
+    config = ladder.config
+    channels = [config.layers[0].channels, *(layer.channels for layer in config.layers)]
+    features = [n * config.feature_size(i) ** 2 for i, n in enumerate(channels)]
+    return max(*features, ladder.likelihood.n_parameters * config.image_size**2)

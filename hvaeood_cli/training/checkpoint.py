@@ -18,6 +18,7 @@ from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.files import replacing
 
 _KEEP = 2
+_FORMAT = 2  # of what a checkpoint holds and of the noise that its run goes on with
 _LONG = 60  # characters of a setting in a message
 
 
@@ -31,7 +32,10 @@ class Checkpoint:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
     ) -> dict[str, Any]:
-        """Put weights, their average and optimiser moments back. Returns the run's state."""
+        """Put weights, their average and optimiser moments back. Returns the run's state.
+
+        The model and its average are on their devices: each moment joins its parameter there.
+        """
         model.load_state_dict(self._under("model."))
         if average is not None:
             average.load_state_dict(self._under("average."))
@@ -48,7 +52,7 @@ class Checkpoint:
         skeleton = optimizer.state_dict()
         skeleton["state"] = moments
         optimizer.load_state_dict(skeleton)
-        return self.state
+        return dict(self.state)
 
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {
@@ -82,7 +86,7 @@ class Checkpoints:
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self.folder / f"step-{step:09d}.safetensors") as temporary:
-            metadata = {"state": json.dumps(state), "fingerprint": json.dumps(self.fingerprint)}
+            metadata = {"state": json.dumps(state), "fingerprint": json.dumps(self._identity)}
             save_file(tensors, temporary, metadata=metadata)
         for old in self._files()[:-_KEEP]:
             old.unlink(missing_ok=True)
@@ -101,7 +105,7 @@ class Checkpoints:
             except (SafetensorError, OSError):
                 continue  # a torn file; the one before it is whole
             found = json.loads(metadata["fingerprint"])
-            if force and found != json.loads(json.dumps(self.fingerprint)):
+            if force and found != self._identity:
                 self.clear()
                 return None
             self._check(found)
@@ -115,8 +119,14 @@ class Checkpoints:
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
 
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """As it reads back from a file."""
+        identity: dict[str, Any] = json.loads(json.dumps(self.fingerprint))
+        return identity | {"checkpoint_format": _FORMAT}
+
     def _check(self, found: dict[str, Any]) -> None:
-        current = json.loads(json.dumps(self.fingerprint))
+        current = self._identity
         keys = sorted(found.keys() | current.keys())
         differing = [key for key in keys if found.get(key) != current.get(key)]
         if differing:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hvaeood_cli.device import precision_of
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.model.ladder import Noise
 from hvaeood_cli.settings import TrainSettings
@@ -31,19 +32,20 @@ class Part(NamedTuple):
 
 
 def shares(x: Tensor, noise: Noise, n_parts: int, fabric: Fabric) -> Iterator[Part]:
-    """This process's share of a batch, in up to n_parts parts, on its device.
+    """This process's share of a batch, in up to n_parts parts.
 
     Weights make the sum over parts, averaged over processes, the mean over the whole batch, even
     where it does not divide evenly. A process without an image takes the first with weight 0.
     """
-    mine = torch.arange(len(x))[fabric.global_rank :: fabric.world_size]
-    rows = mine if len(mine) else torch.zeros(1, dtype=torch.long)
-    for part in rows.tensor_split(min(n_parts, len(rows))):
-        weight = fabric.world_size * min(len(part), len(mine)) / len(x)
-        share = x[part].contiguous(memory_format=torch.channels_last)
-        yield Part(
-            fabric.to_device(share), [fabric.to_device(eps[:, part]) for eps in noise], weight
-        )
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    n_mine = len(range(len(x))[mine])
+    if n_mine == 0:
+        mine = slice(0, 1)
+    n_parts = min(n_parts, max(n_mine, 1))
+    by_part = [eps[:, mine].tensor_split(n_parts, dim=1) for eps in noise]
+    for share, *of_share in zip(x[mine].tensor_split(n_parts), *by_part, strict=True):
+        weight = fabric.world_size * min(len(share), n_mine) / len(x)
+        yield Part(share.contiguous(memory_format=torch.channels_last), of_share, weight)
 
 
 class Learner:
@@ -57,11 +59,12 @@ class Learner:
         settings: TrainSettings,
         compiled: bool,
     ) -> None:
-        model = torch.compile(objective) if compiled else objective
-        self.objective, self.optimizer = fabric.setup(model, optimizer)
+        model = cast(nn.Module, torch.compile(objective)) if compiled else objective
+        # It is on its device already; moving it now would leave the optimiser's tensors behind.
+        self.objective, self.optimizer = fabric.setup(model, optimizer, move_to_device=False)
         self.objective.train()
         self.fabric, self.settings = fabric, settings
-        self._precision: str = fabric.strategy.precision.precision
+        self._precision = precision_of(fabric)
         self._skipped_in_a_row = 0
 
     def step(
@@ -109,10 +112,29 @@ class Learner:
             self.optimizer.step()
         return usable
 
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know besides the optimiser's own state, as JSON."""
+        scaler = self._scaler
+        return {
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo `state`."""
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Of the loss, in 16-mixed precision; its factor follows the overflows that it has seen."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
+
     @property
     def _mixed(self) -> bool:
         """Where a gradient may overflow now and then, and the run be sound."""
-        return self._precision != "32-true"
+        return self._precision not in ("32-true", "tf32")
 
     def _usable(self, norm: Tensor | None) -> bool:
         limit = self.settings.gradient_skip or math.inf

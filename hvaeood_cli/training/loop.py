@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hvaeood_cli.device import keep_memory, seeded_generator
+from hvaeood_cli.device import keep_memory, seeded_generator, training_products
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.initialisation import initialise_from_data, narrow_posteriors
@@ -28,8 +28,9 @@ from hvaeood_cli.model.ladder import Ladder, Noise
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.stages import ConvolutionalLadder
 from hvaeood_cli.scoring.bounds import bits_per_dim, score
+from hvaeood_cli.scoring.noise import normals, step_key, uniforms
 from hvaeood_cli.settings import TrainSettings
-from hvaeood_cli.training.checkpoint import Checkpoints
+from hvaeood_cli.training.checkpoint import Checkpoint, Checkpoints
 from hvaeood_cli.training.learner import Learner, shares
 from hvaeood_cli.training.objective import Objective, Terms, pressure_at
 
@@ -55,7 +56,7 @@ class Progress:
 
 @dataclass
 class State:
-    """Where a run stands. Everything here is in the checkpoint, and nothing else is needed."""
+    """Where a run stands, besides weights and optimiser; all of it is in the checkpoint."""
 
     step: int = 0
     seconds: float = 0.0  # spent training, over all sittings
@@ -64,10 +65,36 @@ class State:
 
 
 @dataclass(frozen=True)
+class Run:
+    """What a checkpoint holds, on the device, ready for the next step."""
+
+    ladder: ConvolutionalLadder
+    learner: Learner
+    average: AveragedModel | None  # of the weights, where one is kept
+    state: State
+
+    @property
+    def chosen(self) -> ConvolutionalLadder:
+        """The weights that count: their average, where one is kept."""
+        return self.ladder if self.average is None else cast(Any, self.average.module)
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        state = asdict(self.state) | {"learner": self.learner.state()}
+        optimizer = self.learner.optimizer
+        checkpoints.save(self.ladder, optimizer, self.average, state, self.state.step)
+
+    def restored(self, saved: Checkpoint) -> Run:
+        """This run, where the checkpoint left it."""
+        state = saved.restore(self.ladder, self.learner.optimizer, self.average)
+        self.learner.restore(state.pop("learner"))
+        return replace(self, state=State(**state))
+
+
+@dataclass(frozen=True)
 class Trained:
     """A finished run."""
 
-    ladder: Ladder
+    ladder: Ladder  # on the device that it was trained on
     state: State
     n_parameters: int
 
@@ -96,76 +123,96 @@ def train(
     step has had a usable gradient for a while: the last checkpoint stays.
     """
     keep_memory()
-    torch.manual_seed(seeded_generator(settings.seed, "weights").initial_seed())
-    ladder = build_ladder(config).to(memory_format=torch.channels_last)
     data = torch.from_numpy(np.ascontiguousarray(pixels))
     steps_an_epoch = math.ceil(len(data) / settings.batch_size)
     n_steps = settings.epochs * steps_an_epoch
+    with training_products(fabric):
+        saved = checkpoints.latest(force)
+        run = begin(data, config, settings, fabric, saved, compiled)
+        state = run.state
+        started, resumed_seconds = time.monotonic(), state.seconds
+        last_saved = last_reported = started
+        means, stopping = _Means(fabric.world_size), False
+        first = fabric.is_global_zero
 
-    objective = Objective(ladder, settings)
-    optimizer = _optimizer(ladder, settings)
-    state = State()
-    saved = checkpoints.latest(force)
-    if saved is None:
-        _initialise(ladder, objective, data, settings)
-    average = _average(ladder, settings.ema)
-    if saved is not None:
-        state = State(**saved.restore(ladder, optimizer, average))
-    learner = Learner(fabric, objective, optimizer, settings, compiled)
-    if average is not None:
-        average.to(fabric.device)
+        def fraction() -> float:
+            by_steps = state.step / n_steps
+            if settings.minutes is None:
+                return by_steps
+            return max(by_steps, state.seconds / (60.0 * settings.minutes))
 
-    started, resumed_seconds = time.monotonic(), state.seconds
-    last_saved = last_reported = started
-    means, stopping = _Means(fabric.world_size), False
-    first = fabric.is_global_zero
+        while state.step < n_steps and fraction() < 1.0:
+            epoch, position = divmod(state.step, steps_an_epoch)
+            start = position * settings.batch_size
+            rows = _order(settings.seed, epoch, len(data))[start : start + settings.batch_size]
+            x, noise, k = _draw(run.ladder, data[rows].to(fabric.device), settings, state.step)
+            pressure = pressure_at(settings, fraction())
+            parts = list(shares(x, noise, settings.accumulate, fabric))
+            if run.learner.step(parts, k, pressure, state.step, means.add):
+                if run.average is not None:
+                    run.average.update_parameters(run.ladder)
+            else:
+                state.skipped += 1
+            state.step += 1
+            elapsed = resumed_seconds + time.monotonic() - started
+            state.seconds, stopping = _agree(fabric, elapsed, stop())
 
-    def fraction() -> float:
-        by_steps = state.step / n_steps
-        if settings.minutes is None:
-            return by_steps
-        return max(by_steps, state.seconds / (60.0 * settings.minutes))
+            now = time.monotonic()
+            done = state.step == n_steps or fraction() >= 1.0
+            if now - last_reported > REPORT_SECONDS or done:
+                last_reported = now
+                report(means.progress(epoch + 1, fraction(), state))
+            if position + 1 == steps_an_epoch or done:
+                entry = {"epoch": epoch + 1, "step": state.step, "seconds": round(state.seconds, 1)}
+                entry |= {"skipped": state.skipped} | means.entry()
+                if first:
+                    entry |= evaluate(run.chosen, validation, settings, fabric.device)
+                state.curve.append(entry)
+                means = _Means(fabric.world_size)
+            if first and (now - last_saved > checkpoint_seconds or stopping or done):
+                last_saved = now
+                run.save(checkpoints)
+            if stopping and not done:
+                fabric.barrier()  # the checkpoint is written
+                raise KeyboardInterrupt
 
-    while state.step < n_steps and fraction() < 1.0:
-        epoch, position = divmod(state.step, steps_an_epoch)
-        begin = position * settings.batch_size
-        rows = _order(settings.seed, epoch, len(data))[begin : begin + settings.batch_size]
-        x, noise, k = _draw(ladder, data[rows], settings, state.step)
-        pressure = pressure_at(settings, fraction())
-        parts = list(shares(x, noise, settings.accumulate, fabric))
-        if learner.step(parts, k, pressure, state.step, means.add):
-            if average is not None:
-                average.update_parameters(ladder)
-        else:
-            state.skipped += 1
-        state.step += 1
-        elapsed = resumed_seconds + time.monotonic() - started
-        state.seconds, stopping = _agree(fabric, elapsed, stop())
-
-        now = time.monotonic()
-        done = state.step == n_steps or fraction() >= 1.0
-        if now - last_reported > REPORT_SECONDS or done:
-            last_reported = now
-            report(means.progress(epoch + 1, fraction(), state))
-        if position + 1 == steps_an_epoch or done:
-            entry = {"epoch": epoch + 1, "step": state.step, "seconds": round(state.seconds, 1)}
-            entry |= {"skipped": state.skipped} | means.entry()
-            if first:
-                final = _chosen(ladder, average)
-                entry |= evaluate(final, validation, settings, fabric.device)
-            state.curve.append(entry)
-            means = _Means(fabric.world_size)
-        if first and (now - last_saved > checkpoint_seconds or stopping):
-            last_saved = now
-            checkpoints.save(ladder, optimizer, average, asdict(state), state.step)
-        if stopping and not done:
-            fabric.barrier()  # the checkpoint is written
-            raise KeyboardInterrupt
-
-    final = _chosen(ladder, average)
+    final = run.chosen
     n_parameters = sum(p.numel() for p in final.parameters())
     fold_weight_norm(final)
-    return Trained(final.cpu().eval(), state, n_parameters)
+    return Trained(final.eval(), state, n_parameters)
+
+
+def begin(
+    data: Tensor,
+    config: ModelConfig,
+    settings: TrainSettings,
+    fabric: Fabric,
+    saved: Checkpoint | None = None,
+    compiled: bool = False,
+) -> Run:
+    """A run before its first step, or where a checkpoint left it.
+
+    Everything is on its device before it is restored: an optimiser's moments follow their
+    parameters only when they are loaded, and stay behind when the parameters move later.
+    """
+    ladder = build_seeded(config, settings.seed).to(
+        device=fabric.device,
+        memory_format=torch.channels_last,  # type: ignore[call-overload]
+    )
+    objective = Objective(ladder, settings)
+    if saved is None:
+        _initialise(ladder, objective, data, settings, fabric.device)
+    average = _average(ladder, settings.ema)
+    learner = Learner(fabric, objective, _optimizer(ladder, settings), settings, compiled)
+    run = Run(ladder, learner, average, State())
+    return run if saved is None else run.restored(saved)
+
+
+def build_seeded(config: ModelConfig, seed: int) -> ConvolutionalLadder:
+    """A ladder as it is before training. The process's own generator stays where it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seeded_generator(seed, "weights").initial_seed())
+        return build_ladder(config)
 
 
 @torch.no_grad()
@@ -177,11 +224,11 @@ def evaluate(
         return {}
     ladder.eval()
     sums = np.zeros(ladder.n_layers)
-    for begin in range(0, len(pixels), settings.batch_size):
-        batch = torch.from_numpy(pixels[begin : begin + settings.batch_size])
-        x, noise, _ = _draw(ladder, batch, settings, step=-2 - begin)
-        scores = score(ladder, x.to(device), [eps.to(device) for eps in noise])
-        sums += scores.lower_bound.double().sum(0).cpu().numpy()
+    for start in range(0, len(pixels), settings.batch_size):
+        batch = torch.from_numpy(pixels[start : start + settings.batch_size]).to(device)
+        x, noise, _ = _draw(ladder, batch, settings, step=-2 - start)
+        scores = score(ladder, x, noise)
+        sums += scores.lower_bound.cpu().double().sum(0).numpy()
     ladder.train()
     lower = sums / len(pixels)
     bits = bits_per_dim(lower, ladder.config.n_dims)
@@ -192,12 +239,16 @@ def evaluate(
 
 
 def _initialise(
-    ladder: ConvolutionalLadder, objective: Objective, data: Tensor, settings: TrainSettings
+    ladder: ConvolutionalLadder,
+    objective: Objective,
+    data: Tensor,
+    settings: TrainSettings,
+    device: torch.device,
 ) -> None:
     """What weights and biases are before the first step, beyond what their layers chose."""
     if ladder.config.weight_norm:
         batch = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
-        x, noise, _ = _draw(ladder, batch, settings, step=-1)
+        x, noise, _ = _draw(ladder, batch.to(device), settings, step=-1)
         initialise_from_data(ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0)))
     narrow_posteriors(ladder, settings.posterior_scale)
 
@@ -210,15 +261,18 @@ def _order(seed: int, epoch: int, n: int) -> Tensor:
 def _draw(
     ladder: Ladder, pixels: Tensor, settings: TrainSettings, step: int
 ) -> tuple[Tensor, Noise, int | None]:
-    """A batch observed anew, its latents' noise, and k of the semantic term; keyed by the step."""
-    generator = seeded_generator(settings.seed, "step", step)
-    uniform = torch.rand(pixels.shape, generator=generator)
+    """A batch observed anew, its latents' noise, and k of the semantic term; keyed by the step.
+
+    pixels: (B, C, H, W) uint8, on the device, where the noise is made: the same on every one.
+    """
+    key = [step_key(settings.seed, step)]
+    uniform = uniforms(key, pixels.numel(), pixels.device).view(pixels.shape)
     x = ladder.likelihood.observe(pixels, uniform).contiguous(memory_format=torch.channels_last)
-    n = len(pixels)
-    layers = range(1, ladder.n_layers + 1)
-    noise = [torch.randn(1, n, *ladder.latent_shape(i), generator=generator) for i in layers]
+    normal = normals(key, len(pixels) * ladder.n_latents, pixels.device)
+    noise = ladder.by_layer(normal.view(1, len(pixels), -1))
     if settings.semantic_weight == 0.0:
         return x, noise, None
+    generator = seeded_generator(settings.seed, "k", step)
     return x, noise, int(torch.randint(1, ladder.n_layers, (), generator=generator))
 
 
@@ -235,11 +289,6 @@ def _average(ladder: Ladder, decay: float) -> AveragedModel | None:
     if decay == 0.0:
         return None
     return AveragedModel(ladder, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-
-def _chosen(ladder: Ladder, average: AveragedModel | None) -> Ladder:
-    """The weights that count: their average, where one is kept."""
-    return ladder if average is None else cast(Ladder, average.module)
 
 
 def _optimizer(ladder: Ladder, settings: TrainSettings) -> Optimizer:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.reference import to_json
+from hvaeood_cli.device import precision_of
 from hvaeood_cli.errors import ImageError, TrainingError, UsageError
 from hvaeood_cli.images.content import short_key
 from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.training.checkpoint import Checkpoints
@@ -118,7 +120,7 @@ def fit_bundle(
                 f"{key} has {n_values} values for {config.n_layers} layers",
                 "give one for each layer, z_1 first, or [] for none",
             )
-    precision = fabric.strategy.precision.precision
+    precision = precision_of(fabric)
     if precision == "16-mixed" and settings.gradient_skip:
         raise UsageError(
             "gradient_skip is not for 16-mixed, whose scaler skips what overflows and must see all",
@@ -156,6 +158,7 @@ def fit_bundle(
         stop,
         report,
     )
+    reference = _reference(trained.ladder, pixels[aside], fabric)
     if not fabric.is_global_zero:
         fabric.barrier()  # process 0 writes the bundle
         return read_bundle(out)
@@ -182,7 +185,6 @@ def fit_bundle(
         },
         "curve": trained.state.curve,
     }
-    reference = _reference(trained.ladder, pixels[aside])
     bundle = write_bundle(out, name, config, trained.ladder, provenance, reference, hashes)
     checkpoints.clear()
     fabric.barrier()
@@ -200,10 +202,20 @@ def _finished(out: Path, fingerprint: dict[str, Any]) -> Bundle:
     return bundle
 
 
-def _reference(ladder: Any, aside: Pixels) -> dict[str, Any]:
-    """LLR^{>k} of the images set aside, with the settings that `score` uses by default."""
+def _reference(ladder: Ladder, aside: Pixels, fabric: Fabric) -> dict[str, Any]:
+    """LLR^{>k} of the images set aside, with the settings that `score` uses by default.
+
+    Each process scores its share on its own device, so that none waits for another for long.
+    """
     if not len(aside):
         return {}
     settings = ScoreSettings()
-    scorer = Scorer.on(ladder, settings, torch.device("cpu"))
-    return to_json(scorer.score(aside)["llr"], settings.model_dump(mode="json"))
+    scorer = Scorer.on(ladder, settings, fabric.device)
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    llr = np.zeros((len(aside), ladder.n_layers - 1), np.float32)
+    if len(aside[mine]):
+        llr[mine] = scorer.score(aside[mine])["llr"]
+    if fabric.world_size > 1:
+        total = fabric.all_reduce(torch.from_numpy(llr).to(fabric.device), reduce_op="sum")
+        llr = cast(torch.Tensor, total).cpu().numpy()
+    return to_json(llr, settings.model_dump(mode="json"))

@@ -1,4 +1,7 @@
-"""One machine: threads read, decode and draw noise ahead; one network scores; one journal keeps."""
+"""One machine: threads read and decode ahead, one network scores, one journal keeps.
+
+The threads draw the noise too where the network runs on a CPU; another device draws its own.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import ImageError
-from hvaeood_cli.images.content import short_key
+from hvaeood_cli.images.content import content_key, shortened
 from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
-from hvaeood_cli.scoring.noise import ImageNoise
-from hvaeood_cli.scoring.scorer import Scorer
+from hvaeood_cli.scoring.scorer import ImageNoise, Scorer
 from hvaeood_cli.store.columns import Rows, blank_rows
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.status import STATUS_CODES
@@ -80,10 +82,11 @@ def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prep
             batch.errors[i] = str(error)
             continue
         row["sha256"] = np.frombuffer(sha256, np.uint8)
-        row["content"] = short_key(pixels)
+        content = content_key(pixels)
+        row["content"] = shortened(content)
         row["conversions"] = int(conversions)
         batch.pixels.append(pixels)
-        batch.noises.append(scorer.noise(pixels))
+        batch.noises.append(scorer.noise(content))
     return batch
 
 

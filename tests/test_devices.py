@@ -1,0 +1,187 @@
+"""Every path of a tensor, on every device that is here or that a CPU can stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import SingleDeviceStrategy
+
+from hvaeood_cli.device import make_fabric
+from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.model.initialisation import narrow_posteriors
+from hvaeood_cli.scoring.bounds import lower_bound, score
+from hvaeood_cli.scoring.noise import normals, uniforms
+from hvaeood_cli.scoring.scorer import Scorer
+from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.training import loop
+from hvaeood_cli.training.checkpoint import Checkpoints
+from hvaeood_cli.training.learner import shares
+from hvaeood_cli.training.objective import pressure_at
+from tests.conftest import SMALL, make_images, make_ladder, make_noise
+from tests.devices import Place, real
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter"),
+    pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda', but CUDA"),
+]
+
+CPU = torch.device("cpu")
+SETTINGS = TrainSettings(batch_size=8, free_nats=(2.0, 1.0, 1.0), semantic_weight=0.5)
+CONFIGS = {
+    f"{kind}-{likelihood}-{channels}": ModelConfig.model_validate(
+        SMALL.model_dump()
+        | {"kind": kind, "likelihood": likelihood, "image_channels": channels}
+        | {"dequantize": "uniform" if likelihood == "logistics" else "none"}
+    )
+    for kind in ("hvae", "biva", "lvae")
+    for likelihood, channels in (("bernoulli", 1), ("logistics", 1), ("logistics", 3))
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request) -> ModelConfig:
+    return CONFIGS[request.param]
+
+
+def pixels_of(config: ModelConfig, n: int = 8):
+    return make_images(n, channels=config.image_channels)
+
+
+# -- scoring --------------------------------------------------------------------------------------
+
+
+def test_the_noise_is_the_same_to_the_last_bit(place):
+    keys = [bytes([i]) * 16 for i in range(3)]
+    with place.here():
+        drawn = uniforms(keys, 101, place.device), normals(keys, 1001, place.device)
+    for made, on_cpu in zip(
+        drawn, (uniforms(keys, 101, CPU), normals(keys, 1001, CPU)), strict=True
+    ):
+        assert made.device.type == place.device.type
+        assert made.shape == on_cpu.shape and made.dtype == on_cpu.dtype
+        assert not place.has_values or torch.equal(made.cpu(), on_cpu)
+
+
+def test_bounds(place, config):
+    ladder = make_ladder(config)
+    noise = make_noise(ladder, 3, 4)
+    x = ladder.likelihood.observe(torch.from_numpy(pixels_of(config, 4)), torch.full((), 0.5))
+    expected = score(ladder, x, noise, 3, 2, "sample")
+    with place.here():
+        ladder.to(place.device)
+        there = x.to(place.device), [eps.to(place.device) for eps in noise]
+        scores = score(ladder, *there, 3, 2, "sample")
+        complementary = lower_bound(ladder, *there, l=2, proposal="sample")
+    for made, on_cpu in zip(scores, expected, strict=True):
+        assert made.device.type == place.device.type and made.shape == on_cpu.shape
+        if place.has_values:
+            torch.testing.assert_close(made.cpu(), on_cpu, rtol=1e-3, atol=1e-2)
+    assert complementary.lower_bound.device.type == place.device.type
+
+
+def test_a_pass_of_the_scorer_and_its_pictures(place, config):
+    """From 8-bit pixels on; the device makes the noise where it is not a CPU."""
+    ladder = make_ladder(config)
+    pixels, means = pixels_of(config, 5), []
+    with place.here():
+        scorer = Scorer.on(ladder, ScoreSettings(n_importance_samples=2), place.device)
+        ((n, x, noise),) = scorer._passes(pixels, size=8)
+        scores = scorer._score(x, noise, lambda k, descent: means.append(descent.parameters))
+        shown = [ladder.likelihood.mean(parameters) for parameters in means]
+    assert n == 5 and scores.lower_bound.shape == (8, 3)
+    assert [mean.shape[1:] for mean in shown] == [pixels.shape[1:]] * 3
+    assert {t.device.type for t in (x, *noise, *scores, *shown)} == {place.device.type}
+    if place.has_values:
+        on_cpu = Scorer.on(make_ladder(config), scorer.settings, CPU)._passes(pixels, size=8)
+        torch.testing.assert_close(x.cpu(), next(on_cpu)[1])
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fabric(place: Place, monkeypatch) -> Fabric:
+    """One whose device is the place's; Fabric itself knows no device without values."""
+    if place.fake:
+        monkeypatch.setattr(Fabric, "backward", lambda self, loss: None)
+        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", give_zeros)
+    if not place.has_values:
+        built = loop.build_seeded
+        monkeypatch.setattr(loop, "build_seeded", lambda *args: real_one(built, *args))
+        strategy = SingleDeviceStrategy(device=place.device)
+        return Fabric(accelerator="cpu", strategy=strategy)
+    return make_fabric(place.device)
+
+
+def give_zeros(optimizer, set_to_none: bool = True) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def real_one(built, *args):
+    with real():
+        return built(*args)
+
+
+def step(run: loop.Run, fabric: Fabric, pixels, number: int) -> bool:
+    batch = torch.from_numpy(pixels).to(fabric.device)
+    x, noise, k = loop._draw(run.ladder, batch, SETTINGS, number)
+    parts = list(shares(x, noise, 2, fabric))
+    return run.learner.step(parts, k, pressure_at(SETTINGS, 0.1), number, lambda terms, n: None)
+
+
+def begun(config, fabric, saved=None) -> loop.Run:
+    data = torch.from_numpy(pixels_of(config))
+    return loop.begin(data, config, SETTINGS, fabric, saved)
+
+
+@pytest.mark.parametrize("weight_norm", [False, True])
+def test_a_step(place, fabric, config, weight_norm):
+    config = config.model_copy(update={"weight_norm": weight_norm})
+    with place.here():
+        run = begun(config, fabric)
+        narrow_posteriors(run.ladder, (0.5, 0.5, 0.5))
+        before = [parameter.detach().clone() for parameter in run.ladder.parameters()]
+        assert step(run, fabric, pixels_of(config), 0)
+    after = list(run.ladder.parameters())
+    assert {parameter.device.type for parameter in after} == {place.device.type}
+    if place.has_values:
+        assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_run_goes_on_from_a_checkpoint(place, fabric, config, tmp_path):
+    """One that a CPU has saved: its moments join their parameters, and a further step works."""
+    pixels, cpu = pixels_of(config), make_fabric(CPU)
+    first = begun(config, cpu)
+    step(first, cpu, pixels, 0)
+    checkpoints = Checkpoints(tmp_path, {})
+    first.save(checkpoints)
+    saved = checkpoints.latest()
+    with place.here():
+        run = begun(config, fabric, saved)
+        assert step(run, fabric, pixels, 1)
+        moments = run.learner.optimizer.state_dict()["state"].values()
+    assert len(moments) == len(list(run.ladder.parameters()))
+    for moment in moments:
+        assert moment["exp_avg"].device.type == place.device.type
+        assert moment["exp_avg_sq"].device.type == place.device.type
+        assert moment["step"].device.type == "cpu"  # where the optimiser keeps it
+    if place.has_values:
+        step(first, cpu, pixels, 1)
+        run.save(Checkpoints(tmp_path / "again", {}))
+        again = Checkpoints(tmp_path / "again", {}).latest()
+        for name, value in first.ladder.state_dict().items():
+            torch.testing.assert_close(again.tensors[f"model.{name}"], value, rtol=1e-3, atol=1e-4)
+
+
+def test_mixing_devices_is_caught():
+    """Without this, what passes on fake-cuda would prove nothing."""
+    from tests.devices import PLACES
+
+    place = PLACES["fake-cuda"]
+    ladder = make_ladder(SMALL)
+    noise, x = make_noise(ladder, 1, 4), torch.zeros(4, 1, 8, 8)
+    with place.here(), pytest.raises(Exception, match="cuda"):
+        score(ladder.to(place.device), x, noise)
