@@ -30,7 +30,7 @@ from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.loop import train
-from hvaeood_cli.training.run import read_pixels
+from hvaeood_cli.training.reading import read_pixels
 
 N = 1000  # images of each set
 

@@ -98,7 +98,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         from hvaeood_cli.device import choose_device, make_fabric
         from hvaeood_cli.model.presets import get_preset
-        from hvaeood_cli.training.run import fit_bundle, read_pixels
+        from hvaeood_cli.training.reading import read_pixels
+        from hvaeood_cli.training.run import TrainingRun
 
         preset = get_preset(self.preset)
         settings = preset.train.model_validate(
@@ -109,7 +110,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             finalize(self, rmtree, folder, ignore_errors=True)
         pixels = read_pixels(self.manifest(X), preset.model).pixels
         fabric = make_fabric(choose_device(self.device))
-        self.bundle_ = fit_bundle(pixels, folder, folder.name, preset.model, settings, fabric)
+        run = TrainingRun(preset.model, settings, fabric, folder, folder.name)
+        self.bundle_ = run.of(pixels)
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:

@@ -23,12 +23,11 @@ from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.scoring.bounds import bits_per_dim, lower_bound
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import TrainSettings
-from hvaeood_cli.training import run as training_run
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.learner import Learner
 from hvaeood_cli.training.loop import begin, build_seeded, train
 from hvaeood_cli.training.objective import Objective
-from hvaeood_cli.training.run import fit_bundle
+from hvaeood_cli.training.run import TrainingRun
 from tests.conftest import SMALL, make_images, make_ladder, make_noise
 
 SETTINGS = TrainSettings(
@@ -208,7 +207,9 @@ def test_data_dependent_initialisation_starts_every_kind_below_nine_bits(kind):
 
 def test_a_bundle_records_what_made_it(tmp_path):
     images = make_images(60)
-    bundle = fit_bundle(images, tmp_path / "m", "m", SMALL, SETTINGS, CPU, ["hvaeood", "train"])
+    bundle = TrainingRun(
+        SMALL, SETTINGS, CPU, tmp_path / "m", "m", command=["hvaeood", "train"]
+    ).of(images)
     training = json.loads((tmp_path / "m" / "training.json").read_text())
     assert training["n_trained_on"] == 52 and training["n_validation"] == 8
     assert training["command"] == ["hvaeood", "train"]
@@ -222,13 +223,13 @@ def test_a_bundle_records_what_made_it(tmp_path):
 
 def test_a_finished_run_is_not_run_again_and_not_replaced(tmp_path):
     images = make_images(60)
-    first = fit_bundle(images, tmp_path, "m", SMALL, SETTINGS, CPU)
+    first = TrainingRun(SMALL, SETTINGS, CPU, tmp_path, "m").of(images)
     stamp = (tmp_path / "model.safetensors").stat().st_mtime_ns
-    assert fit_bundle(images, tmp_path, "m", SMALL, SETTINGS, CPU).sha256 == first.sha256
+    assert TrainingRun(SMALL, SETTINGS, CPU, tmp_path, "m").of(images).sha256 == first.sha256
     assert (tmp_path / "model.safetensors").stat().st_mtime_ns == stamp
     with pytest.raises(TrainingError, match="already holds"):
         other = SETTINGS.model_copy(update={"seed": 1})
-        fit_bundle(images, tmp_path, "m", SMALL, other, CPU)
+        TrainingRun(SMALL, other, CPU, tmp_path, "m").of(images)
 
 
 def test_other_settings_do_not_continue_a_run(tmp_path, monkeypatch):
@@ -241,7 +242,7 @@ def test_other_settings_do_not_continue_a_run(tmp_path, monkeypatch):
 
 def test_too_few_images(tmp_path):
     with pytest.raises(TrainingError, match="too few"):
-        fit_bundle(make_images(20), tmp_path, "m", SMALL, SETTINGS, CPU)
+        TrainingRun(SMALL, SETTINGS, CPU, tmp_path, "m").of(make_images(20))
 
 
 def test_data_dependent_initialisation_and_folding():
@@ -307,15 +308,15 @@ def test_a_kill_after_the_last_step_costs_no_training(tmp_path, monkeypatch, min
     def die(*arguments):
         raise Killed
 
-    monkeypatch.setattr(training_run, "_reference", die)
+    monkeypatch.setattr(TrainingRun, "_reference", die)
     with pytest.raises(Killed):
-        fit_bundle(images, tmp_path / "cut", "m", SMALL, settings, CPU)
+        TrainingRun(SMALL, settings, CPU, tmp_path / "cut", "m").of(images)
     monkeypatch.undo()
     monkeypatch.setattr(Learner, "step", die)
-    resumed = fit_bundle(images, tmp_path / "cut", "m", SMALL, settings, CPU)
+    resumed = TrainingRun(SMALL, settings, CPU, tmp_path / "cut", "m").of(images)
     monkeypatch.undo()
     if minutes is None:
-        whole = fit_bundle(images, tmp_path / "whole", "m", SMALL, settings, CPU)
+        whole = TrainingRun(SMALL, settings, CPU, tmp_path / "whole", "m").of(images)
         assert resumed.sha256 == whole.sha256 and resumed.reference == whole.reference
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
@@ -331,12 +332,16 @@ def test_the_reference_is_scored_where_training_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Scorer, "score", counted)
     aside, ladder = make_images(7), make_ladder()
-    whole = training_run._reference(ladder, aside, CPU)
+
+    def reference(fabric):
+        return TrainingRun(SMALL, SETTINGS, fabric, tmp_path, "m")._reference(ladder, aside)
+
+    whole = reference(CPU)
     total = np.zeros((7, 2))
     for rank in range(3):
         fabric = Mock(world_size=3, global_rank=rank, device=torch.device("cpu"))
         fabric.all_reduce = lambda llr, reduce_op: llr
-        total += training_run._reference(ladder, aside, fabric)["llr"]
+        total += reference(fabric)["llr"]
     assert scored == [7, 3, 2, 2] and set(devices) == {CPU.device}
     assert total.tolist() == whole["llr"]
 

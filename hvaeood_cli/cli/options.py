@@ -110,6 +110,81 @@ FailOnFlagged = Annotated[
     bool, typer.Option("--fail-on-flagged", help="Exit with 1 where any image is flagged.")
 ]
 
+# -- of train -------------------------------------------------------------------------------------
+
+ModelFolder = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="The model's folder.")
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="compact-gray, compact-rgb, compact-biva-gray, compact-biva-rgb or "
+        "compact-lvae-gray; paper-gray, paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=4, help="Height and width, pixels.", show_default="the preset's"),
+]
+Channels = Annotated[
+    int | None, typer.Option(metavar="N", help="1 (grey) or 3 (RGB).", show_default="the preset's")
+]
+ModelName = Annotated[
+    str | None, typer.Option(help="What the model is called.", show_default="DIR's name")
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Passes over the images.", show_default="the preset's"),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N", min=0.01, help="Stop by then; schedules shrink to fit.", show_default="none"
+    ),
+]
+Validation = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Images set aside for the curve.", show_default="1000"),
+]
+TrainBatchSize = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Images a step.", show_default="the preset's")
+]
+LearningRate = Annotated[
+    float | None, typer.Option(help="At its highest.", show_default="the preset's")
+]
+SemanticWeight = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        min=0.0,
+        help="Weight of L>k in the loss; 0 is the paper.",
+        show_default="the preset's",
+    ),
+]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other training setting, as JSON: ema, accumulate, gradient_skip, free_nats, "
+        "posterior_scale, kl_warmup ...; a wrong KEY lists them all.",
+    ),
+]
+Devices = Annotated[int, typer.Option(metavar="N", min=1, help="Train on so many, a process each.")]
+Strategy = Annotated[
+    str, typer.Option(metavar="NAME", help="How devices share the work, by Fabric's name: ddp.")
+]
+TrainPrecision = Annotated[
+    str, typer.Option(metavar="NAME", help="32-true, tf32, bf16-mixed or 16-mixed.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Let torch.compile have the model: for long runs.")
+]
+CheckpointEvery = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.0, help="How much a kill may cost.")
+]
+
 
 def stdin_paths(sources: list[str], null: bool) -> Iterator[bytes]:
     """The paths on standard input, if `-` asks for them: a line each, or NUL-terminated."""

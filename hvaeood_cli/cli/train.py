@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
-
-import typer
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from hvaeood_cli.cli import console, options
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
@@ -21,100 +19,32 @@ if TYPE_CHECKING:
     from hvaeood_cli.model.bundle import Bundle
     from hvaeood_cli.settings import TrainSettings
     from hvaeood_cli.training.loop import Progress
+    from hvaeood_cli.training.reading import Read
 
 _LOG_SECONDS = 30.0  # between lines where there is no terminal to draw on
 
 
 def train(
     sources: options.Sources,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="The model's folder."),
-    ],
-    preset: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="compact-gray, compact-rgb, compact-biva-gray, compact-biva-rgb or "
-            "compact-lvae-gray; paper-gray, paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
-        ),
-    ] = "compact-gray",
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=4, help="Height and width, pixels.", show_default="the preset's"
-        ),
-    ] = None,
-    channels: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="1 (grey) or 3 (RGB).", show_default="the preset's"),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What the model is called.", show_default="DIR's name")
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Passes over the images.", show_default="the preset's"
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            min=0.01,
-            help="Stop by then; schedules shrink to fit.",
-            show_default="none",
-        ),
-    ] = None,
-    validation: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=0, help="Images set aside for the curve.", show_default="1000"
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Images a step.", show_default="the preset's"),
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="At its highest.", show_default="the preset's")
-    ] = None,
-    semantic_weight: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            min=0.0,
-            help="Weight of L>k in the loss; 0 is the paper.",
-            show_default="the preset's",
-        ),
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any other training setting, as JSON: ema, accumulate, gradient_skip, free_nats, "
-            "posterior_scale, kl_warmup ...; a wrong KEY lists them all.",
-        ),
-    ] = None,
+    out: options.ModelFolder,
+    preset: options.Preset = "compact-gray",
+    image_size: options.ImageSize = None,
+    channels: options.Channels = None,
+    name: options.ModelName = None,
+    epochs: options.Epochs = None,
+    minutes: options.Minutes = None,
+    validation: options.Validation = None,
+    batch_size: options.TrainBatchSize = None,
+    learning_rate: options.LearningRate = None,
+    semantic_weight: options.SemanticWeight = None,
+    setting: options.Setting = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    devices: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Train on so many, a process each.")
-    ] = 1,
-    strategy: Annotated[
-        str, typer.Option(metavar="NAME", help="How devices share the work, by Fabric's name: ddp.")
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help="32-true, tf32, bf16-mixed or 16-mixed.")
-    ] = "32-true",
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="Let torch.compile have the model: for long runs.")
-    ] = False,
-    checkpoint_every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.0, help="How much a kill may cost.")
-    ] = 60.0,
+    devices: options.Devices = 1,
+    strategy: options.Strategy = "auto",
+    precision: options.TrainPrecision = "32-true",
+    compile_: options.Compile = False,
+    checkpoint_every: options.CheckpointEvery = 60.0,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -130,12 +60,10 @@ def train(
     """
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.model.presets import for_images, get_preset
-    from hvaeood_cli.settings import Precision
 
     chosen = get_preset(preset)
-    model = for_images(chosen.model, image_size, channels)
-    if precision not in get_args(Precision):
-        raise UsageError(f"no precision {precision!r}", ", ".join(get_args(Precision)))
+    config = for_images(chosen.model, image_size, channels)
+    _check_precision(precision)
     given = {
         "epochs": epochs,
         "minutes": minutes,
@@ -153,46 +81,35 @@ def train(
         )
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
 
-    from hvaeood_cli.cli.printing import conversions_in_words
     from hvaeood_cli.device import choose_device, make_fabric
-    from hvaeood_cli.training.run import check_channels, fit_bundle, read_pixels
+    from hvaeood_cli.training.reading import check_channels, read_pixels
+    from hvaeood_cli.training.run import TrainingRun
 
-    fabric = make_fabric(choose_device(device), cast(Precision, precision), devices, strategy)
+    fabric = make_fabric(choose_device(device), cast(Any, precision), devices, strategy)
     if not fabric.is_global_zero:
         console.mute()
     talk = not quiet and fabric.is_global_zero
-    read = read_pixels(manifest, model)
+    read = read_pixels(manifest, config)
     if channels is None:
-        check_channels(read, model)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as refused:
-        raise UsageError(f"cannot make {out}: {refused.strerror}", "choose another --out") from None
-    pixels = read.pixels
+        check_channels(read, config)
+    _make_folder(out)
     if talk:
-        if read.unusable:
-            console.warn(f"{len(read.unusable)} images cannot be used, first {read.unusable[0]}")
-        converted = conversions_in_words(len(pixels), read.conversions, model.image_size)
-        if converted:
-            console.warn(converted)
         where = f"{devices} x {fabric.device.type}" if devices > 1 else str(fabric.device)
-        console.say(f"{len(pixels):,} images, preset {preset}, on {where}, into {out}")
+        _say_what_was_read(read, config.image_size)
+        console.say(f"{len(read.pixels):,} images, preset {preset}, on {where}, into {out}")
+    run = TrainingRun(
+        config=config,
+        settings=settings,
+        fabric=fabric,
+        out=out,
+        name=name or out.resolve().name,
+        compiled=compile_,
+        checkpoint_seconds=checkpoint_every,
+        command=["hvaeood", *sys.argv[1:]],
+    )
     with _progress(settings, talk) as report, _interruptible() as stop:
         try:
-            bundle = fit_bundle(
-                pixels,
-                out,
-                name or out.resolve().name,
-                model,
-                settings,
-                fabric,
-                command=["hvaeood", *sys.argv[1:]],
-                force=force,
-                compiled=compile_,
-                checkpoint_seconds=checkpoint_every,
-                stop=stop,
-                report=report,
-            )
+            bundle = run.of(read.pixels, force, stop, report)
         except KeyboardInterrupt:
             error = HvaeoodError(
                 "interrupted", "run the same command again: it goes on from the last checkpoint"
@@ -201,6 +118,33 @@ def train(
             raise error from None
     if talk:
         _tell(bundle, out)
+
+
+def _check_precision(name: str) -> None:
+    """Raise UsageError for a precision that training does not know."""
+    from hvaeood_cli.settings import Precision
+
+    if name not in get_args(Precision):
+        raise UsageError(f"no precision {name!r}", ", ".join(get_args(Precision)))
+
+
+def _make_folder(out: Path) -> None:
+    """Raise UsageError where the model's folder cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        raise UsageError(f"cannot make {out}: {refused.strerror}", "choose another --out") from None
+
+
+def _say_what_was_read(read: Read, image_size: int) -> None:
+    """What could not be used, and what was done to the rest."""
+    from hvaeood_cli.cli.printing import conversions_in_words
+
+    if read.unusable:
+        console.warn(f"{len(read.unusable)} images cannot be used, first {read.unusable[0]}")
+    converted = conversions_in_words(len(read.pixels), read.conversions, image_size)
+    if converted:
+        console.warn(converted)
 
 
 def _settings(preset: TrainSettings, given: dict[str, Any], pairs: list[str]) -> TrainSettings:
