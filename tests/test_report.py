@@ -375,6 +375,18 @@ def test_one_ratio_that_is_no_number_does_not_end_the_report(report, files, tmp_
     assert "It differs from the calibration" in (tmp_path / "report.html").read_text()
 
 
+def test_combined_scores_of_two_calibrations_are_not_compared_and_that_is_said(
+    report, files, tmp_path
+):
+    other = Calibration.of(make_scores(tmp_path / "other-held.h5", 500, seed=11))
+    odd = read_scores(tmp_path / "odd.h5")
+    write_decision(odd, decide(other, odd, Rule()))
+    code, out, err = report("usual.h5", "odd.h5", "--format", "md")
+    assert code == 0 and "combined" not in out.split("## ")[-1].split("not all of")[0]
+    assert "not all of these files were decided by one calibration" in err
+    assert "not all of these files were decided by one calibration" in out
+
+
 def test_labels_in_some_of_the_files_alone_are_refused(report, tmp_path):
     """Else a file without them counts for nothing, or for the wrong side."""
     make_scores(tmp_path / "in.h5", 60, seed=2)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from hvaeood_cli.store.score_file import ScoreFile
 
 _FORMATS = ("html", "json", "csv", "md")
+_OTHER_CALIBRATION = (
+    "not all of these files were decided by one calibration: their combined scores are not "
+    "compared. hvaeood decide FILE --calibration FILE decides them alike"
+)
 
 
 def report(
@@ -72,6 +76,7 @@ def report(
     Next: open report.html, or **hvaeood decide FILE.h5 --fdr 0.05** and report again.
     """
     out = _output(output, format_)
+    from hvaeood_cli.report.evaluation import have_one_calibration
     from hvaeood_cli.report.labels import read_labels
     from hvaeood_cli.store.judgements import judgements_path, read_judgements
     from hvaeood_cli.store.reader import read_scores
@@ -95,6 +100,8 @@ def report(
     else:
         show = _Show(model, data_root, device) if format_ == "html" and top else None
         lines = _written(format_, found, known, top, show, fingerprint)
+    if len(found) > 1 and not have_one_calibration(scored):
+        console.warn(_OTHER_CALIBRATION)
     if out is None:
         console.emit(lines)
         return
@@ -168,10 +175,10 @@ def _written(
 ) -> Iterator[str]:
     from hvaeood_cli.report import markdown, page
     from hvaeood_cli.report.contents import Contents, gather
-    from hvaeood_cli.report.evaluation import evaluate
+    from hvaeood_cli.report.evaluation import evaluate, have_one_calibration
 
-    remarks: list[str] = []
     files = [one.scores for one in inputs]
+    remarks = [] if have_one_calibration(files) else [_OTHER_CALIBRATION]
     compared = evaluate(files, _names(files), labels)  # what is wrong with labels is said first
     sections = [
         gather(*one, _looker(one.scores, show, remarks) if show else None, top) for one in inputs

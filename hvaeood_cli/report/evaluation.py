@@ -61,7 +61,7 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
     """
     check_comparable(files)
     ranked = [ranking_scores(scores) for scores in files]
-    if len({scores.decision and scores.decision.calibration_id for scores in files}) > 1:
+    if not have_one_calibration(files):
         for of_file in ranked:  # one density's scores say nothing beside another's
             of_file.pop("combined", None)
     if labels is not None:
@@ -98,6 +98,11 @@ def ranking_scores(scores: ScoreFile) -> Scores:
     if scores.decision:
         found["combined"] = scores.decision.combined
     return found
+
+
+def have_one_calibration(files: list[ScoreFile]) -> bool:
+    """Whether the files' combined scores can be compared: one calibration, or none, made them."""
+    return len({scores.decision and scores.decision.calibration_id for scores in files}) <= 1
 
 
 def check_comparable(files: list[ScoreFile]) -> None:
