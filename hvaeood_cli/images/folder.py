@@ -129,7 +129,7 @@ def _read_file(path: bytes) -> bytes:
                 raise ImageError(
                     "too_large", f"{status.st_size} bytes; at most {MAX_BYTES} are read"
                 )
-            return file.read(MAX_BYTES + 1)  # it may be growing
+            return file.read(status.st_size)  # and no more of one that is growing
     except IsADirectoryError:
         raise ImageError("unreadable", _NO_FILE) from None
     except FileNotFoundError:

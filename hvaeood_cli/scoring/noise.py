@@ -47,8 +47,8 @@ def uniforms(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
     n_words = -(-n // 2)
     numbers: Tensor
     if device.type == "cpu":
-        rows = [_uniform(np, numpy_words(key, Stream.UNIFORM, n_words)) for key in keys]
-        numbers = torch.from_numpy(np.stack(rows))
+        drawn = np.stack([numpy_words(key, Stream.UNIFORM, n_words) for key in keys])
+        numbers = torch.from_numpy(_uniform(np, drawn))
     else:
         numbers = _uniform(torch, torch_words(keys, Stream.UNIFORM, n_words, device))
     return numbers[:, :n]
@@ -61,8 +61,11 @@ def normals(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
     shape = (len(keys), stretches, 2, _STRETCH)
     if device.type == "cpu":
         array = np.empty(shape, np.float32)
-        for row, key in zip(array, keys, strict=True):
-            _fill(row, numpy_words(key, Stream.NORMAL, n_words))
+        n_keys = max(1, _WORDS_AT_A_TIME // n_words)
+        for begin in range(0, len(keys), n_keys):
+            few = slice(begin, begin + n_keys)
+            drawn = [numpy_words(key, Stream.NORMAL, n_words) for key in keys[few]]
+            _fill(array[few].reshape(-1, 2, _STRETCH), np.concatenate(drawn))
         return torch.from_numpy(array).flatten(1)[:, :n]
     rows = torch.empty(shape, device=device)
     n_keys = max(1, _WORDS_ELSEWHERE // n_words)
@@ -74,13 +77,13 @@ def normals(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
     return rows.flatten(1)[:, :n]
 
 
-def _fill(row: NDArray[np.float32], words: NDArray[np.uint64]) -> None:
-    """A row's normal numbers, a part at a time. row: (stretches, 2, _STRETCH)."""
-    bits = words.view(np.int32).reshape(row.shape)
+def _fill(out: NDArray[np.float32], words: NDArray[np.uint64]) -> None:
+    """Normal numbers of these words, a part at a time. out: (stretches, 2, _STRETCH), a view."""
+    bits = words.view(np.int32).reshape(out.shape)
     n_stretches = _WORDS_AT_A_TIME // _STRETCH
-    for begin in range(0, len(row), n_stretches):
+    for begin in range(0, len(out), n_stretches):
         part = slice(begin, begin + n_stretches)
-        _box_muller(np, bits[part], row[part])
+        _box_muller(np, bits[part], out[part])
 
 
 # From here on `xp` is NumPy or PyTorch, and an array is its own. Words are read as int32, two of

@@ -6,6 +6,7 @@ so that nothing but a 16-byte key has to reach a GPU.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,17 @@ _ROUNDS = 10
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _LOW = 0xFFFFFFFF
+_NOTHING = np.zeros(4, np.uint64)
+
+
+class _Thread(threading.local):
+    """A generator for each thread, set anew for each key: making one takes longer than 500 words."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.Generator(np.random.Philox(0))
+
+
+_thread = _Thread()
 
 
 def numpy_words(key: Key, stream: int, n: int) -> NDArray[np.uint64]:
@@ -27,9 +39,18 @@ def numpy_words(key: Key, stream: int, n: int) -> NDArray[np.uint64]:
 
     stream: the counter's highest word; streams of one key have nothing in common.
     """
-    bits = np.random.Philox(key=np.frombuffer(key, "<u8"), counter=[0, 0, 0, stream])
-    # what `bits.random_raw(n)` gives, which asks for the interpreter's lock at every word
-    return np.random.Generator(bits).integers(0, 2**64 - 1, n, np.uint64, endpoint=True)
+    generator = _thread.generator
+    generator.bit_generator.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": (0, 0, 0, stream), "key": np.frombuffer(key, "<u8")},
+        "buffer": _NOTHING,
+        "buffer_pos": 4,  # as many as it holds: the first word begins a new block
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    # what `random_raw(n)` gives, which asks for the interpreter's lock at every word
+    words: NDArray[np.uint64] = generator.integers(0, 2**64 - 1, n, np.uint64, endpoint=True)
+    return words
 
 
 def torch_words(keys: Sequence[Key], stream: int, n: int, device: torch.device) -> Tensor:

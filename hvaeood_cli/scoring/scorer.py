@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,16 +79,16 @@ class Scorer:
             rows = min(ROWS_ELSEWHERE, LARGEST_TENSOR // _largest_activation(self.ladder))
         return min(images, max(1, rows // self._n_samples))
 
-    def noise(self, content: bytes) -> ImageNoise:
-        """What threads can do for an image ahead of its pass: on a CPU, draw all of its noise.
+    def noises(self, contents: Sequence[bytes]) -> list[ImageNoise]:
+        """What threads can do for images ahead of their pass: on a CPU, draw all of their noise.
 
-        Another device makes it itself, of the key. content: the image's `content_key`.
+        Another device makes it itself, from the keys. contents: each image's `content_key`.
         """
-        key = image_key(content, self.settings.seed)
-        if self.device.type != "cpu":
-            return ImageNoise(key, None, None)
-        uniform, normal = self._draw([key])
-        return ImageNoise(key, uniform[0], normal[:, 0])
+        keys = [image_key(content, self.settings.seed) for content in contents]
+        if self.device.type != "cpu" or not keys:
+            return [ImageNoise(key, None, None) for key in keys]
+        uniform, normal = self._draw(keys)
+        return [ImageNoise(key, uniform[i], normal[:, i]) for i, key in enumerate(keys)]
 
     def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
         """Every score of (N, C, H, W) 8-bit images, by its name in the column table: (N, ...).
@@ -158,7 +158,7 @@ class Scorer:
         size: int | None = None,
     ) -> Iterator[tuple[int, Tensor, Noise]]:
         """Passes of one shape: how many rows count, x (B, C, H, W) observed, noise by layer."""
-        noises = noises or [self.noise(content_key(image)) for image in pixels]
+        noises = noises or self.noises([content_key(image) for image in pixels])
         size = size or self.images_per_pass
         for first in range(0, len(pixels), size):
             n = min(size, len(pixels) - first)

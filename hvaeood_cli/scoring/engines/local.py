@@ -71,7 +71,7 @@ class LocalEngine:
 def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prepared:
     config = scorer.ladder.config
     rows = blank_rows(last - first, config.n_layers)
-    batch = _Prepared(first, rows, {}, [], [])
+    batch, contents = _Prepared(first, rows, {}, [], []), []
     for row, i in zip(rows, range(first, last), strict=True):
         try:
             image, sha256 = manifest.read(i)
@@ -86,7 +86,8 @@ def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prep
         row["content"] = shortened(content)
         row["conversions"] = int(conversions)
         batch.pixels.append(pixels)
-        batch.noises.append(scorer.noise(content))
+        contents.append(content)
+    batch.noises.extend(scorer.noises(contents))
     return batch
 
 
