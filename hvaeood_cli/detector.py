@@ -105,9 +105,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         settings = preset.train.model_validate(
             preset.train.model_dump() | dict(self.training or {})
         )
-        folder = Path(self.out or mkdtemp(prefix="hvaeood-"))
-        if self.out is None:
-            finalize(self, rmtree, folder, ignore_errors=True)
+        folder = Path(self.out) if self.out else self._temporary_folder()
         pixels = read_pixels(self.manifest(X), preset.model).pixels
         fabric = make_fabric(choose_device(self.device))
         run = TrainingRun(preset.model, settings, fabric, folder, folder.name)
@@ -122,7 +120,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         scores = self.score(X)
         if self.calibration is None:
-            return -self._reference_or_raise().combine(scores.llr)
+            return -self._reference_or_raise().combine(scores.llr, scores.scored)
         return np.where(scores.scored, -self.calibration.combine(scores.columns), np.nan)
 
     @property
@@ -136,7 +134,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             check_level(Rule("fpr", self.false_positive_rate), self.calibration, 1)
             return -threshold(self.calibration.combined, self.false_positive_rate)
         reference = self._reference_or_raise()
-        usual = reference.combine(reference.llr)
+        usual = reference.combine(reference.llr, np.ones(len(reference.llr), np.bool_))
         return -float(np.quantile(usual, 1.0 - self.false_positive_rate))
 
     def decision_function(self, X: Images) -> NDArray[np.float64]:
@@ -342,8 +340,25 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             kept[what] = (key, make())
         return cast(T, kept[what][1])
 
+    def _temporary_folder(self) -> Path:
+        """A folder that goes when the detector goes, or is fitted again."""
+        remove: finalize[..., Self] | None = vars(self).get("_remove")
+        if remove is not None:
+            remove()
+        folder = mkdtemp(prefix="hvaeood-")
+        self._remove = finalize(self, rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the parameters: a copy loads its own."""
+        """Without what follows from the parameters: a copy loads its own.
+
+        Raises ModelError for a fitted model in a temporary folder, which a copy would lose.
+        """
+        if "_remove" in vars(self):
+            raise ModelError(
+                "this detector's model lies in a temporary folder and goes with it",
+                "Detector(out=FOLDER) keeps the model that fit makes",
+            )
         state = dict(super().__getstate__())
         state.pop("_derived", None)
         return state

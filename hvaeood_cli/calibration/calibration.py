@@ -30,6 +30,7 @@ from hvaeood_cli.store.score_file import ScoreFile
 
 FORMAT, FORMAT_VERSION = "hvaeood-calibration", 3
 LEAST_IMAGES = 100
+_LEAST_FITTED = 10  # images with every score, among those that the density is fitted on
 
 _FIT_FRACTION = 0.3  # of the images go to the density, the rest to its p-values
 _SPLIT_SEED = 0
@@ -85,7 +86,13 @@ class Calibration:
         fitted = values[order[:n_fit]]
         # What is not finite has no density, but it counts among the p-values' images: it is as
         # usual as it is frequent.
-        density = Density.fit(fitted[np.isfinite(fitted).all(axis=1)])
+        finite = fitted[np.isfinite(fitted).all(axis=1)]
+        if len(finite) < _LEAST_FITTED:
+            raise CalibrationError(
+                f"only {len(finite)} of {len(fitted)} images have every score",
+                "the model fails on images that should belong: train it anew",
+            )
+        density = Density.fit(finite)
         facts = {"model_name": scores.header.model_name, "n_fit": n_fit}
         return cls(
             settings=settings_of(scores.header),

@@ -81,11 +81,27 @@ class Density:
         """
         finite = np.isfinite(values).all(axis=1)
         standard = (np.where(finite[:, None], values, 0.0) - self.centre) / self.spread
+        columns = np.ascontiguousarray(standard.T)  # (D, N)
         by_component = []
         for log_weight, mean, precision in zip(
             self.log_weights, self.means, self.precisions, strict=True
         ):
-            whitened = (standard - mean) @ precision  # (N, D)
             log_det = np.log(np.diag(precision)).sum()
-            by_component.append(log_weight + log_det - 0.5 * (whitened**2).sum(1))
+            distance = _squared_norm(columns - mean[:, None], precision)
+            by_component.append(log_weight + log_det - 0.5 * distance)
         return np.where(finite, -np.logaddexp.reduce(by_component, axis=0), np.inf)
+
+
+def _squared_norm(columns: Float64, upper: Float64) -> Float64:
+    """|x U|^2 of every x, (N,). columns: (D, N), an x each; upper: (D, D), U, upper triangular.
+
+    Row by row and in one order, not as a matrix product, whose last digit depends on how many
+    rows there are and on the library that makes it: an image's p must not.
+    """
+    total = np.zeros(columns.shape[1])
+    for j in range(len(columns)):
+        projected = columns[0] * upper[0, j]
+        for i in range(1, j + 1):
+            projected += columns[i] * upper[i, j]
+        total += projected * projected
+    return total

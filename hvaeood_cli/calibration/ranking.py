@@ -41,7 +41,8 @@ class Ranking:
         decision = scores.decision
         if decision:
             return cls("calibration", reference, decision.combined, decision.k, drift)
-        combined, k = reference.combine(scores.llr), reference.k_differing_most(scores.llr)
+        combined = reference.combine(scores.llr, scores.scored)
+        k = reference.k_differing_most(scores.llr)
         return cls("model" if reference.from_model else "batch", reference, combined, k, drift)
 
     def order(self) -> NDArray[np.int64]:

@@ -48,10 +48,15 @@ class Reference:
         """(N, L - 1) nats -> how many spreads each is above the centre; NaN stays NaN."""
         return (np.asarray(llr, np.float64) - self.centre) / self.spread
 
-    def combine(self, llr: NDArray[np.floating[Any]]) -> Float64:
+    def combine(self, llr: NDArray[np.floating[Any]], scored: NDArray[np.bool_]) -> Float64:
         """The combined score without a calibration, max_k of `standardise`: (N,) spreads, higher
-        is odder; NaN stays NaN."""
-        return np.asarray(self.standardise(llr).max(axis=1))
+        is odder.
+
+        scored: (N,). NaN for rows without scores; infinite for those with a ratio that could not
+        be computed, which is not usual.
+        """
+        combined = np.nan_to_num(self.standardise(llr).max(axis=1), nan=np.inf)
+        return np.where(scored, combined, np.nan)
 
     def k_differing_most(self, llr: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """The k, from 1, at which each image is furthest off: (N,); 0 for rows without scores."""

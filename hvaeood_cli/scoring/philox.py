@@ -25,7 +25,7 @@ _NOTHING = np.zeros(4, np.uint64)
 
 
 class _Thread(threading.local):
-    """A generator for each thread, set anew for each key: making one takes longer than 500 words."""
+    """A generator for each thread, set anew for each key: making one takes as long as 500 words."""
 
     def __init__(self) -> None:
         self.generator = np.random.Generator(np.random.Philox(0))

@@ -204,8 +204,9 @@ class Workbench(App[None]):
             start()
 
     def _looked(self, row: int, look: Look | HvaeoodError) -> None:
-        if isinstance(self.screen, LookScreen):
-            self.screen.show_look(row, look)
+        for screen in self.screen_stack:  # a dialog may stand before it
+            if isinstance(screen, LookScreen):
+                screen.show_look(row, look)
 
     def _glanced(self, row: int, image: NDArray[np.uint8] | HvaeoodError) -> None:
         screen = next(s for s in self.screen_stack if isinstance(s, BrowseScreen))

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from hvaeood_cli.text import format_p, printable
 from hvaeood_cli.tui.run import COMBINED, Axis
-from hvaeood_cli.tui.view import MARK, PATH, Column, K, Snapshot, listed_axes
+from hvaeood_cli.tui.view import MARK, PATH, K, Snapshot, listed_axes
 from hvaeood_cli.tui.widgets.virtual_table import Cell, CellOf, TableColumn
 
 MARK_WORDS = ("", "OOD", "fine", "unsure", "note")  # by `Snapshot.marks`
@@ -60,8 +60,3 @@ def table_cell(snapshot: Snapshot) -> CellOf:
         return f"{value:.{digits}f}", "strong" if key.k and key.k == run.k[row] else ""
 
     return cell
-
-
-def sort_name(snapshot: Snapshot, column: Column) -> str:
-    """The head of a column."""
-    return next(head.title for head in table_columns(snapshot) if head.key == column)

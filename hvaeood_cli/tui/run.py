@@ -106,7 +106,8 @@ class Run:
         The calibration's combined score, in nats; without one, spreads above the batch's median.
         """
         if self.calibration is None:
-            return self._reference.combine(self.scores.llr).astype(np.float32)
+            combined = self._reference.combine(self.scores.llr, self.scores.scored)
+            return combined.astype(np.float32)
         found = np.full(len(self), np.nan)
         for first in range(0, len(self), _SLICE):
             part = slice(first, first + _SLICE)
@@ -166,8 +167,8 @@ class Run:
         return axis.column.titles(self.n_layers)[self._place(axis)]
 
     def values(self, axis: Axis) -> Values:
-        """(N,), NaN without scores."""
-        return self._keep(("values", axis), lambda: self._values(axis))
+        """(N,), NaN without scores; what could not be computed of a scored image is the oddest."""
+        return self._keep(("values", axis), lambda: self._whole(axis, self._values(axis)))
 
     def usual(self, axis: Axis) -> Values | None:
         """The calibration's values, sorted upwards; None where there is none."""
@@ -254,6 +255,13 @@ class Run:
             found[scored] = false_discovery_control(self.p[scored], method=method)
         return found
 
+    def _whole(self, axis: Axis, values: Values) -> Values:
+        holes = np.isnan(values) & self.scores.scored
+        if not holes.any():
+            return values
+        worst = 0.0 if axis.measure == P else np.inf if axis.higher_is_odder else -np.inf
+        return np.where(holes, values.dtype.type(worst), values)
+
     def _values(self, axis: Axis) -> Values:
         if axis == COMBINED:
             return self.combined
@@ -271,7 +279,8 @@ class Run:
             return np.arange(1, n + 1) / (n + 1)
         if axis.measure not in self.calibration.columns:
             return None
-        return np.sort(self._part(axis, self.calibration[axis.measure]))
+        usual = self._part(axis, self.calibration[axis.measure])
+        return np.sort(usual[~np.isnan(usual)])
 
     def _part(self, axis: Axis, values: Values) -> Values:
         """The values of one axis, (N,), of a column's (N,) or (N, n)."""

@@ -14,7 +14,7 @@ from hvaeood_cli.tui.threshold import Flags, Threshold, first_threshold, flag
 ALL, FLAGGED, UNREADABLE, JUDGED = SHOWN = ("all", "flagged", "unreadable", "judged")
 MARK, PATH, K = "mark", "path", "k"  # columns to sort by that are no axis
 
-Column = Axis | str
+SortKey = Axis | str
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class View:
 
     axis: Axis
     threshold: Threshold
-    column: Column = COMBINED
+    column: SortKey = COMBINED
     descending: bool = True
     filter: Filter = field(default_factory=Filter)
     log: bool = True  # counts; a few odd images among many are seen
@@ -44,7 +44,7 @@ class View:
     def first(cls, run: Run) -> View:
         return cls(COMBINED, first_threshold(run))
 
-    def sorted_by(self, column: Column) -> View:
+    def sorted_by(self, column: SortKey) -> View:
         """By another column, its telling end first; by the same one, the other way round."""
         if column == self.column:
             return replace(self, descending=not self.descending)
@@ -90,7 +90,7 @@ def take(run: Run, view: View, judgements: Judgements, before: Snapshot | None =
     return Snapshot(run, view, judgements, marks, flags, rows)
 
 
-def columns(run: Run) -> list[Column]:
+def columns(run: Run) -> list[SortKey]:
     """What a table can be sorted by, from left to right."""
     by_k, single = listed_axes(run)
     return [MARK, COMBINED, *by_k, K, *single, PATH]
