@@ -34,7 +34,7 @@ class NamedDataset:
     """A torchvision data set as an array of images, read one at a time."""
 
     def __init__(self, source: str, root: Path, download: bool) -> None:
-        """source: `NAME:SPLIT`. Raises UsageError for another split, SourceError for absent data."""
+        """source: `NAME:SPLIT`. Raises UsageError for another split, SourceError for no data."""
         name, _, split = source.lower().partition(":")
         class_name, splits = DATASETS[name]
         if split not in splits:
