@@ -40,9 +40,7 @@ def read_labels(path: Path) -> Labels:
                 name = os.fsencode((row["path"] or "").removeprefix("./"))
                 if labels.setdefault(name, _VALUES[word]) != _VALUES[word]:
                     line = reader.line_num
-                    raise SourceError(
-                        f"{path}, line {line}: its path has another label above", hint
-                    )
+                    raise SourceError(f"{path}, line {line}: a path with two labels", hint)
     except (OSError, csv.Error, ValueError) as error:
         raise SourceError(f"cannot read {path}: {error}", hint) from None
     return labels
