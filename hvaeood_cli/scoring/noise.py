@@ -26,7 +26,7 @@ _WORDS_ELSEWHERE = 1 << 22  # 32 MiB, of which a dozen are in use; not measured 
 
 
 class Stream(IntEnum):
-    """What a key's bits are for. In a stream of its own, x does not depend on the latents' number."""
+    """What a key's bits are for. Models with different latents see the same pixels."""
 
     UNIFORM = 0
     NORMAL = 1
