@@ -33,7 +33,7 @@ def score(
     label: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."
+            metavar="N", min=0, max=1, help="Label all: 0 in-distribution, 1 OOD; for evaluation."
         ),
     ] = None,
     fpr: options.Fpr = None,

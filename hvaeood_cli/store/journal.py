@@ -36,7 +36,7 @@ _BATCH = struct.Struct("<QQ")
 _MAX_FRAME = 1 << 32
 _MAX_HEADER = 1 << 20
 SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
-NO_LOCKS = "this file system has no locks: do not run two of these on one output"
+NO_LOCKS = "this file system has no locks: do not run two commands at once on one output"
 
 
 class Batch(NamedTuple):

@@ -18,7 +18,7 @@ from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training.objective import Objective, Pressure, Terms
 
 _START_OVER = (
-    "a lower --learning-rate, with another --out or --force; the last checkpoint is kept till then"
+    "a lower --learning-rate, with --force or another --out; until then the last checkpoint is kept"
 )
 _MOST_SKIPPED = 20  # more steps in a row without a usable gradient: the run has diverged
 

@@ -114,8 +114,8 @@ class TrainingRun:
                 )
         if precision_of(self.fabric) == "16-mixed" and self.settings.gradient_skip:
             raise UsageError(
-                "gradient_skip is not for 16-mixed, whose scaler skips what overflows and must "
-                "see all",
+                "gradient_skip is not for 16-mixed, whose scaler must see every gradient and "
+                "skips those that overflow",
                 "--precision bf16-mixed or 32-true",
             )
 
