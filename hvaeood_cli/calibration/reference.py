@@ -70,7 +70,7 @@ def _finite(llr: NDArray[np.floating[Any]]) -> Float64:
 
 
 def to_json(llr: NDArray[np.floating[Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    """The content of a bundle's reference.json. llr: (n, L - 1) nats; settings: that made it."""
+    """The content of a bundle's reference.json. llr: (n, L - 1) nats, made with `settings`."""
     kept = {key: settings[key] for key in _MUST_AGREE}
     rounded = np.asarray(llr, np.float64).round(3).tolist()
     return {"settings": kept, "n": len(rounded), "llr": rounded}

@@ -117,7 +117,7 @@ def _explained(raised: Exception) -> HvaeoodError:
 
 
 def _misused(raised: typer.TyperException) -> UsageError:
-    """What is wrong with the command line; if hvaeood.toml sets the bad value, in which line."""
+    """The error for a wrong command line; if hvaeood.toml has the bad value, with its line."""
     context, parameter = getattr(raised, "ctx", None), getattr(raised, "param", None)
     path = getattr(context, "command_path", "hvaeood")
     message = raised.format_message()  # empty where the help was shown instead

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to 8-bit pixels. Hostile bytes raise ImageError, no worse."""
+"""From the bytes of an image file to 8-bit pixels. Bad bytes raise ImageError, nothing else."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def write_bundle(
 
 
 def model_folders() -> list[Path]:
-    """Folders of models: of those that ship, then $HVAEOOD_MODELS or the user's own."""
+    """The folders of models: of those that ship, then $HVAEOOD_MODELS or the user's own."""
     own = os.environ.get("HVAEOOD_MODELS") or Path(platformdirs.user_data_dir("hvaeood")) / "models"
     return [_PRETRAINED, Path(own)]
 

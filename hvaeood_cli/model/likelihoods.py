@@ -17,7 +17,7 @@ class Likelihood(ABC):
 
     stride: r, the stem's. A decoder works at 1/r of the image's height and width, and its output
     holds the numbers of r x r neighbouring pixels side by side, as `nn.PixelUnshuffle` arranges
-    them: x may be rearranged to match, which has fewer channels.
+    them. `log_prob` may rearrange x to match instead, since x has fewer channels.
     """
 
     n_parameters: int  # of one pixel, all its channels

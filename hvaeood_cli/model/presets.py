@@ -33,8 +33,8 @@ _COMPACT = TrainSettings(
     semantic_weight=1.0,
 )
 
-# For natural images: many small and fast steps, with a z_1 that tells something from the first
-# one. The objective is the paper's, since the semantic term spoils LLR^{>k} here
+# For natural images: many small and fast steps, and a z_1 that the layers above listen to from the
+# first one. The objective is the paper's, since the semantic term spoils LLR^{>k} here
 # (docs/natural-images.md).
 _COMPACT_RGB = TrainSettings(
     epochs=60,

@@ -106,7 +106,7 @@ def ticks(low: float, high: float, n: int = 6) -> Iterator[float]:
 
 
 def _range(values: Values, cut: float | None) -> tuple[float, float]:
-    """The ends of the axis: it leaves out the far tails, and includes the threshold."""
+    """The ends of the axis, which leaves out the far tails and includes the threshold."""
     if not len(values):
         return 0.0, 1.0
     low, high = (float(v) for v in np.quantile(values, [0.001, 0.995]))

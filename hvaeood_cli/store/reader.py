@@ -132,7 +132,7 @@ def _codes(file: h5py.File, name: str) -> dict[str, int]:
 
 
 def _errors(dataset: h5py.Dataset, status: NDArray[np.int8]) -> Errors:
-    """Why rows could not be read. Only theirs are decoded: a million empty ones would be slow."""
+    """Why rows could not be read. No other row's text is decoded: a million would be slow."""
     bad = np.flatnonzero(status)
     texts = dataset[()][bad] if len(bad) else ()
     reasons = {

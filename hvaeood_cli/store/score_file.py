@@ -117,7 +117,7 @@ class ScoreFile:
         return [column for column in columns("scores") if column.name in self.columns]
 
     def each(self, column: Column) -> Iterator[tuple[str, NDArray[Any]]]:
-        """The parts of a column, each a title, such as LLR>1, and one number an image, (N,)."""
+        """The parts of a column, each a title, such as LLR>1, and one number per image, (N,)."""
         values = self.columns[column.name]
         parts = [values] if values.ndim == 1 else list(values.T)
         yield from zip(column.titles(self.n_layers), parts, strict=True)

@@ -212,7 +212,7 @@ def begin(
 
 
 def build_seeded(config: ModelConfig, seed: int) -> ConvolutionalLadder:
-    """An untrained ladder, its weights drawn by the seed. PyTorch's own generator is left alone."""
+    """An untrained ladder with weights drawn by the seed; PyTorch's generator is left as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seeded_generator(seed, "weights").initial_seed())
         return build_ladder(config)

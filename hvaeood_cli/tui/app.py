@@ -84,10 +84,10 @@ class Workbench(App[None]):
         hint: bool = False,
         patience: float = 0.12,
     ) -> None:
-        """image_widget: one of textual-image; None shows no images. threshold: the first one.
+        """image_widget: one of textual-image; None shows no images. hint: show a first-time hint.
 
-        hint: show a first-time hint. patience: seconds that the cursor must rest before an image
-        is read.
+        threshold: the one to start with. patience: seconds that the cursor must rest before an
+        image is read.
         """
         super().__init__()
         self.files = [_File(each, _first(each, threshold)) for each in opened]
