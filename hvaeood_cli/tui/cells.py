@@ -1,4 +1,4 @@
-"""What stands in the cells of the table of images."""
+"""The columns and cells of the table of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARK_WORDS = ("", "OOD", "fine", "unsure", "note")  # by `Snapshot.marks`
 
 
 def table_columns(snapshot: Snapshot) -> list[TableColumn]:
-    """From left to right; narrow tables leave the last figures out first."""
+    """The columns from left to right; a narrow table leaves out the last scores first."""
     run = snapshot.run
     rank = "p" if run.calibration else "combined"
     by_k, single = listed_axes(run)
@@ -35,7 +35,7 @@ def table_columns(snapshot: Snapshot) -> list[TableColumn]:
 
 
 def table_cell(snapshot: Snapshot) -> CellOf:
-    """Text and style of a cell, by row and column."""
+    """A function that gives a cell's text and style, by row and column."""
     run = snapshot.run
     scores, flagged = run.scores, snapshot.flags.flagged
 
