@@ -277,7 +277,7 @@ class BrowseScreen(JudgingScreen):
         if isinstance(threshold, ByScore):
             how = "r chooses FPR or FDR" if run.calibration else "hvaeood calibrate comes first"
             self.notify(
-                f"a score file keeps only rules, not a threshold by score: {how}",
+                f"a score is no rule, and the file keeps a rule alone: {how}",
                 severity="warning",
                 markup=False,
             )
