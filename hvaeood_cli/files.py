@@ -9,21 +9,27 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-LOCK_SECONDS = 2.0  # how long `locked` waits for its turn
+from hvaeood_cli.errors import StoreError
+
+LOCK_SECONDS = 5.0  # how long `locked` waits for its turn; turns take milliseconds
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _LONGEST_STEM = 200  # bytes of a name that go into its temporary file's; names end at 255
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success fsync it and rename it to `path`.
+
+    check: called right before the renaming, in this writer's turn (see `locked`): what it finds of
+    `path` still holds when it is replaced by all who give a check. What it raises keeps the file.
 
     On any error the temporary file is removed and `path` is as it was. A file that is replaced
     keeps its permissions; through a link, the file that it points to is replaced. Raises OSError
-    where the folder cannot be written, or `path` is a folder, a device or a pipe.
+    where the folder cannot be written, or `path` is a folder, a device or a pipe; with a check,
+    StoreError as `locked`.
     """
     path = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
     mode = _mode(path)
@@ -33,7 +39,12 @@ def replacing(path: Path) -> Iterator[Path]:
         _fsync(temporary)
         if mode is not None:
             temporary.chmod(mode)
-        temporary.replace(path)
+        if check is None:
+            temporary.replace(path)
+        else:
+            with locked(path):
+                check()
+                temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -44,9 +55,9 @@ def locked(path: Path) -> Iterator[None]:
     """Take turns at reading and rewriting `path` with other threads and processes that use this.
 
     The lock is one on the folder, so that it outlives the renaming of files in it and leaves no
-    file behind; hold it for as long as a read and a write take. On a file system without locks,
-    in a folder that is not there, or when the turn does not come within `LOCK_SECONDS` (someone
-    may hold the folder for reasons of their own), the caller goes on without it.
+    file behind. Others wait no longer than `LOCK_SECONDS`, so hold it for something short: a
+    large file is prepared before. On a file system without locks, and in a folder that is not
+    there, the caller goes on without it. Raises StoreError when the turn does not come.
     """
     try:
         descriptor = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY)
@@ -54,7 +65,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        _wait_for_lock(descriptor)
+        _wait_for_lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)  # which releases the lock
@@ -80,13 +91,18 @@ def sync_folder(folder: Path) -> None:
         _fsync(folder)
 
 
-def _wait_for_lock(descriptor: int) -> None:
+def _wait_for_lock(descriptor: int, path: Path) -> None:
     give_up = time.monotonic() + LOCK_SECONDS
-    while time.monotonic() < give_up:
+    while True:
         try:
             try_lock(descriptor)
             return
         except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise StoreError(
+                    f"another process is writing {path}, or something beside it",
+                    "try again when it is done, and not under a lock (flock) on that folder",
+                ) from None
             time.sleep(0.005)
         except OSError:  # NFS, for one, locks no folder
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -12,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hvaeood_cli import files
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.store.columns import blank_rows
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
-from hvaeood_cli.store.writer import write_scores
-from tests.score_files import fill_in, make_header
+from hvaeood_cli.store.writer import write_decision, write_scores
+from tests.score_files import fill_in, make_header, make_scores
 
 L = 3
 
@@ -126,6 +128,35 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(target)
     assert target.read_bytes() == b"precious" and os.listdir(tmp_path) == ["s.h5"]
+
+
+# -- two writers at once --------------------------------------------------------------------------
+
+
+def test_scores_made_while_a_decision_is_copied_are_not_lost(tmp_path, monkeypatch):
+    """The decision was made of other rows; what is written in its place is the old file's."""
+    scores = make_scores(tmp_path / "s.h5", 50)
+    copy = shutil.copyfile
+
+    def slow(*paths: Path) -> None:
+        copy(*paths)
+        make_scores(tmp_path / "s.h5", 60, seed=9)  # waits for nobody
+
+    monkeypatch.setattr(shutil, "copyfile", slow)
+    with pytest.raises(StoreError, match="scored anew since it was read"):
+        write_decision(scores, None)
+    assert len(read_scores(scores.path)) == 60 and os.listdir(tmp_path) == ["s.h5"]
+
+
+def test_nobody_replaces_scores_out_of_turn(tmp_path, monkeypatch):
+    scores = make_scores(tmp_path / "s.h5", 50)
+    whole = scores.path.read_bytes()
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0)
+    with files.locked(scores.path):
+        for write_anew in (lambda: write_decision(scores, None), lambda: write(scores.path)):
+            with pytest.raises(StoreError, match="another process is writing"):
+                write_anew()
+    assert scores.path.read_bytes() == whole and os.listdir(tmp_path) == ["s.h5"]
 
 
 # -- hostile and broken files ---------------------------------------------------------------------

@@ -135,7 +135,8 @@ def judge(scores: ScoreFile, row: int, mark: str, note: str) -> Judgements:
 
     Returns all judgements, with those that other threads and processes have made meanwhile: the
     file is read anew and written whole, and everyone waits their turn to do so. Raises StoreError
-    as `read_judgements`, and where it cannot be written; ValueError for an unknown mark.
+    as `read_judgements`, where it cannot be written, and where the turn does not come; ValueError
+    for an unknown mark.
     """
     if mark not in (*MARKS, ""):
         raise ValueError(f"no mark is called {mark!r}")

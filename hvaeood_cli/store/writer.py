@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.files import locked, replacing
+from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import ATTRIBUTES, GROUP, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
@@ -27,12 +29,20 @@ from hvaeood_cli.store.score_file import ScoreFile
 _CHUNK = 16384  # rows
 
 
-def write_scores(path: Path, scores: ScoreFile) -> ScoreFile:
-    """Write a whole run, with its decision if it has one; returns it as it stands in the file."""
+def _anything_goes() -> None:
+    """Whatever stands there is replaced."""
+
+
+def write_scores(
+    path: Path, scores: ScoreFile, check: Callable[[], None] = _anything_goes
+) -> ScoreFile:
+    """Write a whole run, with its decision if it has one; returns it as it stands in the file.
+
+    check: whether `path` may be replaced, as in `replacing`.
+    """
     written = replace(scores, path=path, manifest_sha256=manifest_sha256(scores))
     with (
-        locked(path),
-        replacing(path) as temporary,
+        replacing(path, check) as temporary,
         h5py.File(temporary, "w", track_order=False) as file,
     ):
         for key, value in _attributes(written).items():
@@ -54,21 +64,42 @@ def write_scores(path: Path, scores: ScoreFile) -> ScoreFile:
 def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
     """Put a decision into the file of these scores, or with None take away the one that is there.
 
-    Raises StoreError where the file holds another run than was read: its rows would not fit.
+    Raises StoreError where the file holds another run than was read, for its rows would not fit,
+    and where it is replaced while it is being copied: what the other wrote stays.
     """
     path = scores.path
-    with locked(path), replacing(path) as temporary:
+    copied = _file_at(path)
+
+    def check() -> None:
+        if _file_at(path) != copied:
+            raise _scored_anew(path)
+
+    with replacing(path, check) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+") as file:
             if any(file.attrs.get(key) != value for key, value in _attributes(scores).items()):
-                raise StoreError(
-                    f"{path} was scored anew since it was read; the decision is not of its images",
-                    "open it again, then decide",
-                )
+                raise _scored_anew(path)
             if GROUP in file:
                 del file[GROUP]
             if decision is not None:
                 _write_group(file, decision)
+
+
+def _file_at(path: Path) -> tuple[int, int, int, int] | None:
+    """Which file has this name, and when it was written: another after each replacement."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _scored_anew(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} was scored anew since it was read, or decided by another; this decision is not "
+        "written",
+        "open it again, then decide",
+    )
 
 
 def _attributes(scores: ScoreFile) -> dict[str, Any]:
