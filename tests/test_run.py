@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.errors import StoreError
+from hvaeood_cli.errors import ImageError, StoreError
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.store.columns import blank_rows
@@ -120,6 +120,22 @@ def test_trouble_of_the_engine_is_not_called_trouble_with_writing(of, tmp_path):
         of(lambda: FakeEngine(meanwhile=fail)).to_file(tmp_path / "s.h5")
     with pytest.raises(StoreError, match="cannot write"):
         of(FakeEngine).to_file(tmp_path / "gone" / "s.h5")
+
+
+def test_a_reason_that_has_no_code_is_a_row_all_the_same(bundle, folder, monkeypatch):
+    """A source of someone else's may have words of its own."""
+    detector = Detector(bundle.folder)
+    manifest, read = detector.manifest(str(folder)), Manifest.read
+
+    def fail(self: Manifest, i: int):
+        if i == 3:
+            raise ImageError("on_strike", "come back tomorrow")
+        return read(self, i)
+
+    monkeypatch.setattr(Manifest, "read", fail)
+    scores = detector.run(manifest).in_memory()
+    assert scores.status_name(3) == "unreadable" and scores.errors[3] == "come back tomorrow"
+    assert scores.n_scored == 11
 
 
 def test_another_device_that_was_asked_for_is_named(of, tmp_path):

@@ -64,7 +64,7 @@ def open_file(argument: str) -> FileSource | None:
     return FileSource([os.fsencode(argument)]) if os.path.lexists(argument) else None
 
 
-def stamp_of(path: str | bytes) -> str:
+def stamp_of(path: str | bytes | os.PathLike[str]) -> str:
     """Size and time of a file, or the reason why it has none."""
     try:
         status = os.stat(path)

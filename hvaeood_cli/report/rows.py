@@ -117,7 +117,8 @@ def _csv_header(n_layers: int) -> list[str]:
 
 def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
     """In the order of `_csv_header`; what a file has no value for stays empty."""
-    cells = [defuse(row["path"]), row["status"], defuse(row["error"]), row["combined"], row["k"]]
+    texts = [defuse(row[name]) for name in ("path", "status", "error")]
+    cells = [*texts, row["combined"], row["k"]]
     for column in _numbers():
         found = row.get(column.name)
         values = found if isinstance(found, list) else [found]
