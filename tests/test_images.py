@@ -361,14 +361,13 @@ def test_a_pipe_is_unreadable_and_never_waited_for(tmp_path, monkeypatch):
     assert caught.value.code == "unreadable"
 
 
-def test_no_more_is_read_of_a_growing_file_than_is_decoded(tmp_path, monkeypatch):
-    path = tmp_path / "grows.png"
+def test_no_more_is_read_of_a_growing_file_than_there_was(tmp_path, monkeypatch):
+    path, before = tmp_path / "grows.png", tmp_path / "before"
     path.write_bytes(PNG)
-    monkeypatch.setattr("hvaeood_cli.images.folder.MAX_BYTES", len(PNG) - 2)
-    monkeypatch.setattr(os, "fstat", lambda descriptor: os.stat(path.parent / "small"))
-    (tmp_path / "small").touch()
+    before.write_bytes(PNG[:-5])
+    monkeypatch.setattr(os, "fstat", lambda descriptor: os.stat(before))
     monkeypatch.setattr("hvaeood_cli.images.folder.decode", len)
-    assert FileSource([os.fsencode(path)]).read(0)[0] == len(PNG) - 1
+    assert FileSource([os.fsencode(path)]).read(0)[0] == len(PNG) - 5
 
 
 def test_frames_that_are_not_shown_are_not_walked_through(monkeypatch):

@@ -1,4 +1,4 @@
-"""What `score`, `decide`, `report` and `tui` share: which calibration, and by which rule."""
+"""What `score`, `decide`, `report` and `tui` share: the choice of calibration and rule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
-    """The rule that the command line asks for, if any. Raises UsageError."""
+    """The rule that the command line asks for; None if it asks for none. Raises UsageError."""
     from hvaeood_cli.calibration.rules import Rule
 
     if fpr is not None and fdr is not None:
@@ -34,10 +34,10 @@ def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
 def calibration_to_score_by(
     detector: Detector, path: Path | None, rule: Rule | None, n_images: int, needed: bool
 ) -> Calibration | None:
-    """The calibration that decides a run of n images, if one is made for these settings.
+    """The calibration that will decide a run of n images; None where none has its settings.
 
-    needed: whether a decision was asked for. Raises CalibrationError where it was and cannot be
-    made; where it was not, a warning says why nothing is decided.
+    path: the calibration that the user named. needed: whether the user asked for a decision. If
+    so, raises CalibrationError where none can be made; if not, warns why nothing is decided.
     """
     from hvaeood_cli.calibration.calibration import Calibration, find_calibration
     from hvaeood_cli.calibration.rules import check_level
@@ -55,7 +55,7 @@ def calibration_to_score_by(
     if differing and (needed or path is not None):
         found.check(settings)
     if differing:
-        console.warn("not decided, for the calibration was made otherwise: " + "; ".join(differing))
+        console.warn("not decided: the calibration has other settings: " + "; ".join(differing))
         return None
     if rule:
         check_level(rule, found, n_images)
@@ -63,9 +63,10 @@ def calibration_to_score_by(
 
 
 def calibration_of(scores: ScoreFile, model: str | None, path: Path | None) -> Calibration | None:
-    """The calibration for a score file: what is named, else that of the model that made it.
+    """The calibration for a score file: the one at `path`, else one of the model that scored it.
 
-    Raises CalibrationError for a broken one, ModelError for a model that is named and not there.
+    Returns None where that model is not among the models here. Raises CalibrationError for a
+    broken calibration, and ModelError for a `model` that does not exist or did not score the file.
     """
     from hvaeood_cli.calibration.calibration import Calibration, find_calibration, settings_of
     from hvaeood_cli.looks.looker import bundle_of
@@ -89,7 +90,7 @@ def not_calibrated(model: str) -> CalibrationError:
 
 
 def warn_of_group(scores: ScoreFile) -> None:
-    """Say where an FDR cannot flag a single image, however odd."""
+    """Warn if this FDR can flag no single image, however odd, but only several together."""
     from hvaeood_cli.calibration.rules import least_group, rule_of
 
     decision, n = scores.decision, scores.n_scored

@@ -1,4 +1,4 @@
-"""`hvaeood models`: what there is, and what one is made of."""
+"""`hvaeood models`: list the models, or show what one is made of."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _calibrations(bundle: Bundle) -> str:
-    """By what `score` decides, in words: a line for each set of settings."""
+    """The calibrations by which `score` decides, in words, one line each."""
     from hvaeood_cli.calibration.calibration import Calibration
 
     lines = []

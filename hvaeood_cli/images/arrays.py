@@ -1,4 +1,4 @@
-"""Many images in one array: a row each, in an IDX (.gz too), .npy or .npz file, or in memory."""
+"""Array sources, one image a row: IDX files (.gz too), .npy and .npz files, arrays in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ROWS = re.compile(r"(.+)#([0-9]{0,18})(:?)([0-9]{0,18})", re.DOTALL)
 
 
 class Array(Protocol):
-    """An array of images, or what can be asked for its rows like one."""
+    """An array of images, or an object that gives its rows like one."""
 
     def __len__(self) -> int: ...
 
@@ -46,7 +46,7 @@ class ArraySource:
     images: Array
     first: int
     last: int
-    origin: str  # changes when the array does: size and time of its file, say
+    origin: str  # a text that changes when the array does, such as its file's size and time
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -82,7 +82,7 @@ class _InMemory(ArraySource):
 def split_rows(argument: str) -> tuple[str, slice | None]:
     """`FILE#A:B` -> FILE and the slice A:B, `FILE#A` -> FILE and A:A+1.
 
-    Any other argument, and one that is the whole name of a file, comes back alone.
+    Any other argument, and the name of an existing file, is returned as it is, with None.
     """
     match = _ROWS.fullmatch(argument)
     if match is None or os.path.lexists(argument):
@@ -102,9 +102,9 @@ def take_rows(label: str, images: Array, rows: slice | None, origin: str) -> Arr
 
 
 def open_array_file(argument: str) -> ArraySource | None:
-    """The rows of an array file, if the argument is one's name, or FILE#A:B of one.
+    """The rows of an array file, FILE or FILE#A:B; None if the argument names no array file.
 
-    Raises SourceError for a file that is damaged, and UsageError for rows of another file.
+    Raises SourceError for a damaged file, and UsageError for rows of a file that is no array.
     """
     path, rows = split_rows(argument)
     if not os.path.lexists(path) or (rows is None and not is_array_file(Path(path))):
@@ -152,9 +152,10 @@ def load_array(path: Path) -> Pixels:
 
 
 def as_images(path: str, array: NDArray[np.generic]) -> Pixels:
-    """An array in one of the usual layouts as (N, H, W) or (N, H, W, 3), where `path` says whose.
+    """Bring an array in one of the usual layouts to (N, H, W) or (N, H, W, 3).
 
-    Raises SourceError for another layout, and for values that are no unsigned bytes.
+    path: its name in messages. Raises SourceError for another layout, and for values that are not
+    unsigned bytes.
     """
     if array.dtype != np.uint8:
         raise SourceError(f"{path} holds {array.dtype}, not unsigned bytes (0 to 255)", _HINT)

@@ -1,4 +1,4 @@
-"""Data sets by name, through torchvision: `fashionmnist:test`."""
+"""Sources that are torchvision's data sets, by name: `fashionmnist:test`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class NamedDataset:
     """A torchvision data set as an array of images, read one at a time."""
 
     def __init__(self, source: str, root: Path, download: bool) -> None:
-        """source: `NAME:SPLIT`. Raises UsageError for another split, SourceError without data."""
+        """source: `NAME:SPLIT`. Raises UsageError for another split, SourceError for no data."""
         name, _, split = source.lower().partition(":")
         class_name, splits, files = DATASETS[name]
         if split not in splits:
@@ -65,7 +65,7 @@ class NamedDataset:
         return len(self._data)
 
     def __getitem__(self, i: int) -> NDArray[np.uint8]:
-        """Image i, (H, W) or (H, W, 3). Raises ImageError."""
+        """Image i, (H, W) or (H, W, 3). Raises ImageError where it cannot be read."""
         try:
             return np.asarray(self._data[i][0], dtype=np.uint8)
         except Exception as error:  # Omniglot's images are files, and may be gone or damaged
@@ -73,10 +73,10 @@ class NamedDataset:
 
 
 def open_dataset(argument: str, data_root: Path | None, download: bool) -> ArraySource | None:
-    """The images of a data set, if the argument is NAME:SPLIT of one that is known, or rows of it.
+    """The images of a data set; None if the argument is not NAME:SPLIT, or rows of it.
 
-    data_root: where torchvision keeps it, by default the folder `data`; with download it is
-    fetched if need be. Raises as `NamedDataset`.
+    data_root: where torchvision keeps it, by default the folder `data`. download: fetch it if it
+    is not there. Raises UsageError and SourceError as `NamedDataset` does.
     """
     name, rows = split_rows(argument)
     if not _is_dataset_name(name):

@@ -1,4 +1,4 @@
-"""One run: a manifest is scored by an engine, kept in a journal, decided, and written once.
+"""A run: an engine scores a manifest, a journal keeps the rows, and one file is written at the end.
 
 manifest  ->  engine   ->  journal       ->  decide        ->  score file
 images        batches      survives          flags, where      whole, or
@@ -32,30 +32,31 @@ from hvaeood_cli.store.writer import write_decision, write_scores
 from hvaeood_cli.version import __version__
 
 Decide = Callable[[ScoreFile], Decision | None]
-"""What a run is decided by; None, or the decision that stands, leaves it as it is."""
+"""Decides a run. To return None, or the decision that the scores have, changes nothing."""
 
 Progress = Callable[[int, int], None]
-"""Called with the rows that are done and how many there are."""
+"""Called with the number of rows that are done, and of all rows."""
 
 
 Remark = Callable[[str], None]
-"""Called with what a person should know of the run while it goes on."""
+"""Called with a sentence that the user should read while the run goes on."""
 
 
 def _silent(*_: object) -> None:
-    """Nothing is shown."""
+    """Show nothing."""
 
 
 def _undecided(scores: ScoreFile) -> None:
-    """No decision is made."""
+    """Make no decision."""
 
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """A manifest, the model and settings to score it with, and who does so.
+    """A manifest, with the model, settings and engine to score it with.
 
-    make_engine: called once there is something to score, for it loads the model. device: the kind
-    that was asked for by name; empty where any will do, and a finished run on another counts.
+    make_engine: called only when there is something to score, since it loads the model. device:
+    the kind of device that the user named. If empty, a run that was finished on any kind counts as
+    done.
     """
 
     manifest: Manifest
@@ -70,7 +71,7 @@ class ScoringRun:
         return self.make_engine()
 
     def header(self, device: str) -> RunHeader:
-        """What identifies this run on a kind of device."""
+        """The header of this run on a kind of device."""
         config = self.bundle.config
         return RunHeader(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -94,7 +95,7 @@ class ScoringRun:
         )
 
     def in_memory(self, path: Path = Path("(in memory)")) -> ScoreFile:
-        """Score everything and keep it in no file."""
+        """Score everything and write no file. path: the name of the scores in messages."""
         header = self.header(self.engine.device)
         batches = self.engine.score(self.manifest)
         return ScoreFile.of_batches(path, header, self.manifest.names(), batches, _conversions())
@@ -107,13 +108,12 @@ class ScoringRun:
         progress: Progress = _silent,
         remark: Remark = _silent,
     ) -> tuple[ScoreFile, bool]:
-        """Score into a file; go on where an earlier start of the same run was cut.
+        """Score into a file, going on where an earlier start of the same run was interrupted.
 
-        Returns what stands in the file, and whether it was scored just now: False where the file
-        was there already, made from the same images, model and settings. Then it is decided anew
-        if `decide` gives another decision. Raises StoreError where the file or the journal was
-        made from others, with what differs, and where the file is made by another process
-        meanwhile; force: replaces them.
+        Returns the scores as they are in the file, and whether they were made now. They were not if
+        the file already holds the same images, model and settings; then only a new decision is
+        written. Raises StoreError where the file or its journal holds another run, with what
+        differs, and where another process makes the file meanwhile. force: replace them instead.
         """
         if out.exists() and not force:
             return self._decided(out, decide), False
@@ -175,7 +175,7 @@ class ScoringRun:
         return replace(found, decision=decision)
 
     def _found_done(self, out: Path) -> ScoreFile:
-        """The score file, if it holds just this run. Raises StoreError."""
+        """The scores at `out`, if they are of this very run. Raises StoreError otherwise."""
         found = read_scores(out)
         label = None if found.label is None else int(found.label[0])
         there = found.header.model_copy(update={"label": label})
@@ -188,7 +188,7 @@ class ScoringRun:
                 or "choose another file for them, or --force to replace it",
             )
         leftover = journal_path(out)
-        if leftover.exists():  # by a kill between the last two steps
+        if leftover.exists():  # a kill between the last two steps leaves the journal there
             with suppress(StoreError, OSError), Journal.open(leftover, there) as journal:
                 journal.remove()
         return found

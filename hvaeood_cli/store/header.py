@@ -1,4 +1,4 @@
-"""What identifies a run: which images were scored with which model, how and where."""
+"""The header, which identifies a run: which images are scored with which model, how and where."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Samples = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class RunHeader(BaseModel):
-    """The root attributes of a score file. A run goes on, or is found done, under an equal one."""
+    """The root attributes of a score file. A run goes on only if the fields in `IDENTITY` agree."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class RunHeader(BaseModel):
     precision: _Word
     n_images: Annotated[int, Field(ge=1)]
     listing_sha256: _Sha256  # of names, sizes and times: has the folder changed?
-    label: Literal[0, 1] | None = None
+    label: Literal[0, 1] | None = None  # of all images: 0 they belong, 1 they do not
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -53,7 +53,7 @@ class RunHeader(BaseModel):
         return self
 
 
-# What must agree for a run to go on, and what to call it when it does not.
+# The fields that must agree for a run to go on, or to be found done, and their names in messages.
 IDENTITY = {
     "model_sha256": "the model",
     "seed": "the seed",
@@ -74,7 +74,7 @@ IDENTITY = {
 
 
 def differences(there: RunHeader, here: RunHeader) -> list[str]:
-    """What keeps `here` from continuing `there`, in words; empty where nothing does."""
+    """Why the run `here` cannot go on with what `there` began, in words; empty if it can."""
     found = []
     for field, words in IDENTITY.items():
         old, new = getattr(there, field), getattr(here, field)
