@@ -9,21 +9,27 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-LOCK_SECONDS = 2.0  # how long `locked` waits for its turn
+from hvaeood_cli.errors import StoreError
+
+LOCK_SECONDS = 5.0  # how long `locked` waits for its turn; turns take milliseconds
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _LONGEST_STEM = 200  # bytes of a name that its temporary file repeats; a name has at most 255
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success fsync it and rename it to `path`.
+
+    check: called right before the renaming, while `path` is locked (see `locked`), so that no other
+    writer with a check replaces it in between. If it raises, `path` stays as it is.
 
     On any error the temporary file is removed and `path` is as it was. A file that is replaced
     keeps its permissions. If `path` is a link, the file that it points to is replaced. Raises
-    OSError where the folder cannot be written, or `path` is a folder, a device or a pipe.
+    OSError where the folder cannot be written, or `path` is a folder, a device or a pipe; with a
+    check, StoreError as `locked` does.
     """
     path = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
     mode = _mode(path)
@@ -33,7 +39,12 @@ def replacing(path: Path) -> Iterator[Path]:
         _fsync(temporary)
         if mode is not None:
             temporary.chmod(mode)
-        temporary.replace(path)
+        if check is None:
+            temporary.replace(path)
+        else:
+            with locked(path):
+                check()
+                temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -44,9 +55,10 @@ def locked(path: Path) -> Iterator[None]:
     """Let threads and processes that rewrite `path` take turns: each waits here for the others.
 
     The lock is on the folder, so it survives the renaming of files and leaves no file behind.
-    Hold it only for a read and a write. The caller goes on without the lock on a file system
-    that has none, in a folder that does not exist, and after waiting for `LOCK_SECONDS` (another
-    program may hold the folder for reasons of its own).
+    Others wait no longer than `LOCK_SECONDS`, so hold it only briefly: a large file is prepared
+    before. The caller goes on without the lock on a file system that has none, and in a folder
+    that does not exist. Raises StoreError when the turn does not come, for another program may
+    hold the folder for reasons of its own.
     """
     try:
         descriptor = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY)
@@ -54,7 +66,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        _wait_for_lock(descriptor)
+        _wait_for_lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)  # which releases the lock
@@ -80,13 +92,18 @@ def sync_folder(folder: Path) -> None:
         _fsync(folder)
 
 
-def _wait_for_lock(descriptor: int) -> None:
+def _wait_for_lock(descriptor: int, path: Path) -> None:
     give_up = time.monotonic() + LOCK_SECONDS
-    while time.monotonic() < give_up:
+    while True:
         try:
             try_lock(descriptor)
             return
         except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise StoreError(
+                    f"another process is writing {path}, or something beside it",
+                    "try again when it is done, and not under a lock (flock) on that folder",
+                ) from None
             time.sleep(0.005)
         except OSError:  # such as NFS, which locks no folder
             return

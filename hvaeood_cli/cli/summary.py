@@ -59,7 +59,9 @@ def draw(
 
 def _headline(scores: ScoreFile, done: str) -> Text:
     run, n = scores.header, len(scores)
-    text = Text.assemble((f"{scores.n_scored:,}", "bold"), f" of {n:,} images scored {done}")
+    text = Text.assemble(
+        (f"{scores.n_scored:,}", "bold"), f" of {n:,} images scored {printable(done)}"
+    )
     text.append(
         f"\nmodel {printable(run.model_name)} ({run.model_sha256[:12]}), "
         f"S = {run.n_importance_samples}, proposal {run.proposal}, seed {run.seed}"
@@ -157,7 +159,7 @@ def _bars(values: NDArray[np.float64], edges: NDArray[np.float64]) -> str:
 def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterator[RenderableType]:
     yield Text(f"{len(bad):,} could not be read", style="bold red")
     for i in bad[:_MAX_ERRORS]:
-        kind = scores.status_name(i).replace("_", " ")
+        kind = printable(scores.status_name(i).replace("_", " "))
         path = shorten(printable(bytes(scores.names[i])), max(20, width - 20))
         yield Text(f"  {kind:13} {path}")
     if len(bad) > _MAX_ERRORS:

@@ -9,6 +9,7 @@ import re
 import stat
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -54,11 +55,28 @@ class ArraySource:
         return self.label + b"#%d" % (self.first + i)
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
-        pixels = np.ascontiguousarray(self.images[self.first + i])
+        pixels = self._row(i)
         return Decoded(pixels, Conversion(0)), hashlib.sha256(pixels.data).digest()
 
     def stamp(self, i: int) -> str:
         return self.origin
+
+    def _row(self, i: int) -> Pixels:
+        return np.ascontiguousarray(self.images[self.first + i])
+
+
+class _InMemory(ArraySource):
+    """An array that no file holds: a row's stamp is its hash, which is worked out once."""
+
+    def read(self, i: int) -> tuple[Decoded, bytes]:
+        return Decoded(self._row(i), Conversion(0)), self._hashes[i]
+
+    def stamp(self, i: int) -> str:
+        return self._hashes[i].hex()
+
+    @cached_property
+    def _hashes(self) -> list[bytes]:
+        return [hashlib.sha256(self._row(i).data).digest() for i in range(len(self))]
 
 
 def split_rows(argument: str) -> tuple[str, slice | None]:
@@ -102,8 +120,7 @@ def array_in_memory(array: NDArray[np.generic]) -> ArraySource:
     images = as_images("X", array)
     if not len(images):
         raise SourceError("X has no images", "give an array (N, H, W) or (N, H, W, 3)")
-    digest = hashlib.sha256(np.ascontiguousarray(images).data)
-    return take_rows("X", images, None, f"sha256 {digest.hexdigest()}")
+    return _InMemory(b"X", images, 0, len(images), "in memory")
 
 
 def is_array_file(path: Path) -> bool:

@@ -67,7 +67,7 @@ def open_file(argument: str) -> FileSource | None:
     return FileSource([os.fsencode(argument)]) if os.path.lexists(argument) else None
 
 
-def stamp_of(path: str | bytes) -> str:
+def stamp_of(path: str | bytes | os.PathLike[str]) -> str:
     """The size and time of a file, or why the system cannot tell them."""
     try:
         status = os.stat(path)

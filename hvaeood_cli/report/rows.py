@@ -120,7 +120,8 @@ def _csv_header(n_layers: int) -> list[str]:
 
 def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
     """A row's cells in the order of `_csv_header`; a cell without a value is empty."""
-    cells = [defuse(row["path"]), row["status"], defuse(row["error"]), row["combined"], row["k"]]
+    texts = [defuse(row[name]) for name in ("path", "status", "error")]
+    cells = [*texts, row["combined"], row["k"]]
     for column in _numbers():
         found = row.get(column.name)
         values = found if isinstance(found, list) else [found]

@@ -7,8 +7,8 @@ in order      of rows      a kill            calibrated        not there
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,7 +24,7 @@ from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.engines.engine import Engine
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Decision
-from hvaeood_cli.store.header import RunHeader, differences
+from hvaeood_cli.store.header import RunHeader, differences, how_to_agree
 from hvaeood_cli.store.journal import NO_LOCKS, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
@@ -77,9 +77,11 @@ class ScoringRun:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             tool_version=__version__,
             torch_version=version("torch"),
+            numpy_version=version("numpy"),
+            pillow_version=version("pillow"),
             device=device,
-            model_name=self.bundle.name,
-            model_path=str(self.bundle.folder.absolute()),
+            model_name=_storable(self.bundle.name),
+            model_path=_storable(str(self.bundle.folder.absolute())),
             model_sha256=self.bundle.sha256,
             n_layers=config.n_layers,
             image_size=config.image_size,
@@ -111,60 +113,103 @@ class ScoringRun:
         Returns the scores as they are in the file, and whether they were made now. They were not if
         the file already holds the same images, model and settings; then only a new decision is
         written. Raises StoreError where the file or its journal holds another run, with what
-        differs. force: replace them instead.
+        differs, and where another process makes the file meanwhile. force: replace them instead.
         """
         if out.exists() and not force:
-            found = self._found_done(out)
-            decision = decide(found)
-            if decision is None or decision is found.decision:
-                return found, False
-            write_decision(found, decision)
-            return replace(found, decision=decision), False
-        try:
-            return self._score(out, decide, force, progress, remark), True
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {out}: {error.strerror or error}",
-                "make room or choose another -o, then run the same command again: what was "
-                "scored is kept",
-            ) from None
+            return self._decided(out, decide), False
+        header = self.header(self.engine.device)  # which loads the model
+        with _writing(out):
+            journal = Journal.open(journal_path(out), header, force)
+        with journal:
+            if force or not out.exists():  # still
+                return self._score(journal, out, decide, force, progress, remark), True
+            if not journal.n_done:
+                journal.remove()
+        return self._decided(out, decide), False
 
     def _score(
-        self, out: Path, decide: Decide, force: bool, progress: Progress, remark: Remark
+        self,
+        journal: Journal,
+        out: Path,
+        decide: Decide,
+        force: bool,
+        progress: Progress,
+        remark: Remark,
     ) -> ScoreFile:
-        header, total = self.header(self.engine.device), len(self.manifest)
-        with Journal.open(journal_path(out), header, force) as journal:
-            if not journal.locked:
-                remark(NO_LOCKS)
-            progress(journal.n_done, total)
-            if journal.n_done < total:
-                for batch in self.engine.score(self.manifest, journal.n_done):
+        """Score the rows that are missing; then the score file takes the journal's place."""
+
+        def check() -> None:
+            if out.exists() and not force:
+                raise StoreError(
+                    f"{out} was made by another process meanwhile",
+                    "--force replaces it by what was scored here, which is kept",
+                )
+
+        if not journal.locked:
+            remark(NO_LOCKS)
+        total = len(self.manifest)
+        progress(journal.n_done, total)
+        if journal.n_done < total:
+            for batch in self.engine.score(self.manifest, journal.n_done):
+                with _writing(out):
                     journal.append(batch)
-                    progress(journal.n_done, total)
+                progress(journal.n_done, total)
+        with _writing(out):
             journal.sync()
-            scores = ScoreFile.of_batches(
-                out, journal.header, self.manifest.names(), journal.batches(), _conversions()
-            )
-            scores = write_scores(out, replace(scores, decision=decide(scores)))
-            journal_path(out).unlink()  # while it is still locked
+        scores = ScoreFile.of_batches(
+            out, journal.header, self.manifest.names(), journal.batches(), _conversions()
+        )
+        scores = replace(scores, decision=decide(scores))
+        with _writing(out):
+            scores = write_scores(out, scores, check)
+            journal.remove()
         return scores
+
+    def _decided(self, out: Path, decide: Decide) -> ScoreFile:
+        """The finished file, decided anew if `decide` gives another decision."""
+        found = self._found_done(out)
+        decision = decide(found)
+        if decision is None or decision is found.decision:
+            return found
+        write_decision(found, decision)
+        return replace(found, decision=decision)
 
     def _found_done(self, out: Path) -> ScoreFile:
         """The scores at `out`, if they are of this very run. Raises StoreError otherwise."""
         found = read_scores(out)
         label = None if found.label is None else int(found.label[0])
         there = found.header.model_copy(update={"label": label})
-        differing = differences(there, self.header(self.device or there.device))
+        here = self.header(self.device or there.device)
+        differing = differences(there, here)
         if differing:
             raise StoreError(
                 f"{out} is there already, made from other inputs: " + "; ".join(differing),
-                "choose another file for them, or --force to replace it",
+                how_to_agree(there, here)
+                or "choose another file for them, or --force to replace it",
             )
-        with suppress(StoreError):  # a kill between the last two steps leaves the journal there
-            if journal_path(out).exists():
-                Journal.open(journal_path(out), there).close()
-                journal_path(out).unlink()
+        leftover = journal_path(out)
+        if leftover.exists():  # a kill between the last two steps leaves the journal there
+            with suppress(StoreError, OSError), Journal.open(leftover, there) as journal:
+                journal.remove()
         return found
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raise StoreError for what keeps the journal or the score file from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {out}: {error.strerror or error}",
+            "make room or choose another -o, then run the same command again: what was "
+            "scored is kept",
+        ) from None
+
+
+def _storable(name: str) -> str:
+    """With escapes for what is no Unicode: a folder's name may be of any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _conversions() -> dict[str, int]:

@@ -28,9 +28,10 @@ from pydantic import ValidationError
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import sync_folder, try_lock
 from hvaeood_cli.store.columns import Rows, row_dtype
-from hvaeood_cli.store.header import RunHeader, differences
+from hvaeood_cli.store.header import RunHeader, differences, how_to_agree
 
-_MAGIC = b"hvaeood-journal 1\n"
+_FORMAT = b"hvaeood-journal "
+_MAGIC = _FORMAT + b"2\n"
 _FRAME = struct.Struct("<cQI")
 _BATCH = struct.Struct("<QQ")
 _MAX_FRAME = 1 << 32
@@ -55,8 +56,11 @@ def journal_path(out: Path) -> Path:
 class Journal:
     """An open journal. Where the file system has locks, only this process may append to it."""
 
-    def __init__(self, file: FileIO, header: RunHeader, n_done: int, locked: bool) -> None:
+    def __init__(
+        self, file: FileIO, path: Path, header: RunHeader, n_done: int, locked: bool
+    ) -> None:
         self._file = file
+        self._path = path
         self.header = header
         self.n_done = n_done  # how many rows it holds
         self.locked = locked  # False: nothing keeps another process from writing too; see NO_LOCKS
@@ -91,10 +95,14 @@ class Journal:
         except BaseException:
             file.close()
             raise
-        return cls(file, there, n_done, locked)
+        return cls(file, path, there, n_done, locked)
 
     def append(self, batch: Batch) -> None:
-        """Append the next rows, and sync if the last time was more than SYNC_SECONDS ago."""
+        """Append the next rows, and sync if the last time was more than SYNC_SECONDS ago.
+
+        Raises RuntimeError where these are not the next rows: the engine left some out.
+        """
+        check_next(batch, self.n_done, self.header.n_images)
         payload = _BATCH.pack(batch.first, len(batch.rows))
         payload += batch.rows.tobytes()
         payload += json.dumps(batch.errors).encode()
@@ -117,6 +125,10 @@ class Journal:
                 yield _batch(payload, self.header.n_layers)
         self._file.seek(position)
 
+    def remove(self) -> None:
+        """Delete the file; while it is still locked, so that nobody goes on with it."""
+        self._path.unlink()
+
     def close(self) -> None:
         self._file.close()
 
@@ -137,6 +149,15 @@ class Journal:
                 raise
         finally:
             self.close()
+
+
+def check_next(batch: Batch, n_done: int, n_images: int) -> None:
+    """Raise RuntimeError unless a batch is the rows that come after the first `n_done`."""
+    first, last = batch.first, batch.first + len(batch.rows)
+    if first != n_done or last > n_images:
+        raise RuntimeError(
+            f"the engine gave rows {first} to {last - 1} where row {n_done} of {n_images} is next"
+        )
 
 
 def _start(file: FileIO, path: Path, header: RunHeader) -> None:
@@ -169,7 +190,8 @@ def _check_same(path: Path, there: RunHeader, here: RunHeader) -> None:
     if differing:
         raise StoreError(
             f"{path} belongs to an unfinished run with other inputs: " + "; ".join(differing),
-            "run its command again to finish it, choose another -o, or --force to drop it",
+            how_to_agree(there, here)
+            or "run its command again to finish it, choose another -o, or --force to drop it",
         )
 
 
@@ -201,7 +223,13 @@ def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
     """The header, the number of whole rows, and where they end. Raises StoreError."""
     hint = f"it is no journal of this program; remove {path} or choose another -o"
     file.seek(0)
-    if file.read(len(_MAGIC)) != _MAGIC:
+    magic = file.read(len(_MAGIC))
+    if magic != _MAGIC and magic.startswith(_FORMAT):
+        raise StoreError(
+            f"{path} is of a run that another version of this program began",
+            "finish it with that version, choose another -o, or --force to start over",
+        )
+    if magic != _MAGIC:
         raise StoreError(f"{path} is damaged", hint)
     frames = _frames(file)
     try:

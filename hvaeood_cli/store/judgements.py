@@ -136,7 +136,8 @@ def judge(scores: ScoreFile, row: int, mark: str, note: str) -> Judgements:
 
     Returns all judgements, with those that other threads and processes have made meanwhile: each
     in turn locks the file, reads it anew and writes it whole. Raises StoreError as
-    `read_judgements` does, and where the file cannot be written; ValueError for an unknown mark.
+    `read_judgements` and `locked` do, and where the file cannot be written; ValueError for an
+    unknown mark.
     """
     if mark not in (*MARKS, ""):
         raise ValueError(f"no mark is called {mark!r}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.store.columns import Column, blank_rows, columns
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import RunHeader
-from hvaeood_cli.store.journal import Batch
+from hvaeood_cli.store.journal import Batch, check_next
 from hvaeood_cli.store.status import STATUS_CODES
 
 
@@ -63,12 +63,20 @@ class ScoreFile:
         batches: Iterable[Batch],
         conversion_codes: dict[str, int],
     ) -> Self:
-        """The scores of a whole run, from its names and its batches, both in manifest order."""
-        rows = blank_rows(header.n_images, header.n_layers)
+        """The scores of a whole run, from its names and its batches, both in manifest order.
+
+        Raises RuntimeError where rows are missing: they must not look as if they were scored.
+        """
+        n, n_done = header.n_images, 0
+        rows = blank_rows(n, header.n_layers)
         reasons: dict[int, str] = {}
         for batch in batches:
-            rows[batch.first : batch.first + len(batch.rows)] = batch.rows
+            check_next(batch, n_done, n)
+            n_done += len(batch.rows)
+            rows[batch.first : n_done] = batch.rows
             reasons.update(batch.errors)
+        if n_done < n:
+            raise RuntimeError(f"the engine gave {n_done} of {n} rows")
         label = None
         if header.label is not None:
             label = np.full(header.n_images, header.label, np.int8)

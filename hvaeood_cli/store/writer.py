@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.files import locked, replacing
+from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import ATTRIBUTES, GROUP, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
@@ -27,15 +29,21 @@ from hvaeood_cli.store.score_file import ScoreFile
 _CHUNK = 16384  # rows
 
 
-def write_scores(path: Path, scores: ScoreFile) -> ScoreFile:
+def _replace_anything() -> None:
+    """A check that any file passes."""
+
+
+def write_scores(
+    path: Path, scores: ScoreFile, check: Callable[[], None] = _replace_anything
+) -> ScoreFile:
     """Write a whole run, with its decision if it has one. Returns the scores as they were written.
 
-    Raises OSError where the file cannot be written.
+    check: as in `replacing`; it raises where the file that is there must stay. Raises OSError where
+    the file cannot be written, StoreError while another process keeps writing.
     """
     written = replace(scores, path=path, manifest_sha256=manifest_sha256(scores))
     with (
-        locked(path),
-        replacing(path) as temporary,
+        replacing(path, check) as temporary,
         h5py.File(temporary, "w", track_order=False) as file,
     ):
         for key, value in _attributes(written).items():
@@ -58,21 +66,42 @@ def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
     """Write a decision into the file of these scores; with None, remove the one that is there.
 
     Raises StoreError where the file was scored anew since it was read, so that the decision's rows
-    are not the file's, and OSError where it cannot be written.
+    are not the file's, and where another process replaces it meanwhile: what that one wrote stays.
+    Raises OSError where the file cannot be written.
     """
     path = scores.path
-    with locked(path), replacing(path) as temporary:
+    copied = _file_at(path)
+
+    def check() -> None:
+        if _file_at(path) != copied:
+            raise _scored_anew(path)
+
+    with replacing(path, check) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+") as file:
             if any(file.attrs.get(key) != value for key, value in _attributes(scores).items()):
-                raise StoreError(
-                    f"{path} was scored anew since it was read; the decision is not of its images",
-                    "open it again, then decide",
-                )
+                raise _scored_anew(path)
             if GROUP in file:
                 del file[GROUP]
             if decision is not None:
                 _write_group(file, decision)
+
+
+def _file_at(path: Path) -> tuple[int, int, int, int] | None:
+    """Which file has this name, and when it was written: another after each replacement."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _scored_anew(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} was scored anew since it was read, or decided by another; this decision is not "
+        "written",
+        "open it again, then decide",
+    )
 
 
 def _attributes(scores: ScoreFile) -> dict[str, Any]:

@@ -128,6 +128,11 @@ class Checkpoints:
 
     def _check(self, found: dict[str, Any]) -> None:
         current = self._identity
+        if found.get("checkpoint_format") != current["checkpoint_format"]:
+            raise TrainingError(
+                f"{self.folder.parent} holds a run that another version of this program began",
+                "finish it with that version, give another --out, or --force to start over",
+            )
         keys = sorted(found.keys() | current.keys())
         differing = [key for key in keys if found.get(key) != current.get(key)]
         if differing:

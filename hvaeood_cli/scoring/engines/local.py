@@ -77,7 +77,7 @@ def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prep
             image, sha256 = manifest.read(i)
             pixels, conversions = preprocess(image, config.image_channels, config.image_size)
         except ImageError as error:
-            row["status"] = STATUS_CODES[error.code]
+            row["status"] = STATUS_CODES.get(error.code, STATUS_CODES["unreadable"])
             row["sha256"] = np.frombuffer(error.sha256 or bytes(32), np.uint8)
             batch.errors[i] = str(error)
             continue
