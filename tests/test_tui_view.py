@@ -276,7 +276,12 @@ def test_what_two_files_make_of_the_same_images(run, bare):
     assert np.nanmax(np.abs(same.difference)) == 0
     assert same.counts()["first alone"] == 0 and same.counts()["both"] == flags.n_flagged
     mixed = join(run, bare, (flags, thresholds.flag(bare, thresholds.first_threshold(bare))))
-    assert not mixed.are_p
+    assert not mixed.are_p  # nats and spreads cannot be compared, places can
+    places = np.sort(mixed.values, axis=0)
+    assert (places[:, 0] >= 1).all() and (np.diff(places[:, 0]) > 0).all()
+    oddest = int(mixed.order("first", False)[0])
+    assert mixed.values[oddest, 0] == 1
+    assert mixed.rows[oddest, 0] == np.nanargmax(run.combined)
     for column in COLUMNS:
         for descending in (True, False):
             assert sorted(mixed.order(column, descending)) == list(range(len(mixed)))

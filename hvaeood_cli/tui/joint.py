@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.store.score_file import ScoreFile
-from hvaeood_cli.tui.run import Run
+from hvaeood_cli.tui.run import COMBINED, Run
 from hvaeood_cli.tui.threshold import Flags
 
 COLUMNS = ("first", "second", "difference", "flagged", "path")
@@ -19,8 +19,8 @@ class Joint:
     """M images that two runs share, with the scores and flags of each."""
 
     rows: NDArray[np.int32]  # (M, 2) rows of the first and the second file
-    values: NDArray[np.float64]  # (M, 2) p if both runs are calibrated, else combined scores
-    difference: NDArray[np.float64]  # (M,) decades by which the second p is less; or second - first
+    values: NDArray[np.float64]  # (M, 2) p if both runs are calibrated, else places in the ranking
+    difference: NDArray[np.float64]  # (M,) decades, or places, by which it is odder in the second
     flagged: NDArray[np.bool_]  # (M, 2)
     are_p: bool
 
@@ -65,20 +65,32 @@ def match(first: ScoreFile, second: ScoreFile) -> NDArray[np.int32]:
     return together[np.argsort(together[:, 0], kind="stable")]
 
 
-def join(first: Run, second: Run, flagss: tuple[Flags, Flags]) -> Joint:
-    """Join two runs by the images that both have scored. flagss: the flags of each."""
+def join(first: Run, second: Run, flags: tuple[Flags, Flags]) -> Joint:
+    """Join two runs by the images that both have scored. flags: the flags of each."""
     rows = match(first.scores, second.scores)
     rows = rows[first.scores.scored[rows[:, 0]] & second.scores.scored[rows[:, 1]]]
     runs = (first, second)
     are_p = all(run.calibration is not None for run in runs)
     columns = [
-        (run.p if are_p else run.combined)[column] for run, column in zip(runs, rows.T, strict=True)
+        (run.p if are_p else _places(run))[column] for run, column in zip(runs, rows.T, strict=True)
     ]
     values = np.stack(columns, axis=1).astype(np.float64)
-    scale = -np.log10(values) if are_p else values
-    pairs = zip(flagss, rows.T, strict=True)
+    scale = -np.log10(values) if are_p else -values
+    pairs = zip(flags, rows.T, strict=True)
     flagged = np.stack([flags.flagged[column] for flags, column in pairs], axis=1)
     return Joint(rows, values, scale[:, 1] - scale[:, 0], flagged, are_p)
+
+
+def _places(run: Run) -> NDArray[np.float64]:
+    """The place of each image in its run's ranking, (N,): 1 is the oddest.
+
+    Combined scores themselves are in nats with a calibration and in spreads without one, and those
+    of two calibrations have no common scale either.
+    """
+    places = np.full(len(run), np.nan)
+    odder_first = run.order(COMBINED)[: run.n_scored][::-1]
+    places[odder_first] = np.arange(1, run.n_scored + 1)
+    return places
 
 
 def _common(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.int32]:

@@ -17,7 +17,7 @@ from hvaeood_cli.text import printable
 from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.joint import COLUMNS, Joint, join
 from hvaeood_cli.tui.messages import Open
-from hvaeood_cli.tui.run import Axis
+from hvaeood_cli.tui.run import COMBINED, Axis
 from hvaeood_cli.tui.threshold import line_on
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.distribution import Distribution
@@ -43,7 +43,7 @@ class CompareScreen(Screen[None]):
         super().__init__()
         self._two = (first, second)
         self._at = at
-        self._axis: Axis = first.view.axis
+        self._axis: Axis = self._near(first.view.axis.measure, first.view.axis.k)
         self._log = first.view.log
         self._by = ("difference", True)
         self._joint: Joint = join(first.run, second.run, (first.flags, second.flags))
@@ -93,7 +93,7 @@ class CompareScreen(Screen[None]):
         )
 
     def _tabulate(self) -> None:
-        rank = "p" if self._joint.are_p else "combined"
+        rank = "p" if self._joint.are_p else "place"
         titles = (f"{rank}, first", f"{rank}, second", "difference", "flagged", "image")
         table_columns = [
             TableColumn(
@@ -114,10 +114,11 @@ class CompareScreen(Screen[None]):
             words = {(True, True): "both", (True, False): "first", (False, True): "second"}
             return words.get((bool(first), bool(second)), ""), "flagged"
         if key == "difference":
-            unit = " decades" if joint.are_p else ""
-            return f"{joint.difference[i]:+.1f}{unit}", "strong"
+            unit = " decades" if joint.are_p else " places"
+            digits = 1 if joint.are_p else 0
+            return f"{joint.difference[i]:+,.{digits}f}{unit}", "strong"
         value = joint.values[i, COLUMNS.index(str(key))]
-        return (f"{value:.2g}" if joint.are_p else f"{value:.1f}"), ""
+        return (f"{value:.2g}" if joint.are_p else f"{value:,.0f}"), ""
 
     # -- what the user does -------------------------------------------------------------------
 
@@ -138,15 +139,14 @@ class CompareScreen(Screen[None]):
 
     def _telling(self, key: str) -> bool:
         """Whether the odd end of a column is its upper one."""
-        return key != "path" and not (self._joint.are_p and key in ("first", "second"))
+        return key not in ("path", "first", "second")
 
     def action_reverse(self) -> None:
         self._by = (self._by[0], not self._by[1])
         self._tabulate()
 
     def action_step_k(self, step: int) -> None:
-        shallow = min((snapshot.run for snapshot in self._two), key=lambda run: run.n_layers)
-        axes = shallow.axes(self._axis.measure)
+        axes = self._axes(self._axis.measure)
         here = axes.index(self._axis) if self._axis in axes else -step
         self._axis = axes[(here + step) % len(axes)]
         self._plot()
@@ -155,8 +155,23 @@ class CompareScreen(Screen[None]):
         first, second = (snapshot.run for snapshot in self._two)
         both = [measure for measure in first.measures if measure in second.measures]
         here = both.index(self._axis.measure) if self._axis.measure in both else -1
-        self._axis = first.axis_near(both[(here + 1) % len(both)], self._axis.k)
+        self._axis = self._near(both[(here + 1) % len(both)], self._axis.k)
         self._plot()
+
+    def _near(self, measure: str, k: int) -> Axis:
+        """A measure at k, or at the first k at which the two can be compared."""
+        axes = self._axes(measure)
+        return next((axis for axis in axes if axis.k == k), axes[0])
+
+    def _axes(self, measure: str) -> list[Axis]:
+        """The axes of a measure that both runs have, and on which their numbers mean the same.
+
+        Combined scores do only if one calibration made them.
+        """
+        first, second = (snapshot.run.calibration for snapshot in self._two)
+        comparable = first is not None and second is not None and first.id == second.id
+        shallow = min((snapshot.run for snapshot in self._two), key=lambda run: run.n_layers)
+        return [axis for axis in shallow.axes(measure) if comparable or axis != COMBINED]
 
     def action_log(self) -> None:
         self._log = not self._log
