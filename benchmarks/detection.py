@@ -27,7 +27,7 @@ def score_columns(scores: ScoreFile, detector: Detector) -> Iterator[tuple[str, 
     for k in range(1, n_layers):
         yield f"LLR>{k}", scores.llr[:, k - 1]
     if detector.reference is not None:
-        yield "max_k", detector.reference.combine(scores.llr)
+        yield "max_k", detector.reference.combine(scores.llr, scores.scored)
 
 
 def main() -> None:

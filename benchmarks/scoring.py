@@ -178,7 +178,7 @@ def device(name: str) -> None:
         size, config = scorer.images_per_pass, ladder.config
         shape = (size, config.image_channels, config.image_size, config.image_size)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        noises = [scorer.noise(content_key(image)) for image in pixels]
+        noises = scorer.noises([content_key(image) for image in pixels])
         scorer.score(pixels, noises)
         drawing = [seconds(lambda: finish(scorer._noise_of(noises)[1])) for _ in range(PAIRS)]
         scoring = [seconds(lambda: scorer.score(pixels, noises)) for _ in range(PAIRS)]

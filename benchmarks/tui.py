@@ -58,6 +58,8 @@ def make(path: Path, n: int) -> None:
         created="2026-01-01T00:00:00+00:00",
         tool_version="0",
         torch_version="0",
+        numpy_version="0",
+        pillow_version="0",
         device="cpu",
         model_name=bundle.name,
         model_path=str(bundle.folder),

@@ -5,12 +5,12 @@
     comes in               LLR^{>k}    file        how sure?
 
 `images/` turns folders, lists, IDX files, arrays and data sets into pixels; `model/` holds the
-ladder of latents; `scoring/bounds.py` is the method (Havtorn et al., 2021); the rest of `scoring/`
-run it over many images; `store/` keeps the result; `calibration/` decides; `report/` and `tui/`
-show it; `cli/` is the shell's side of it.
+ladder of latents; `scoring/bounds.py` is the method (Havtorn et al., 2021), and the rest of
+`scoring/` runs it over many images; `store/` keeps the scores in a file; `calibration/` decides
+which images are flagged; `report/` and `tui/` show the result; `cli/` holds the commands.
 
-The Python API is `Detector`, in scikit-learn's manners. It is imported lazily, so that
-`import hvaeood_cli` costs nothing.
+The Python API is `Detector`, a scikit-learn estimator. It is imported lazily, so that
+`import hvaeood_cli` stays fast.
 """
 
 from __future__ import annotations

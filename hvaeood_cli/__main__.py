@@ -1,10 +1,10 @@
-"""The program's beginning: `hvaeood`, and `python -m hvaeood_cli`."""
+"""The entry point of `hvaeood` and of `python -m hvaeood_cli`."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line; an interruption while it is still loading ends quietly too."""
+    """Run the command line. Ctrl-C while it is still loading ends the program quietly."""
     try:
         from hvaeood_cli.cli.app import main as run
 

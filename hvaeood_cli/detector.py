@@ -1,4 +1,4 @@
-"""The Python API: a detector in scikit-learn's manners, over the same parts as the commands."""
+"""The Python API: `Detector`, a scikit-learn estimator made of the same parts as the commands."""
 
 from __future__ import annotations
 
@@ -41,18 +41,21 @@ T = TypeVar("T")
 
 
 class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
-    """Scores images by LLR^{>k}: how much worse the model explains one from its upper latents.
+    """Scores images by LLR^{>k}: how much worse the upper latents alone explain an image.
 
-    model: a name or a folder (`hvaeood models`). n_importance_samples: S, of the ELBO;
-    n_importance_samples_k: S', of each L^{>k}. proposal: "mean" or "sample" of the conditional
-    prior. seed: of the noise, which is keyed by it and each image's pixels. precision: of the
-    network, "float32", "tf32" or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N", "mps".
-    batch_size: images read and scored together, None for one pass; workers: threads that read
-    ahead. false_positive_rate: of `predict`. preset and training: what `fit` trains, a preset's
-    name and fields of `TrainSettings`; out: the folder of the model that it makes, None for one
-    that goes when the detector does.
+    model: a model's name or folder (`hvaeood models` lists them). n_importance_samples: S, the
+    samples of the ELBO. n_importance_samples_k: S', the samples of each L^{>k}. proposal: how
+    the k lowest latents leave the conditional prior, as its "mean" or as a "sample". seed: keys
+    the noise, together with each image's pixels. precision: of the network, "float32", "tf32"
+    or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N" or "mps". batch_size: how many images
+    are read and scored together; None: as many as one pass takes. workers: threads that read
+    ahead. false_positive_rate: the share of images that belong that `predict` may call outliers.
 
-    Images, everywhere: uint8 arrays (N, H, W) or (N, H, W, 3), a folder, or a list of paths.
+    preset, training: what `fit` trains, a preset's name and the fields of `TrainSettings` to
+    change. out: the folder of the model that `fit` makes; None: a temporary one, which is removed
+    together with the detector.
+
+    X is everywhere a uint8 array (N, H, W) or (N, H, W, 3), a folder, or a list of paths.
 
     >>> detector = Detector()
     >>> detector.score_samples("photos/")            # (N,), higher is more normal
@@ -90,12 +93,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.training = training
         self.out = out
 
-    # -- scikit-learn's manners ---------------------------------------------------------------
+    # -- scikit-learn's methods ---------------------------------------------------------------
 
     def fit(self, X: Images, y: object = None) -> Self:
         """Train a new model on X and use it from now on; y is ignored.
 
-        With `out`, a run that was cut is resumed. Raises TrainingError, UsageError.
+        With `out`, an interrupted training run is resumed. Raises UsageError for settings that do
+        not fit the model, TrainingError where training cannot start or must stop.
         """
         from hvaeood_cli.device import choose_device, make_fabric
         from hvaeood_cli.model.presets import get_preset
@@ -125,36 +129,39 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def score_samples(self, X: Images) -> NDArray[np.float64]:
         """Minus the combined score of each image, (N,): higher is more normal; NaN if unreadable.
 
-        With a calibration in nats, else in spreads of the model's reference. Raises ModelError
-        where the model has neither for these settings.
+        The unit is nats with a calibration, else spreads of the model's reference. Raises
+        ModelError where the model has neither for these settings.
         """
         scores = self.score(X)
         if self.calibration is None:
-            return -self._reference_or_raise().combine(scores.llr)
+            return -self._reference_or_raise().combine(scores.llr, scores.scored)
         return np.where(scores.scored, -self.calibration.combine(scores.columns), np.nan)
 
     @property
     def offset_(self) -> float:
-        """Below it, score_samples are outliers, at `false_positive_rate` of what belongs.
+        """The threshold on `score_samples`: an image below it is an outlier.
 
-        With a calibration, as `hvaeood score --fpr` has it; without, a quantile of the model's
-        validation images. Raises CalibrationError for a rate that the calibration cannot support.
+        About `false_positive_rate` of the images that belong fall below it. With a calibration it
+        is the threshold of `hvaeood score --fpr`, else a quantile of the model's validation images.
+        Raises CalibrationError for a rate that the calibration has too few images to support, and
+        ModelError as `score_samples` does.
         """
         if self.calibration is not None:
             check_level(Rule("fpr", self.false_positive_rate), self.calibration, 1)
             return -threshold(self.calibration.combined, self.false_positive_rate)
         reference = self._reference_or_raise()
-        usual = reference.combine(reference.llr)
+        usual = reference.combine(reference.llr, np.ones(len(reference.llr), np.bool_))
         return -float(np.quantile(usual, 1.0 - self.false_positive_rate))
 
     def decision_function(self, X: Images) -> NDArray[np.float64]:
-        """score_samples - offset_, (N,): negative is an outlier."""
+        """`score_samples` minus `offset_`, (N,): negative for an outlier."""
         return self._above(self.score_samples(X), self.offset_)
 
     def predict(self, X: Images) -> NDArray[np.int64]:
         """1 for an inlier, -1 for an outlier or an image that cannot be read, (N,).
 
-        With a calibration, an outlier is what `hvaeood score --fpr` flags: p <= the rate.
+        With a calibration, the outliers are what `hvaeood score --fpr` flags: the images whose p
+        is at most `false_positive_rate`.
         """
         offset, normal = self.offset_, self.score_samples(X)
         if self.calibration is None:
@@ -163,7 +170,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return np.where(p > self.false_positive_rate, 1, -1)  # NaN is no inlier
 
     def __sklearn_is_fitted__(self) -> bool:
-        """A detector has a model from the start; `fit` gives it another."""
+        """Always true: a detector has a model from the start, and `fit` replaces it."""
         return True
 
     def __sklearn_tags__(self) -> Any:
@@ -174,17 +181,17 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         tags.requires_fit = False
         return tags
 
-    # -- the method's own verbs ---------------------------------------------------------------
+    # -- methods that scikit-learn has no name for ----------------------------------------------
 
     def score(self, X: Images) -> ScoreFile:
         """L^{>k}, LLR^{>k} and their terms for every image, in memory: `.llr`, `["kl"]` ..., nats.
 
-        NaN rows for images that cannot be read: `.errors` says why.
+        An image that cannot be read has a row of NaN, and `.errors` says why.
         """
         return self.run(self.manifest(X)).in_memory()
 
     def p_values(self, X: Images) -> NDArray[np.float64]:
-        """Conformal p-value of each image's combined score, (N,); NaN if unreadable.
+        """The conformal p-value of each image's combined score, (N,); NaN if unreadable.
 
         Raises CalibrationError where the model has no calibration with these settings.
         """
@@ -196,10 +203,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return conformal_p(self.calibration.combined, -self.score_samples(X))
 
     def calibrate(self, X: Images, *, allow_training_images: bool = False) -> Calibration:
-        """Calibrate on held-out in-distribution images, for this detector.
+        """Calibrate this detector on held-out in-distribution images; returns the calibration.
 
-        The result's `save` keeps it, `hvaeood score --calibration` takes it. Raises
-        CalibrationError as `calibration_from`.
+        `Calibration.save` writes a file that `hvaeood score --calibration` takes. Raises
+        CalibrationError as `calibration_from` does.
         """
         self.calibration_ = self.calibration_from(self.score(X), allow_training_images)
         return self.calibration_
@@ -209,15 +216,15 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Calibration:
         """A calibration of this model from scores of held-out in-distribution images.
 
-        Raises CalibrationError for another model's scores, for images that the model was trained
-        on, and for too few.
+        Raises CalibrationError for scores of another model, for images that the model was trained
+        on (unless they are allowed), and for too few images.
         """
         there, here = scores.header.model_sha256, self.bundle.sha256
         if there != here:
             raise CalibrationError(
                 f"{scores.path} was scored with model {scores.header.model_name} "
                 f"({there[:12]}), this is {self.bundle.name} ({here[:12]})",
-                "name the model that made it, or score again",
+                "name the model that made the scores, or score again",
             )
         seen = scores.scored & np.isin(scores.content, self.bundle.training_hashes())
         if seen.any() and not allow_training_images:
@@ -238,18 +245,24 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self.scorer.ratio(self.pixels(self.manifest(X)), k, l)
 
     def reconstruct(self, X: Images) -> Reconstructions:
-        """Every image as seen from k = 0 ... L - 1 (the paper's Figure 1). Raises ImageError."""
+        """Each image as the model reconstructs it from k = 0 ... L - 1 (the paper's Figure 1).
+
+        Raises ImageError for an image that cannot be read.
+        """
         return self.scorer.reconstruct(self.pixels(self.manifest(X)))
 
     def run(self, manifest: Manifest, label: int | None = None) -> ScoringRun:
-        """A run over a manifest, to be scored into memory or into a file."""
+        """A run over a manifest, which can then be scored into memory or into a file.
+
+        label: 0 if all its images belong, 1 if none does, None if that is not known.
+        """
         device = "" if self.device == "auto" else self.device.partition(":")[0]
         return ScoringRun(
             manifest, self.bundle, self.settings, self._engine, cast(Any, label), device
         )
 
     def manifest(self, X: Images) -> Manifest:
-        """Images as a manifest: an array (N, H, W[, 3]) of uint8, a folder, or paths."""
+        """The manifest of X. Raises SourceError or UsageError, as `open_sources` does."""
         if isinstance(X, np.ndarray):
             return Manifest([array_in_memory(X)])
         if isinstance(X, str | os.PathLike):
@@ -269,11 +282,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             pixels.append(preprocess(image, channels, size).pixels)
         return np.stack(pixels)
 
-    # -- what follows from the parameters -----------------------------------------------------
+    # -- derived from the parameters ----------------------------------------------------------
 
     @property
     def bundle(self) -> Bundle:
-        """The model's description: of the one that `fit` made, else of the one that is named."""
+        """The bundle that `fit` made, else the one that `model` names. Raises ModelError."""
         fitted: Bundle | None = getattr(self, "bundle_", None)
         if fitted is not None:
             return fitted
@@ -282,18 +295,18 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def settings(self) -> ScoreSettings:
-        """The settings, validated. Raises UsageError."""
+        """The parameters that can change a score, validated. Raises UsageError."""
         try:
             return ScoreSettings.model_validate(
                 {name: getattr(self, name) for name in ScoreSettings.model_fields}
             )
         except ValueError as error:
             reason = str(error).replace("\n", " ")
-            raise UsageError(f"not a setting to score with: {reason}") from None
+            raise UsageError(f"invalid settings for scoring: {reason}") from None
 
     @property
     def scorer(self) -> Scorer:
-        """The model itself, on its device."""
+        """The model on its device; it is loaded at the first use."""
         from hvaeood_cli.device import choose_device
         from hvaeood_cli.scoring.scorer import Scorer
 
@@ -305,13 +318,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def reference(self) -> Reference | None:
-        """The model's validation scores under these settings, if it has them."""
+        """The model's reference, if it was made with these settings; else None."""
         settings, n_layers = self.settings.model_dump(mode="json"), self.bundle.config.n_layers
         return from_json(self.bundle.reference, settings, n_layers)
 
     @property
     def calibration(self) -> Calibration | None:
-        """What `calibrate` made, else the model's own, if it was made with these settings."""
+        """What `calibrate` made, else the model's own; None if neither has these settings."""
         made: Calibration | None = getattr(self, "calibration_", None)
         if made is not None and not made.mismatches(self.calibration_settings):
             return made
@@ -325,7 +338,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def calibration_settings(self) -> dict[str, Any]:
-        """What a calibration must share with the scores made here."""
+        """The settings that a calibration must share with this detector's scores."""
         known = self.settings.model_dump(mode="json")
         known |= {"model_sha256": self.bundle.sha256, "preprocessing": RULES}
         return {key: known[key] for key in MUST_AGREE}
@@ -345,19 +358,36 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @staticmethod
     def _above(normal: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
-        """normal - offset, where both may be infinite: what equals the offset is no outlier."""
+        """normal - offset, both of which may be infinite: where they are equal, 0, no outlier."""
         with np.errstate(invalid="ignore"):
             return np.where(normal == offset, 0.0, normal - offset)
 
     def _kept(self, what: str, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made last, unless the parameters that it follows from have changed since."""
+        """What `make` gave last time, made anew only if `key` has changed since."""
         kept: dict[str, tuple[Hashable, Any]] = self.__dict__.setdefault("_derived", {})
         if what not in kept or kept[what][0] != key:
             kept[what] = (key, make())
         return cast(T, kept[what][1])
 
+    def _temporary_folder(self) -> Path:
+        """A folder that goes when the detector goes, or is fitted again."""
+        remove: finalize[..., Self] | None = vars(self).get("_remove")
+        if remove is not None:
+            remove()
+        folder = mkdtemp(prefix="hvaeood-")
+        self._remove = finalize(self, rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from the parameters: a copy loads its own."""
+        """The state without what is derived from the parameters: a copy loads its own model.
+
+        Raises ModelError for a fitted model in a temporary folder, which a copy would lose.
+        """
+        if "_remove" in vars(self):
+            raise ModelError(
+                "this detector's model lies in a temporary folder and goes with it",
+                "Detector(out=FOLDER) keeps the model that fit makes",
+            )
         state = dict(super().__getstate__())
         state.pop("_derived", None)
         return state

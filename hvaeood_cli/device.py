@@ -1,4 +1,4 @@
-"""Where the work runs: devices, threads, and reproducible generators."""
+"""Devices: choosing one, how precisely it multiplies, and generators that are reproducible."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` as a device that is there.
+    """The device that `auto`, `cpu`, `cuda`, `cuda:N` or `mps` names.
 
-    Raises UsageError for a name that means nothing and for a device that is absent: asking for
-    a GPU never falls back to the CPU in silence.
+    Raises UsageError for an unknown name and for a device that this machine lacks: asking for a
+    GPU never falls back to the CPU in silence.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -45,30 +45,31 @@ def choose_device(name: str = "auto") -> torch.device:
 def make_fabric(
     device: torch.device, precision: Precision = "32-true", devices: int = 1, strategy: str = "auto"
 ) -> Fabric:
-    """Where and how training runs: on `devices` of the device's kind, by Fabric's strategy.
+    """Set up Lightning Fabric to train on `devices` devices of this kind.
 
-    With "ddp", one process each: they are started here, run the same command, and share every
+    strategy: how the devices share the work, by Fabric's name. With "ddp" each device has a
+    process of its own: this call starts them, they run the same command, and they share every
     batch. Raises UsageError for more devices than there are, a strategy that Fabric lacks, or a
     precision that the device lacks.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import Precision as FabricPrecision
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of each process
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs each process
     if devices > 1 and device.index is not None:
         raise UsageError(
-            f"{device} is one device, and {devices} are asked for", f"--device {device.type}"
+            f"{device} is one device, but --devices is {devices}", f"--device {device.type}"
         )
     present = os.cpu_count() or 1
     if device.type == "cpu" and devices > present:
         raise UsageError(
-            f"{devices} processes on {present} cores", f"--devices takes at most {present} here"
+            f"--devices {devices} is more than the {present} cores here", f"--devices {present}"
         )
     if precision in ("tf32", "16-mixed") and device.type != "cuda":
         raise UsageError(
             f"{precision} is not for {device.type}", "--precision bf16-mixed or 32-true"
         )
-    plugin = FabricPrecision()  # nothing to convert; `float32_products` does the rest
+    plugin = FabricPrecision()  # converts nothing: `float32_products` turns TF32 on
     plugin.precision = "tf32"  # type: ignore[assignment]
     how: dict[str, Any] = {"plugins": plugin} if precision == "tf32" else {"precision": precision}
     count: int | list[int] = devices
@@ -88,28 +89,29 @@ def make_fabric(
 
 
 def precision_of(fabric: Fabric) -> Precision:
-    """What `make_fabric` was asked for."""
+    """The precision that `make_fabric` was asked for."""
     return cast(Precision, fabric.strategy.precision.precision)
 
 
 def training_products(fabric: Fabric) -> contextlib.AbstractContextManager[None]:
-    """`float32_products` by the precision of training."""
+    """`float32_products` in the precision of training: "tf32" where that was asked for."""
     how: Literal["ieee", "tf32"] = "tf32" if precision_of(fabric) == "tf32" else "ieee"
     return float32_products(fabric.device, how)
 
 
 @contextlib.contextmanager
 def float32_products(device: torch.device, how: Literal["ieee", "tf32"]) -> Iterator[None]:
-    """How convolutions and matrix products of float32 are made meanwhile.
+    """Choose how float32 convolutions and matrix products are computed inside a `with` block.
 
-    "ieee" is float32. "tf32", on NVIDIA alone, takes 10 of the 23 bits of each factor's mantissa;
-    left alone, PyTorch does so in convolutions. Afterwards it is as the host process had it.
+    "ieee" is full float32. "tf32", on NVIDIA alone, takes 10 of the 23 bits of each factor's
+    mantissa, which is PyTorch's own choice in convolutions. On leaving the block, the setting of
+    the host process is restored.
     """
     backends: Any = torch.backends
     switches: tuple[Any, ...] = ()
     if device.type == "cuda":
         switches = (backends.cuda.matmul, backends.cudnn.conv)
-    elif device.type == "cpu":  # where a host may have asked for bfloat16
+    elif device.type == "cpu":  # where the host process may have asked for bfloat16
         switches = (backends.mkldnn.matmul, backends.mkldnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
@@ -126,19 +128,19 @@ def keep_memory() -> None:
 
     A network's activations are megabytes, allocated and freed at every layer; by default each is
     mapped, cleared page by page and unmapped again. Keeping them is 1.2 to 1.4 times faster on a
-    CPU (`python -m benchmarks.scoring`). Elsewhere than on glibc, nothing happens.
+    CPU (`python -m benchmarks.scoring`). On a system without glibc, nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc takes
+        mallopt(m_mmap_threshold, 32 << 20)  # the largest value that glibc accepts
         mallopt(m_trim_threshold, 1 << 30)
 
 
 def seeded_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator that is a function of its key alone, such as (seed, "noise", step).
+    """A CPU generator that depends on its key alone, such as (seed, "noise", step).
 
-    Nothing of it needs saving: a resumed run makes the same generator again.
+    A checkpoint need not save it: a resumed run makes the same generator again.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

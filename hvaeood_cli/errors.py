@@ -1,4 +1,4 @@
-"""Errors that a person reads: what happened, what to do, and the exit code it ends with."""
+"""Errors for people: what happened, what to do next, and the exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     BAD_INPUT = 3  # a bad model, score file or source
     SOME_UNREADABLE = 4  # done, but some images could not be read
-    BUG = 70  # a mistake of this program; sysexits.h calls it EX_SOFTWARE
+    BUG = 70  # a mistake in this program; sysexits.h calls it EX_SOFTWARE
     INTERRUPTED = 130
 
 
@@ -21,7 +21,7 @@ class HvaeoodError(Exception):
     """The base of every error that this package raises on purpose.
 
     message: what was found, and what was expected. hint: what to type or change next.
-    exit_code: with what the command line ends.
+    exit_code: of the command that the error ends.
     """
 
     exit_code = ExitCode.BAD_INPUT
@@ -33,7 +33,7 @@ class HvaeoodError(Exception):
 
 
 class UsageError(HvaeoodError):
-    """The command line asks for something impossible."""
+    """The command line or a parameter asks for something impossible."""
 
     exit_code = ExitCode.USAGE
 
@@ -45,8 +45,8 @@ class SourceError(HvaeoodError):
 class ImageError(HvaeoodError):
     """An image that cannot be read. It becomes a row with a status, never the end of a run.
 
-    code: a name from `hvaeood_cli.store.status.STATUS_CODES`. sha256: of the bytes that could
-    not be decoded, if there were any.
+    code: a name from `hvaeood_cli.store.status.STATUS_CODES`. sha256: the hash of the bytes that
+    could not be decoded, if any were read.
     """
 
     def __init__(self, code: str, message: str, sha256: bytes | None = None) -> None:
@@ -64,7 +64,7 @@ class StoreError(HvaeoodError):
 
 
 class CalibrationError(HvaeoodError):
-    """A calibration that is missing, broken, too small, or of other settings than the scores'."""
+    """A calibration that is missing, broken, too small, or made with other settings."""
 
 
 class TrainingError(HvaeoodError):
@@ -72,6 +72,6 @@ class TrainingError(HvaeoodError):
 
 
 class BugError(HvaeoodError):
-    """A mistake of this program: whatever it raised that nobody meant to be raised."""
+    """A mistake in this program: it raised an exception that it should never raise."""
 
     exit_code = ExitCode.BUG

@@ -1,4 +1,4 @@
-"""Writing files that are either whole or not there, and taking turns at it."""
+"""Writing files whole or not at all, and locks that let writers take turns."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-LOCK_SECONDS = 2.0  # how long `locked` waits for its turn
+from hvaeood_cli.errors import StoreError
+
+LOCK_SECONDS = 5.0  # how long `locked` waits for its turn; turns take milliseconds
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-_LONGEST_STEM = 200  # bytes of a name that go into its temporary file's; names end at 255
+_LONGEST_STEM = 200  # bytes of a name that its temporary file repeats; a name has at most 255
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success fsync it and rename it to `path`.
 
+    check: called right before the renaming, while `path` is locked (see `locked`), so that no other
+    writer with a check replaces it in between. If it raises, `path` stays as it is.
+
     On any error the temporary file is removed and `path` is as it was. A file that is replaced
-    keeps its permissions; through a link, the file that it points to is replaced. Raises OSError
-    where the folder cannot be written, or `path` is a folder, a device or a pipe.
+    keeps its permissions. If `path` is a link, the file that it points to is replaced. Raises
+    OSError where the folder cannot be written, or `path` is a folder, a device or a pipe; with a
+    check, StoreError as `locked` does.
     """
     path = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
     mode = _mode(path)
@@ -33,7 +39,12 @@ def replacing(path: Path) -> Iterator[Path]:
         _fsync(temporary)
         if mode is not None:
             temporary.chmod(mode)
-        temporary.replace(path)
+        if check is None:
+            temporary.replace(path)
+        else:
+            with locked(path):
+                check()
+                temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,29 +52,30 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Take turns at reading and rewriting `path` with other threads and processes that use this.
+    """Let threads and processes that rewrite `path` take turns: each waits here for the others.
 
-    The lock is one on the folder, so that it outlives the renaming of files in it and leaves no
-    file behind; hold it for as long as a read and a write take. On a file system without locks,
-    in a folder that is not there, or when the turn does not come within `LOCK_SECONDS` (someone
-    may hold the folder for reasons of their own), the caller goes on without it.
+    The lock is on the folder, so it survives the renaming of files and leaves no file behind.
+    Others wait no longer than `LOCK_SECONDS`, so hold it only briefly: a large file is prepared
+    before. The caller goes on without the lock on a file system that has none, and in a folder
+    that does not exist. Raises StoreError when the turn does not come, for another program may
+    hold the folder for reasons of its own.
     """
     try:
         descriptor = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY)
-    except OSError:  # whoever writes there next will say so
+    except OSError:  # the write that follows will report it
         yield
         return
     try:
-        _wait_for_lock(descriptor)
+        _wait_for_lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)  # which releases the lock
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file against everyone else who asks. False where there are no locks.
+    """Lock an open file; return False where the file system has no locks.
 
-    Raises BlockingIOError while another holds it. The lock ends with the descriptor.
+    Raises BlockingIOError while someone else holds the lock. Closing the descriptor releases it.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,29 +87,34 @@ def try_lock(descriptor: int) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
+    """Flush a folder's file names to the disk, on systems that can."""
     with contextlib.suppress(OSError):
         _fsync(folder)
 
 
-def _wait_for_lock(descriptor: int) -> None:
+def _wait_for_lock(descriptor: int, path: Path) -> None:
     give_up = time.monotonic() + LOCK_SECONDS
-    while time.monotonic() < give_up:
+    while True:
         try:
             try_lock(descriptor)
             return
         except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise StoreError(
+                    f"another process is writing {path}, or something beside it",
+                    "try again when it is done, and not under a lock (flock) on that folder",
+                ) from None
             time.sleep(0.005)
-        except OSError:  # NFS, for one, locks no folder
+        except OSError:  # such as NFS, which locks no folder
             return
 
 
 def _new_file(path: Path, private: bool) -> Path:
-    """An empty file beside `path` with a name of its own.
+    """Make an empty file beside `path`, under a name that no other file has.
 
-    private: for the owner alone until it is whole, since what it replaces may be so. Otherwise
-    the system gives it the permissions of any new file; asking for the umask would mean setting
-    it, for every thread at once.
+    private: only the owner may read it until it is whole, since the file that it replaces may be
+    private. Otherwise the system gives it the permissions of any new file: this program cannot
+    read the umask without setting it, for every thread at once.
     """
     stem = os.fsencode(path.name)[:_LONGEST_STEM].decode("utf-8", "ignore")
     while True:
@@ -109,7 +126,7 @@ def _new_file(path: Path, private: bool) -> Path:
 
 
 def _mode(path: Path) -> int | None:
-    """The permissions of the file that is there; None where there is none."""
+    """The permissions of the file; None where there is none. Raises OSError for a folder."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a user may set, validated: how to train, and how to score."""
+"""The settings of training and of scoring, validated."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: Annotated[int, Field(ge=1)] = 20
-    minutes: Annotated[float, Field(gt=0)] | None = None  # stop by then, schedules included
+    minutes: Annotated[float, Field(gt=0)] | None = None  # stop then; schedules shrink to fit
     batch_size: Annotated[int, Field(ge=1)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    validation: Annotated[int, Field(ge=0)] = 1000  # images set aside, for the curve alone
+    validation: Annotated[int, Field(ge=0)] = 1000  # images set aside, not trained on
 
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
@@ -28,17 +28,17 @@ class TrainSettings(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: Annotated[float, Field(gt=0)] = 200.0  # norm above which a step is scaled
     gradient_skip: Annotated[float, Field(gt=0)] | None = None  # ... and above which it is skipped
-    accumulate: Annotated[int, Field(ge=1)] = 1  # parts that a batch is taken in, to save memory
+    accumulate: Annotated[int, Field(ge=1)] = 1  # parts that a batch is split into, to save memory
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = (
-        0.0  # decay of averaged weights; 0: the last ones
+        0.0  # decay of the weights' moving average; 0: keep no average
     )
 
-    # of q(z_1) ... q(z_L) before the first step; empty: 1, the prior's
+    # scales of q(z_1) ... q(z_L) before the first step; empty: 1, as the prior's
     posterior_scale: tuple[Annotated[float, Field(ge=0.001, le=10)], ...] = ()
-    kl_warmup: Fraction = 0.2  # beta rises 0 -> 1 over this fraction
+    kl_warmup: Fraction = 0.2  # beta rises from 0 to 1 over this fraction
     free_nats: tuple[
         Annotated[float, Field(ge=0, allow_inf_nan=False)], ...
-    ] = ()  # lambda of z_1 ... z_L; empty: none
+    ] = ()  # lambda of z_1 ... z_L, nats; empty: none
     free_nats_per: Literal["layer", "element"] = "layer"
     free_nats_constant: Fraction = 1.0  # lambda stays for this fraction of the run ...
     free_nats_anneal: Fraction = 0.0  # ... and falls to 0 over this one
@@ -48,7 +48,7 @@ class TrainSettings(BaseModel):
 
 
 class ScoreSettings(BaseModel):
-    """Everything besides model and images that can change a score."""
+    """Everything that can change a score, besides the model and the image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -6,10 +6,10 @@ import math
 
 
 def printable(text: str | bytes) -> str:
-    """Text that cannot change the terminal's state or direction: the rest is escaped.
+    """The text, with everything escaped that could change the terminal's state or direction.
 
     Bytes that are not UTF-8, control characters, escape sequences, line breaks and bidirectional
-    overrides come out as \\x1b, \\n, \\u202e and the like.
+    overrides become \\x1b, \\n, \\u202e and the like.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
@@ -17,7 +17,7 @@ def printable(text: str | bytes) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` characters, and at least the one that stands for the middle left out."""
+    """The text in at most `width` >= 1 characters: "…" stands for the middle of a longer one."""
     if len(text) <= width:
         return text
     head = max(0, (width - 1) // 3)
@@ -26,19 +26,19 @@ def shorten(text: str, width: int) -> str:
 
 
 def defuse(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+    """A CSV cell; where a spreadsheet would take it for a formula, with an apostrophe in front."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
 def format_p(p: float) -> str:
-    """A p-value in seven characters, so that a column of them is aligned; NaN as nothing."""
+    """A p-value in at most seven characters, for an aligned column; empty for NaN."""
     if math.isnan(p):
         return ""
     return f"{p:.5f}" if p >= 1e-5 else f"{p:.0e}"

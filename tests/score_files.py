@@ -24,6 +24,8 @@ def make_header(n: int, **changes: Any) -> RunHeader:
         "created": "2026-01-01T00:00:00+00:00",
         "tool_version": "0",
         "torch_version": "0",
+        "numpy_version": "0",
+        "pillow_version": "0",
         "device": "cpu",
         "model_name": "made-up",
         "model_path": "/nowhere/made-up",

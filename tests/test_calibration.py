@@ -464,3 +464,13 @@ def test_an_outside_reader_finds_the_same_flags(tmp_path, calibration):
         assert (group["p_combined"][()] == level).any()
         again = group["p_combined"][()] <= group.attrs["threshold"]
         np.testing.assert_array_equal(again, group["flagged"][()])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 999])
+def test_the_combined_score_of_an_image_is_its_own(calibration, usual, n):
+    """To the last bit, whatever company it is in: a p-value hangs on it."""
+    together = calibration.combine(usual.columns)
+    for first in (0, 17, 1000 - n):
+        rows = slice(first, first + n)
+        few = {name: values[rows] for name, values in usual.columns.items()}
+        np.testing.assert_array_equal(calibration.combine(few), together[rows])

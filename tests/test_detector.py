@@ -73,9 +73,21 @@ def test_a_fitted_model_goes_with_its_detector(bundle):
     folder = detector.bundle.folder
     assert folder.is_dir() and detector.model == bundle.folder, "parameters are left alone"
     assert clone(detector).bundle.folder == bundle.folder
+    with pytest.raises(ModelError, match="temporary folder"):
+        copy.deepcopy(detector)
+    second = detector.fit(images).bundle.folder
+    assert second.is_dir() and not folder.exists()
     del detector
     gc.collect()
-    assert not folder.exists()
+    assert not second.exists()
+
+
+def test_a_model_that_is_kept_goes_with_its_copies(bundle, tmp_path):
+    images = np.repeat(make_images(1, size=28)[0] // 128 * 255, 40, axis=0)
+    training = {"epochs": 1, "batch_size": 16, "validation": 8}
+    detector = Detector(training=training, out=tmp_path / "kept").fit(images)
+    normal = detector.score_samples(images)
+    np.testing.assert_array_equal(copy.deepcopy(detector).score_samples(images), normal)
 
 
 def test_the_detector_has_scikit_learns_manners(bundle, folder):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hvaeood_cli import files
+from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import locked, replacing, try_lock
 
 
@@ -132,15 +133,33 @@ def test_a_link_is_locked_where_it_leads(tmp_path):
         assert other_process_holds(tmp_path / "there") and not other_process_holds(tmp_path)
 
 
-def test_a_turn_is_waited_for_but_not_forever(tmp_path, monkeypatch):
-    """`flock . hvaeood ...` holds the folder for as long as the command takes."""
+def test_what_is_checked_holds_until_the_renaming(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    checked = []
+    with replacing(path, lambda: checked.append(other_process_holds(tmp_path))) as temporary:
+        temporary.write_text("new")
+        assert not other_process_holds(tmp_path), "others need not wait for what takes long"
+    assert checked == [True] and path.read_text() == "new" and not other_process_holds(tmp_path)
+
+    def refuse() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError), replacing(path, refuse) as temporary:
+        temporary.write_text("newer")
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_turn_is_waited_for_and_never_taken(tmp_path, monkeypatch):
+    """Whoever goes on without it may overwrite what another has just written."""
     waits = []
     monkeypatch.setattr(files.time, "sleep", waits.append)
     monkeypatch.setattr(files.time, "monotonic", lambda: float(len(waits)))
     holder = os.open(tmp_path, os.O_RDONLY)
     assert try_lock(holder)
-    with locked(tmp_path / "a"):
-        assert len(waits) == files.LOCK_SECONDS
+    with pytest.raises(StoreError, match="another process is writing"), locked(tmp_path / "a"):
+        pytest.fail("it is not its turn")
+    assert len(waits) == files.LOCK_SECONDS
     waits.clear()
     monkeypatch.setattr(files.time, "sleep", lambda s: (waits.append(s), os.close(holder)))
     with locked(tmp_path / "a"):

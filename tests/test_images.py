@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import os
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from PIL.GifImagePlugin import GifImageFile
 from hvaeood_cli.errors import ImageError, SourceError, UsageError
 from hvaeood_cli.images import arrays, sources
 from hvaeood_cli.images.arrays import array_in_memory, load_array
+from hvaeood_cli.images.datasets import DATASETS
 from hvaeood_cli.images.decode import Conversion, Decoded, decode
 from hvaeood_cli.images.folder import FileSource
 from hvaeood_cli.images.preprocess import preprocess
@@ -358,14 +361,13 @@ def test_a_pipe_is_unreadable_and_never_waited_for(tmp_path, monkeypatch):
     assert caught.value.code == "unreadable"
 
 
-def test_no_more_is_read_of_a_growing_file_than_is_decoded(tmp_path, monkeypatch):
-    path = tmp_path / "grows.png"
+def test_no_more_is_read_of_a_growing_file_than_there_was(tmp_path, monkeypatch):
+    path, before = tmp_path / "grows.png", tmp_path / "before"
     path.write_bytes(PNG)
-    monkeypatch.setattr("hvaeood_cli.images.folder.MAX_BYTES", len(PNG) - 2)
-    monkeypatch.setattr(os, "fstat", lambda descriptor: os.stat(path.parent / "small"))
-    (tmp_path / "small").touch()
+    before.write_bytes(PNG[:-5])
+    monkeypatch.setattr(os, "fstat", lambda descriptor: os.stat(before))
     monkeypatch.setattr("hvaeood_cli.images.folder.decode", len)
-    assert FileSource([os.fsencode(path)]).read(0)[0] == len(PNG) - 1
+    assert FileSource([os.fsencode(path)]).read(0)[0] == len(PNG) - 5
 
 
 def test_frames_that_are_not_shown_are_not_walked_through(monkeypatch):
@@ -392,6 +394,59 @@ def test_an_array_in_memory_has_a_stamp_of_its_contents():
     other[4, 7, 7] ^= 1
     assert before.listing_sha256() == Manifest([array_in_memory(ARRAY)]).listing_sha256()
     assert before.listing_sha256() != Manifest([array_in_memory(other)]).listing_sha256()
+
+
+def test_an_array_in_memory_is_hashed_once_and_a_row_at_a_time(monkeypatch):
+    hashed, sha256 = [], hashlib.sha256
+
+    def counted(data=b""):
+        hashed.append(len(bytes(data)))
+        return sha256(data)
+
+    monkeypatch.setattr(arrays, "hashlib", SimpleNamespace(sha256=counted))
+    colour = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), np.uint8)
+    manifest = Manifest([array_in_memory(colour)])  # whose rows lie otherwise than they are taken
+    manifest.listing_sha256()
+    rows = [manifest.read(i) for i in range(5)]
+    assert hashed == [3 * 8 * 8] * 5
+    for (image, digest), row in zip(rows, colour, strict=True):
+        assert np.array_equal(image.pixels, row.transpose(1, 2, 0))
+        assert digest == sha256(np.ascontiguousarray(image.pixels)).digest()
+
+
+FILES_OF_DATASETS = {
+    "mnist": "MNIST/raw/t10k-images-idx3-ubyte",
+    "fashionmnist": "FashionMNIST/raw/t10k-images-idx3-ubyte",
+    "kmnist": "KMNIST/raw/t10k-images-idx3-ubyte",
+    "emnist-letters": "EMNIST/raw/emnist-letters-test-images-idx3-ubyte",
+    "omniglot": "omniglot-py/images_evaluation/Angelic/character01/0965_01.png",
+    "cifar10": "cifar-10-batches-py/test_batch",
+    "cifar100": "cifar-100-python/test",
+    "svhn": "test_32x32.mat",
+    "stl10": "stl10_binary/test_X.bin",
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_stamp_of_a_data_set_is_of_its_root_and_files(tmp_path, monkeypatch, name):
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets, DATASETS[name][0], lambda *_, **__: [None] * 3)
+
+    def listing(root: str) -> str:
+        return open_sources([f"{name}:test"], data_root=tmp_path / root).listing_sha256()
+
+    for root in ("here", "there"):
+        path = tmp_path / root / FILES_OF_DATASETS[name]
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"images")
+        os.utime(path, ns=(1, 1))
+    whole = listing("here")
+    assert whole != listing("there")
+    (tmp_path / "here" / "archive.tar.gz").touch()
+    assert whole == listing("here")
+    os.utime(tmp_path / "here" / FILES_OF_DATASETS[name], ns=(1, 2))
+    assert whole != listing("here")
 
 
 def test_a_damaged_image_of_a_data_set_is_one_bad_row(tmp_path, monkeypatch):

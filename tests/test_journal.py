@@ -119,14 +119,26 @@ def test_a_file_of_another_kind_or_a_damaged_header_is_left_alone(tmp_path):
     path = tmp_path / "j"
     fill(path, batches())
     whole = path.read_bytes()
-    at = len(b"hvaeood-journal 1\n")
+    at = len(b"hvaeood-journal 2\n")
     longer = whole[: at + 1] + struct.pack("<Q", 1 << 20) + whole[at + 9 :]
     flipped = whole[: at + 40] + bytes([whole[at + 40] ^ 1]) + whole[at + 41 :]
-    for data in (longer, flipped, b"my thesis", b"hvaeood-journal 2\n", b"hvaeood-journal 1\nX"):
+    for data in (longer, flipped, b"my thesis", b"hvaeood-journal 2\nX"):
         path.write_bytes(data)
         with pytest.raises(StoreError, match="damaged"):
             Journal.open(path, header())
         assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("version", [b"1", b"3"])
+def test_a_journal_of_another_version_is_called_that(tmp_path, version):
+    path = tmp_path / "j"
+    fill(path, batches())
+    path.write_bytes(path.read_bytes().replace(b"journal 2\n", b"journal %s\n" % version))
+    with pytest.raises(StoreError, match="another version of this program") as caught:
+        Journal.open(path, header())
+    assert "--force to start over" in caught.value.hint
+    with Journal.open(path, header(), force=True) as journal:
+        assert journal.n_done == 0
 
 
 def test_a_full_disk_at_the_first_byte(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from hvaeood_cli import files
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.store import judgements as module
 from hvaeood_cli.store.judgements import (
@@ -149,6 +150,15 @@ def test_two_threads_that_judge_at_once_lose_nothing(scores, monkeypatch):
     judge(scores, 0, "ood", "")
     other.join()
     assert read(scores.path).marks(scores).tolist()[:2] == [1, 2]
+
+
+def test_nobody_judges_out_of_turn(scores, monkeypatch):
+    judge(scores, 0, "ood", "")
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0)
+    refused = pytest.raises(StoreError, match="another process is writing")
+    with files.locked(scores.path), refused:
+        judge(scores, 1, "fine", "")
+    assert len(read_judgements(scores.path)) == 1
 
 
 def test_processes_that_judge_at_once_lose_nothing(scores):

@@ -229,6 +229,24 @@ def test_data_for_scripts(report, tmp_path):
     assert widths == {7, 4, 5}, "no name breaks a table"
 
 
+def test_a_hostile_status_reaches_neither_terminal_nor_spreadsheet(run, report, tmp_path):
+    path = tmp_path / "hostile.h5"
+    with h5py.File(path, "r+") as file:
+        file["images/status"].attrs["codes"] = json.dumps({"scored": 0, "=cmd\x1b[2J": 5})
+    code, out, _ = run("decide", path, "--calibration", "calibration.npz")
+    assert code == 0 and "=cmd\\x1b[2J" in out and "\x1b" not in out
+    _, table, _ = run("decide", path, "--calibration", "calibration.npz", "--csv")
+    assert list(csv.DictReader(io.StringIO(table)))[5]["status"] == "'=cmd\x1b[2J"
+
+
+def test_a_hostile_time_does_not_reach_the_terminal(run, report, tmp_path):
+    path = tmp_path / "hostile.h5"
+    with h5py.File(path, "r+") as file:
+        file.attrs["created"] = "\x1b[2J"
+    code, out, err = run("decide", path, "--calibration", "calibration.npz")
+    assert code == 3 and "created" in err and "\x1b" not in out + err
+
+
 def test_judgements_are_shown(report, tmp_path):
     scores = read_scores(tmp_path / "odd.h5")
     order = np.argsort(-scores.decision.combined)

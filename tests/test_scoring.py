@@ -74,7 +74,7 @@ def test_pixels_are_hashed_once(bundle, folder, monkeypatch):
 def test_only_keys_cross_to_another_device():
     """Threads that read leave the noise to it; meta stands for it."""
     there = Scorer.on(make_ladder(), ScoreSettings(), torch.device("meta"))
-    drawn, left = scorer().noise(bytes(32)), there.noise(bytes(32))
+    (drawn,), (left,) = scorer().noises([bytes(32)]), there.noises([bytes(32)])
     assert left == (drawn.key, None, None) and len(left.key) == 16
     assert drawn.normal is not None and drawn.normal.dtype == torch.float32
 

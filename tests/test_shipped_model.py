@@ -33,7 +33,7 @@ def test_it_finds_the_digits_among_the_clothes(detector, labels):
     scores = detector.score(str(MIXED))
     inside, outside = (scores.llr[labels == label] for label in (0, 1))
     assert compare(inside[:, 0], outside[:, 0]).auroc > 0.95
-    combined = detector.reference.combine(scores.llr)
+    combined = detector.reference.combine(scores.llr, scores.scored)
     assert labels[np.argsort(-combined)[:10]].mean() >= 0.9
 
 

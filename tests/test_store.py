@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -11,15 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from hvaeood_cli import files
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.store.columns import blank_rows
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
-from hvaeood_cli.store.writer import write_scores
-from tests.score_files import fill_in, make_header
+from hvaeood_cli.store.writer import write_decision, write_scores
+from tests.score_files import fill_in, make_header, make_scores
 
 L = 3
 
@@ -92,6 +95,21 @@ def test_the_file_is_as_the_contract_says(tmp_path):
         np.testing.assert_array_equal(file["/scores/llr"], lower[:, :1] - lower[:, 1:])
 
 
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_a_row_that_nobody_gave_is_not_scored(tmp_path, left_out):
+    """Its numbers would be NaN, its status that of a scored one."""
+    made = batches()
+    del made[left_out]
+    with pytest.raises(RuntimeError, match="the engine gave"):
+        ScoreFile.of_batches(tmp_path / "s.h5", header(), NAMES, made, {})
+
+
+@pytest.mark.parametrize("created", ["", "\x1b[2J", "2026-01-01T00:00:00+00:00\x1b[2J", "now\n"])
+def test_a_time_is_a_time(created):
+    with pytest.raises(ValidationError, match="created"):
+        header(created=created)
+
+
 def test_our_reader_reads_it_back(tmp_path):
     scores = read_scores(write(tmp_path / "s.h5"))
     assert [bytes(name) for name in scores.names] == NAMES
@@ -126,6 +144,35 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(target)
     assert target.read_bytes() == b"precious" and os.listdir(tmp_path) == ["s.h5"]
+
+
+# -- two writers at once --------------------------------------------------------------------------
+
+
+def test_scores_made_while_a_decision_is_copied_are_not_lost(tmp_path, monkeypatch):
+    """The decision was made of other rows; what is written in its place is the old file's."""
+    scores = make_scores(tmp_path / "s.h5", 50)
+    copy = shutil.copyfile
+
+    def slow(*paths: Path) -> None:
+        copy(*paths)
+        make_scores(tmp_path / "s.h5", 60, seed=9)  # waits for nobody
+
+    monkeypatch.setattr(shutil, "copyfile", slow)
+    with pytest.raises(StoreError, match="scored anew since it was read"):
+        write_decision(scores, None)
+    assert len(read_scores(scores.path)) == 60 and os.listdir(tmp_path) == ["s.h5"]
+
+
+def test_nobody_replaces_scores_out_of_turn(tmp_path, monkeypatch):
+    scores = make_scores(tmp_path / "s.h5", 50)
+    whole = scores.path.read_bytes()
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0)
+    with files.locked(scores.path):
+        for write_anew in (lambda: write_decision(scores, None), lambda: write(scores.path)):
+            with pytest.raises(StoreError, match="another process is writing"):
+                write_anew()
+    assert scores.path.read_bytes() == whole and os.listdir(tmp_path) == ["s.h5"]
 
 
 # -- hostile and broken files ---------------------------------------------------------------------
@@ -266,6 +313,8 @@ def test_a_journal_cut_anywhere_keeps_its_whole_batches(tmp_path, data):
         ({"device": "cuda"}, "the device: cpu there, cuda here"),
         ({"tool_version": "1"}, "the program's version: 0 there, 1 here"),
         ({"torch_version": "1"}, "torch's version: 0 there, 1 here"),
+        ({"numpy_version": "1"}, "NumPy's version: 0 there, 1 here"),
+        ({"pillow_version": "1"}, "Pillow's version: 0 there, 1 here"),
         ({"n_images": 6}, "the number of images: 5 there, 6 here"),
         ({"listing_sha256": "00" * 32}, "the images"),
     ],
@@ -276,6 +325,25 @@ def test_another_run_does_not_resume_and_says_why(tmp_path, change, words):
     with pytest.raises(StoreError, match=words):
         Journal.open(path, header(**change))
     Journal.open(path, header(**change), force=True).close()
+
+
+def test_where_the_device_alone_differs_the_hint_names_it(tmp_path):
+    fill(tmp_path / "j", batches())
+    for changes, named in (({"device": "cuda"}, True), ({"device": "cuda", "seed": 1}, False)):
+        with pytest.raises(StoreError) as caught:
+            Journal.open(tmp_path / "j", header(**changes))
+        assert ("--device cpu" in caught.value.hint) == named
+
+
+def test_rows_that_are_not_the_next_are_not_taken(tmp_path):
+    first, second, third = batches()
+    with Journal.open(tmp_path / "j", header()) as journal:
+        for right, wrong in ((first, third), (second, first), (third, third)):
+            journal.append(right)
+            done = journal.n_done
+            with pytest.raises(RuntimeError, match=f"the engine gave rows .* row {done} of 5"):
+                journal.append(wrong)
+        assert [batch.first for batch in journal.batches()] == [0, 2, 4]
 
 
 def test_two_writers_do_not_share_a_journal(tmp_path):

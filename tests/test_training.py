@@ -23,6 +23,7 @@ from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.scoring.bounds import bits_per_dim, lower_bound
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import TrainSettings
+from hvaeood_cli.training import checkpoint
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.learner import Learner
 from hvaeood_cli.training.loop import begin, build_seeded, train
@@ -238,6 +239,18 @@ def test_other_settings_do_not_continue_a_run(tmp_path, monkeypatch):
         run(tmp_path, images, kill_after=2, monkeypatch=monkeypatch)
     with pytest.raises(TrainingError, match="images: 60 there, 61 here"):
         Checkpoints(tmp_path, {"images": 61}).latest()
+
+
+def test_a_run_of_another_version_is_called_that(tmp_path, monkeypatch):
+    images = make_images(60)
+    with pytest.raises(Killed):
+        run(tmp_path, images, kill_after=2, monkeypatch=monkeypatch)
+    monkeypatch.setattr(checkpoint, "_FORMAT", 1 + checkpoint._FORMAT)
+    later = Checkpoints(tmp_path, {"images": 60})
+    with pytest.raises(TrainingError, match="another version of this program") as caught:
+        later.latest()
+    assert "--force" in caught.value.hint and "the same settings" not in caught.value.hint
+    assert later.latest(force=True) is None and not later._files()
 
 
 def test_too_few_images(tmp_path):

@@ -615,3 +615,24 @@ def test_a_decision_is_not_written_over_other_scores(scores, calibration):
 
     drive(opened(scores, calibration), steps)
     assert len(read_scores(scores.path)) == 7 and read_scores(scores.path).decision is None
+
+
+def test_a_picture_that_comes_under_a_dialog_is_not_lost(scores, calibration):
+    """The first look takes seconds; one may write a note meanwhile."""
+    came = threading.Event()
+
+    def slow(row):
+        came.wait(10)
+        return reconstruct(row)
+
+    async def steps(pilot, app):
+        await pilot.press("enter", "n")
+        await pilot.pause()
+        assert not isinstance(app.screen, LookScreen)
+        came.set()
+        await settle(pilot)
+        await press(pilot, "escape")
+        assert isinstance(app.screen, LookScreen)
+        assert app.screen.query_one("#image", Picture).query_one(".image").image is not None
+
+    drive(opened(scores, calibration, look=slow), steps, images=True)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.rules import KINDS, Rule, decide
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.store.columns import columns as of_table
@@ -18,7 +19,7 @@ from hvaeood_cli.tui import taking
 from hvaeood_cli.tui import threshold as thresholds
 from hvaeood_cli.tui.histogram import Binning
 from hvaeood_cli.tui.joint import COLUMNS, join, match
-from hvaeood_cli.tui.run import COMBINED, Axis, P
+from hvaeood_cli.tui.run import COMBINED, Axis, P, Run
 from hvaeood_cli.tui.threshold import ByScore
 from hvaeood_cli.tui.view import (
     FLAGGED,
@@ -336,3 +337,36 @@ def test_lists_replace_nothing(snapshot, tmp_path):
     assert (tmp_path / "there").read_text() == "mine"
     with pytest.raises(UsageError, match="no such folder"):
         taking.write_list(tmp_path / "no" / "l", snapshot, "flagged", "csv")
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_ratio_that_could_not_be_computed_is_the_oddest(calibrated):
+    """Of a scored image; it once came after all others, and among those without scores."""
+    scores = make_scores(60, bad=(3, 40))
+    scores.columns["llr"][7] = np.nan
+    run = Run.of(scores, CALIBRATION if calibrated else None)
+    snapshot = take(run, View.first(run), Judgements({}))
+    assert snapshot.rows[0] == 7 and set(snapshot.rows[-2:]) == {3, 40}
+    assert snapshot.flags.flagged[7]
+    by_ratio = take(run, View.first(run).sorted_by(Axis("llr", 1)), Judgements({}))
+    assert by_ratio.rows[0] == 7 and set(by_ratio.rows[-2:]) == {3, 40}
+    for measure in run.measures:
+        for axis in run.axes(measure):
+            assert not np.isnan(run.values(axis)[scores.scored]).any()
+            Binning(run, axis, run.shown_range(axis), 20).count(snapshot.flags.flagged)
+
+
+def test_ratios_that_are_no_numbers_among_the_usual_ones_are_left_out():
+    usual = make_scores(2000, seed=99)
+    usual.columns["llr"][5] = np.nan
+    run = Run.of(make_scores(50), Calibration.of(usual))
+    axis = Axis("llr", 1)
+    assert len(run.usual(axis)) == 1999
+    Binning(run, axis, run.shown_range(axis), 20).count(np.zeros(50, np.bool_))
+
+
+def test_a_model_that_fails_on_everything_cannot_be_calibrated():
+    usual = make_scores(200)
+    usual.columns["llr"][:] = np.nan
+    with pytest.raises(CalibrationError, match="0 of 60 images have every score"):
+        Calibration.of(usual)

@@ -1,6 +1,7 @@
-"""From scores to decisions: conformal p-values, one combined score, flags with an error rate.
+"""From scores to decisions: one combined score, conformal p-values, flags at an error rate.
 
-`conformal.py` turns scores into p-values, `density.py` combines what the bounds say into one
-score, `calibration.py` keeps both for one model and its settings, `decision.py` flags, and
-`drift.py` asks about a batch as a whole. NumPy, SciPy and scikit-learn; never torch.
+`density.py` combines an image's statistics into one score, `conformal.py` turns scores into
+p-values, `calibration.py` keeps what both need for one model and its settings, `rules.py` flags
+images, and `drift.py` tests a batch as a whole. `reference.py` stands in for a calibration where
+there is none, and `ranking.py` orders a run's images by either. Never imports torch.
 """

@@ -1,8 +1,9 @@
-"""What a decision needs to know of usual images: kept beside the model, under an id of its own.
+"""A calibration: the scores of usual images, with which the scores of others are compared.
 
-A calibration is a file, `calibration.npz`: the scores of n held-out in-distribution images, the
-density fitted on some of them, and the settings that made them. The density is fitted on one
-split and compared with the other, so the combined score's p-values hold for the final decision.
+It is kept in a file, `calibration.npz`, beside the model: the scores of n held-out
+in-distribution images, the density fitted to some of them, and the settings that made them. The
+density is fitted to one split and the p-values come from the other, so that the p-values of the
+combined score hold for the final decision.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from hvaeood_cli.store.score_file import ScoreFile
 
 FORMAT, FORMAT_VERSION = "hvaeood-calibration", 3
 LEAST_IMAGES = 100
+_LEAST_FITTED = 10  # images with every score, among those that the density is fitted on
 
-_FIT_FRACTION = 0.3  # of the images go to the density, the rest to its p-values
+_FIT_FRACTION = 0.3  # the share of images that the density is fitted to; the rest give p-values
 _SPLIT_SEED = 0
-_MAX_BYTES = 1 << 30  # of a file, unpacked
+_MAX_BYTES = 1 << 30  # the largest file that is read, unpacked
 _UNREADABLE = (
     OSError,
     KeyError,
     ValueError,
     TypeError,
     EOFError,
-    RuntimeError,  # an encrypted member; NotImplementedError, an unknown method, is one too
+    RuntimeError,  # an encrypted member, or an unknown compression (NotImplementedError)
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -64,19 +66,22 @@ class OutdatedError(CalibrationError):
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Scores of n usual images of one model under one set of settings. L layers."""
+    """The scores of n usual images by one model of L layers, under one set of settings."""
 
     settings: dict[str, Any]  # the keys of MUST_AGREE
-    about: dict[str, Any]  # model name, source, dates: for people
+    about: dict[str, Any]  # facts for people, such as the model's name
     columns: dict[str, NDArray[np.float32]]  # every score, by name: (n,) or (n, ...)
-    content: NDArray[np.uint64]  # (n,) of the images' pixels
-    statistics: tuple[str, ...]  # the columns that the density is of
+    content: NDArray[np.uint64]  # (n,) content keys, shortened to 64 bits
+    statistics: tuple[str, ...]  # the names of the columns that the density takes
     density: Density
-    combined: NDArray[np.float64]  # (m,) sorted, nats, of the images it was not fitted on
+    combined: NDArray[np.float64]  # (m,) nats, sorted: of the images that the density did not see
 
     @classmethod
     def of(cls, scores: ScoreFile, about: dict[str, Any] | None = None) -> Calibration:
-        """From the scored rows of a run. Raises CalibrationError for too few of them."""
+        """Calibrate on the scored rows of a run. Raises CalibrationError for too few of them.
+
+        about: more facts for people, kept in the file.
+        """
         used = np.flatnonzero(scores.scored)
         # Sorted by content, so that the images' order in the run does not change the split.
         used = used[np.lexsort([scores.sha256[used, -1], scores.content[used]])]
@@ -87,9 +92,15 @@ class Calibration:
         order = random.permutation(len(used))
         n_fit = round(_FIT_FRACTION * len(used))
         fitted = values[order[:n_fit]]
-        # What is not finite has no density, but it counts among the p-values' images: it is as
-        # usual as it is frequent.
-        density = Density.fit(fitted[np.isfinite(fitted).all(axis=1)])
+        # The density cannot be fitted to values that are not finite. In the other split they stay,
+        # with an infinite score: they are as usual as they are frequent.
+        finite = fitted[np.isfinite(fitted).all(axis=1)]
+        if len(finite) < _LEAST_FITTED:
+            raise CalibrationError(
+                f"only {len(finite)} of {len(fitted)} images have every score",
+                "the model fails on images that should belong: train it anew",
+            )
+        density = Density.fit(finite)
         facts = {"model_name": scores.header.model_name, "n_fit": n_fit}
         return cls(
             settings=settings_of(scores.header),
@@ -105,7 +116,7 @@ class Calibration:
         return len(self.llr)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
-        """A score of the usual images by its name. Raises KeyError."""
+        """A column of scores by its name, (n,) or (n, ...). Raises KeyError."""
         return self.columns[name]
 
     @property
@@ -125,7 +136,7 @@ class Calibration:
     def id(self) -> str:
         """A hash of the settings, the scores, and how the density is made from them.
 
-        Not of the density itself, whose last digits another processor may compute differently.
+        It leaves out the density itself, whose last digits differ between processors.
         """
         made = [self.settings, self.statistics, _FIT_FRACTION, _SPLIT_SEED, Density.made_by()]
         digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
@@ -136,7 +147,7 @@ class Calibration:
 
     @property
     def settings_id(self) -> str:
-        """A short hash of the settings: tells calibrations of one model apart."""
+        """A short hash of the settings, which tells the calibrations of one model apart."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
     def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -144,19 +155,22 @@ class Calibration:
         return self.density.minus_log(statistics(scores, self.statistics))
 
     def k_differing_most(self, llr: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The k, from 1, whose LLR^{>k} is most spreads off the calibration's mean, either way."""
+        """The k >= 1 whose LLR^{>k} is most unlike the calibration's, (N,).
+
+        llr: (N, L - 1) nats. The measure is standard deviations from the mean, either way.
+        """
         usual = self.llr[np.isfinite(self.llr).all(axis=1)].astype(np.float64)
         off = np.abs(llr - usual.mean(0)) / np.maximum(usual.std(0), 1e-6)
         return np.asarray(np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1)
 
     def images_for(self, n: int) -> int:
-        """How many images a calibration takes to compare with n of them."""
+        """How many images to calibrate on, so that p-values come from n of them."""
         return -(-n * len(self) // len(self.combined))
 
     def mismatches(self, settings: Mapping[str, Any]) -> list[str]:
-        """Where scores were made in another way than these, in words, with both values.
+        """The settings that differ from the calibration's, in words with both values; else empty.
 
-        settings: as `settings_of` gives them.
+        settings: of the scores to decide, as `settings_of` gives them.
         """
         pairs = {key: (self.settings.get(key), settings.get(key)) for key in MUST_AGREE}
         return [
@@ -166,11 +180,11 @@ class Calibration:
         ]
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Raise CalibrationError where `mismatches` finds any."""
+        """Raise CalibrationError where `mismatches` finds a difference."""
         differing = self.mismatches(settings)
         if differing:
             raise CalibrationError(
-                "these scores are made in another way than the calibration's: "
+                "these scores were made with other settings than the calibration: "
                 + "; ".join(differing),
                 "score with the calibration's settings, hvaeood calibrate with these, or name "
                 "another: --calibration FILE",
@@ -179,7 +193,7 @@ class Calibration:
     # -- on disk ------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all. Raises OSError."""
         arrays = self._arrays()
         head: dict[str, Any] = {
             "format": FORMAT,
@@ -199,7 +213,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read and check a calibration. Raises CalibrationError."""
+        """Read and check a calibration. Raises CalibrationError with what is wrong."""
         again = "hvaeood calibrate SOURCE makes it anew"
         if not path.is_file():
             raise CalibrationError(f"no such calibration: {path}", again)
@@ -304,7 +318,7 @@ def check_enough(n_images: int) -> None:
 
 
 def settings_of(header: RunHeader) -> dict[str, Any]:
-    """Of all that identifies a run, what a calibration must share."""
+    """The settings of a run that a calibration must share with it."""
     return {key: getattr(header, key) for key in MUST_AGREE}
 
 
@@ -321,7 +335,7 @@ def _check_version(path: Path, head: dict[str, Any], again: str) -> None:
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of every array: tells a damaged file."""
+    """SHA-256 of all arrays, by which a damaged file is noticed."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())

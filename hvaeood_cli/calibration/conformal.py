@@ -42,7 +42,8 @@ def threshold(calibration: Numbers, level: float) -> float:
 
     calibration: (n,), sorted upwards.
     """
-    allowed = math.floor(level * (len(calibration) + 1.0) + 1e-9) - 1  # others may score as high
+    # How many calibration scores may be as high as a score whose p is at most the level.
+    allowed = math.floor(level * (len(calibration) + 1.0) + 1e-9) - 1
     if allowed < 0:
         return math.inf
     return float(calibration[-1 - allowed]) if allowed < len(calibration) else -math.inf

@@ -1,11 +1,11 @@
-"""The combined score: how rare all that the bounds say of an image is, among usual images.
+"""The combined score: how rare an image's statistics are, together, among usual images.
 
 In the spirit of DoSE (Morningstar et al., 2021): L, KL_i, log p(x|z), LLR^{>k} and LLR^{>k} / -L of
 an image are statistics whose joint distribution is known from in-distribution images. An image is
-odd where that density is low. Unlike LLR^{>k}, which is high for what is richer than the training
-images, this looks at both tails and at the dependence between the statistics. The last, LLR^{>k} as
-a share of -L, is a function of the others, but not one that a few Gaussians can see: a plain image
-has few nats to lose at any level, and loses an unusual share of them (docs/decisions.md).
+odd where that density is low. Unlike LLR^{>k}, which is high for images richer than the training
+images, the density sees both tails and the dependence between the statistics. The last statistic,
+LLR^{>k} as a share of -L, is a function of the others, but not one that a few Gaussians can learn:
+a plain image has few nats to lose at any k, and loses an unusual share of them (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from hvaeood_cli.store.columns import column, columns
 Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
-_IMAGES_PER_PARAMETER = 4  # fewer than these, and the mixture gets fewer components
+_IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
 _LEAST_SPREAD = 1e-3  # nats
 
 
 def statistic_names() -> tuple[str, ...]:
-    """The columns that the density is of: those of the table that say so, in its order."""
+    """The names of the columns that the density takes, in the column table's order."""
     return tuple(column.name for column in columns("scores") if column.density is not None)
 
 
 def statistics(scores: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Float64:
-    """What the density is of, for every row, (N, D): the columns of these names, side by side.
+    """The statistics of every row, (N, D): the columns of these names, side by side.
 
-    scores: columns by name, (N,) or (N, n). Of some columns a part is taken: see the table.
+    scores: columns by name, (N,) or (N, n). `Column.density` says which part of each is taken.
     """
     parts = []
     for name in names:
@@ -57,7 +57,7 @@ class Density:
 
     @classmethod
     def fit(cls, values: Float64) -> Density:
-        """From statistics (n, D) of in-distribution images, all finite. The seed is fixed."""
+        """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed."""
         from sklearn.mixture import GaussianMixture
 
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
@@ -71,21 +71,38 @@ class Density:
 
     @staticmethod
     def made_by() -> list[float]:
-        """The constants of `fit`: with the same images, they make the same density."""
+        """The constants of `fit`: together with the images they determine the density."""
         return [_COMPONENTS, _IMAGES_PER_PARAMETER, _RIDGE, _LEAST_SPREAD]
 
     def minus_log(self, values: NDArray[np.floating[Any]]) -> Float64:
         """The combined score, minus the log density: (N, D) -> (N,) nats, higher is odder.
 
-        Infinite where a statistic is not finite: what cannot be computed is not usual.
+        Infinite where a statistic is not finite: an image whose statistics cannot be computed is
+        not usual. A constant is left out.
         """
         finite = np.isfinite(values).all(axis=1)
         standard = (np.where(finite[:, None], values, 0.0) - self.centre) / self.spread
+        columns = np.ascontiguousarray(standard.T)  # (D, N)
         by_component = []
         for log_weight, mean, precision in zip(
             self.log_weights, self.means, self.precisions, strict=True
         ):
-            whitened = (standard - mean) @ precision  # (N, D)
             log_det = np.log(np.diag(precision)).sum()
-            by_component.append(log_weight + log_det - 0.5 * (whitened**2).sum(1))
+            distance = _squared_norm(columns - mean[:, None], precision)
+            by_component.append(log_weight + log_det - 0.5 * distance)
         return np.where(finite, -np.logaddexp.reduce(by_component, axis=0), np.inf)
+
+
+def _squared_norm(columns: Float64, upper: Float64) -> Float64:
+    """|x U|^2 of every x, (N,). columns: (D, N), an x each; upper: (D, D), U, upper triangular.
+
+    Row by row and in one order, not as a matrix product, whose last digit depends on how many
+    rows there are and on the library that makes it: an image's p must not.
+    """
+    total = np.zeros(columns.shape[1])
+    for j in range(len(columns)):
+        projected = columns[0] * upper[0, j]
+        for i in range(1, j + 1):
+            projected += columns[i] * upper[i, j]
+        total += projected * projected
+    return total

@@ -1,7 +1,8 @@
-"""Is the batch as a whole like the calibration images? Kolmogorov-Smirnov for each k, with Holm.
+"""Drift: does a batch as a whole differ from the calibration images?
 
-A p-value says whether a difference is there, and with many images always does; the effect says
-whether it matters. Neither names an image: for that there are flags.
+The test is Kolmogorov-Smirnov's for each k, with Holm's correction. Its p-value says whether there
+is a difference, and among many images there nearly always is; the effect says whether it matters.
+Neither says which images differ: the flags do.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ class Shift(NamedTuple):
 
     @property
     def effect(self) -> str:
-        """In words, by Cliff's delta and the usual bounds (Romano et al., 2006)."""
+        """The shift's size in words: Cliff's delta by the usual bounds (Romano et al., 2006)."""
         delta = abs(2.0 * self.higher - 1.0)
         words = ((0.147, "negligible"), (0.33, "small"), (0.474, "medium"))
         return next((word for bound, word in words if delta < bound), "large")
 
 
 class Drift(NamedTuple):
-    """The test of a batch: one shift a k."""
+    """The drift test of a batch: one shift for each k."""
 
     shifts: tuple[Shift, ...]
-    n: int  # images of the batch that have every ratio
+    n: int  # images of the batch whose LLR^{>k} are all finite
     n_calibration: int
 
     @property
     def drifted(self) -> bool:
-        """Whether any k differs, at LEVEL over all of them."""
+        """Whether LLR^{>k} differs at any k; `LEVEL` is the error rate over all of them."""
         return min(shift.p for shift in self.shifts) <= LEVEL
 
     @property
     def largest(self) -> Shift:
-        """The shift that is least likely by chance; of equals, the widest."""
+        """The shift with the least p; of equal ones, that with the largest distance."""
         return min(self.shifts, key=lambda shift: (shift.p, -shift.distance))
 
     def __str__(self) -> str:
@@ -63,10 +64,10 @@ class Drift(NamedTuple):
 def measure_drift(
     calibration_llr: NDArray[np.floating[Any]], llr: NDArray[np.floating[Any]]
 ) -> Drift | None:
-    """calibration_llr: (n, L - 1); llr: (N, L - 1), nats.
+    """Test whether a batch has drifted from the calibration.
 
-    Rows with a ratio that is not finite are left out, for no rank can be given to them; None where
-    no row is left on either side.
+    calibration_llr: (n, L - 1) nats. llr: (N, L - 1) nats, of the batch. Rows with an LLR^{>k}
+    that is not finite have no rank and are left out. Returns None if either side has no row left.
     """
     from scipy.stats import ks_2samp
 
@@ -84,7 +85,7 @@ def measure_drift(
 
 
 def format_p(p: float) -> str:
-    """'= 0.013', or '< 1e-12' where digits mean nothing."""
+    """A p-value with its sign: '= 0.013', or '< 1e-12' where its digits mean nothing."""
     return f"= {p:.2g}" if p >= 1e-12 else "< 1e-12"
 
 
@@ -98,7 +99,7 @@ def _holm(p: Float64) -> Float64:
 
 
 def _tendency(usual: NDArray[np.floating[Any]], here: NDArray[np.floating[Any]]) -> float:
-    """P(here > usual) + P(equal) / 2, over all pairs. usual is sorted."""
+    """P(here > usual) + P(here = usual) / 2 over all pairs. usual: sorted upwards."""
     below = np.searchsorted(usual, here, side="left")
     up_to = np.searchsorted(usual, here, side="right")
     return float((below + up_to).mean() / (2 * len(usual)))

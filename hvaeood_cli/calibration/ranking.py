@@ -1,4 +1,4 @@
-"""Which images come first: by the combined score, of a decision or of a reference."""
+"""The order of a run's images, by the combined score of its decision or else of a reference."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from hvaeood_cli.store.score_file import ScoreFile
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The order of a run's images, and how far the whole batch is from what is usual."""
+    """The order of a run's images, and the drift of the whole batch."""
 
-    by: str  # "calibration" where a decision ranks, else what the reference is of: "model", "batch"
+    by: str  # "calibration" where a decision ranks, else whose the reference is: "model" or "batch"
     reference: Reference
-    combined: NDArray[np.floating[Any]]  # (N,) what ranks: higher is odder, NaN without scores
+    combined: NDArray[np.floating[Any]]  # (N,) combined scores: higher is odder, NaN without scores
     k: NDArray[np.integer[Any]]  # (N,) the k that differs most, 0 for rows without scores
     drift: Drift | None = None  # of the whole batch, where there is a calibration
 
@@ -28,9 +28,9 @@ class Ranking:
     def of(
         cls, scores: ScoreFile, calibration: Calibration | None, reference: Reference | None = None
     ) -> Ranking:
-        """By the run's decision; without one by the model's reference, else by the batch itself.
+        """Rank by the run's decision; without one by the model's reference, else by the batch.
 
-        calibration: what the decision was made with, if it is at hand.
+        calibration: the one that made the decision, if it is at hand; the drift needs it.
         """
         if calibration:
             reference = Reference.of_validation(calibration.llr)
@@ -41,10 +41,11 @@ class Ranking:
         decision = scores.decision
         if decision:
             return cls("calibration", reference, decision.combined, decision.k, drift)
-        combined, k = reference.combine(scores.llr), reference.k_differing_most(scores.llr)
+        combined = reference.combine(scores.llr, scores.scored)
+        k = reference.k_differing_most(scores.llr)
         return cls("model" if reference.from_model else "batch", reference, combined, k, drift)
 
     def order(self) -> NDArray[np.int64]:
-        """Scored rows, the oddest first; ties in manifest order."""
+        """The scored rows, the oddest first; ties in manifest order."""
         scored = np.flatnonzero(~np.isnan(self.combined))
         return scored[np.argsort(-self.combined[scored], kind="stable")]

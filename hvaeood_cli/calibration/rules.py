@@ -1,6 +1,7 @@
-"""Rules that flag, and what they promise: how many in-distribution images are flagged on average.
+"""Rules, which turn p-values into flags, and the error rate that each promises.
 
-The promise is about error rates. How many of the others are found, no rule can say.
+A rule bounds, on average, how many in-distribution images are flagged. No rule can promise how
+many of the other images it finds.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ KINDS = ("fpr", "fdr", "fdr-by")
 
 @dataclass(frozen=True)
 class Rule:
-    """Which images are flagged, by their p-values.
+    """Says which images are flagged, by their p-values.
 
     fpr: every image with p <= level, so that each in-distribution image is flagged with at most
     this probability. fdr: Benjamini-Hochberg over the batch, so that on average at most this
     fraction of what is flagged is in-distribution (Bates et al., 2023: conformal p-values that
-    share their calibration depend on one another in a way that it allows). fdr-by:
-    Benjamini-Yekutieli, under any dependence.
+    share their calibration depend on one another in a way that it allows). fdr-by: the same
+    promise under any dependence, by Benjamini-Yekutieli.
     """
 
     kind: str = "fpr"
@@ -45,10 +46,10 @@ class Rule:
 
 
 def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
-    """p-values and flags of every row; NaN and not flagged where there are no scores.
+    """Decide a run: p-values and flags of every row. A row without scores has p NaN and no flag.
 
-    Raises CalibrationError where the scores were made in another way than the calibration's, and
-    where it has too few images for the rule's level.
+    Raises CalibrationError where the scores were made with other settings than the calibration,
+    where they lack one of its statistics, and where it has too few images for the rule's level.
     """
     calibration.check(settings_of(scores.header))
     missing = [name for name in calibration.statistics if name not in scores.columns]
@@ -67,7 +68,7 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
         k=np.where(scored, calibration.k_differing_most(scores.llr), 0).astype(np.int8),
         p_value=_p_by_k(calibration, scores),
         p_combined=p_combined,
-        flagged=np.less_equal(p_combined, threshold),  # NaN is not
+        flagged=np.less_equal(p_combined, threshold),  # NaN is not flagged
         rule=rule.kind,
         level=rule.level,
         threshold=threshold,
@@ -77,10 +78,10 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
 
 
 def decide_as_asked(calibration: Calibration, scores: ScoreFile, asked: Rule | None) -> Decision:
-    """By the rule that is asked for, else the one that stands in the file, else the usual one.
+    """Decide by the rule asked for, else by the rule of the file's decision, else by `Rule()`.
 
-    Returns the decision that stands already where that rule and calibration made it. Raises
-    CalibrationError as `decide`.
+    Returns the file's own decision, the same object, where this rule and calibration made it.
+    Raises CalibrationError as `decide` does.
     """
     there = scores.decision
     rule = asked or (rule_of(there) if there else Rule())
@@ -139,12 +140,12 @@ def _threshold(rule: Rule, p: Float64) -> float:
 
 
 def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float64:
-    """(N, L - 1): of LLR^{>k} for each k, against every calibration image."""
+    """Conformal p-values of LLR^{>k}, (N, L - 1), against all images of the calibration."""
     llr = np.where(scores.scored[:, None], scores.llr, np.nan)
     columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
     return np.stack([conformal_p(usual, here) for usual, here in columns], axis=1)
 
 
 def rule_of(decision: Decision) -> Rule:
-    """The rule by which a decision was made. Raises CalibrationError for one that is none."""
+    """The rule that made a decision. Raises CalibrationError for an unknown rule."""
     return Rule(decision.rule, decision.level)

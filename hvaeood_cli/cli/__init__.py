@@ -1,1 +1,1 @@
-"""What the shell sees: one file a command; each parses, calls one verb and prints."""
+"""The commands, one file each: a command parses its options, calls one function and prints."""

@@ -1,4 +1,4 @@
-"""`hvaeood`: the commands, and the one place where an error becomes an exit code."""
+"""`hvaeood`: all commands, and the only place where an error becomes an exit code."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ def hvaeood(
     try:
         context.default_map = dict(load_defaults(context.command))
     except UsageError:
-        if not {"-h", "--help"} & set(sys.argv):  # a broken file must not keep help away
+        if not {"-h", "--help"} & set(sys.argv):  # help must work beside a broken file
             raise
 
 
 def main() -> NoReturn:
     """Entry point. Exit codes: `hvaeood_cli.errors.ExitCode`."""
     debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # in any place
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # anywhere
     if not debug:
-        warnings.simplefilter("ignore")  # libraries' remarks are for developers
+        warnings.simplefilter("ignore")  # libraries' warnings are for developers
     try:
         code = app(prog_name="hvaeood", standalone_mode=False)
     except Exception as raised:
@@ -91,9 +91,9 @@ def main() -> NoReturn:
 
 
 def _explained(raised: Exception) -> HvaeoodError:
-    """What ended the program, for the person in front of it."""
+    """The error to show to the user for an exception that ended the program."""
     if isinstance(raised, typer.Abort) and isinstance(raised.__cause__, EOFError):
-        raised = raised.__cause__  # Typer takes it for the end of standard input
+        raised = raised.__cause__  # Typer takes any EOFError for the end of standard input
     if isinstance(raised, HvaeoodError):
         return raised
     if isinstance(raised, typer.TyperException):
@@ -105,10 +105,10 @@ def _explained(raised: Exception) -> HvaeoodError:
     if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":  # torch's
         return HvaeoodError("not enough memory", "a smaller --batch-size, or fewer --samples")
     if isinstance(raised, OSError):
-        name = raised.filename  # None, or a descriptor, where no name was opened
+        name = raised.filename  # None or a descriptor, unless a file was opened by its name
         where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) else ""
         return HvaeoodError(
-            f"{where}{raised.strerror or raised}", "--debug tells where it happened"
+            f"{where}{raised.strerror or raised}", "run it with --debug to see where it happened"
         )
     return BugError(
         f"a bug in hvaeood {__version__}: {type(raised).__name__}: {raised}",
@@ -117,7 +117,7 @@ def _explained(raised: Exception) -> HvaeoodError:
 
 
 def _misused(raised: typer.TyperException) -> UsageError:
-    """What is wrong with the command line, and where a value stands that it does not have."""
+    """The error for a wrong command line; if hvaeood.toml has the bad value, with its line."""
     context, parameter = getattr(raised, "ctx", None), getattr(raised, "param", None)
     path = getattr(context, "command_path", "hvaeood")
     message = raised.format_message()  # there is none where the help was shown instead

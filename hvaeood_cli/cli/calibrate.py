@@ -1,4 +1,4 @@
-"""`hvaeood calibrate`: what usual images score, so that `score` can decide."""
+"""`hvaeood calibrate`: score usual images, so that `score` can flag unusual ones."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def calibrate(
 
     Example: **hvaeood calibrate held-out/ --model mine**
 
-    SOURCE holds images that belong and that the model was not trained on, 1,000 or more; or is
-    one score file (.h5) of such images. The calibration lies beside the model (for a model that
-    ships: in your own folder, and is used instead of the one that ships).
+    SOURCE holds 1,000 or more images that belong and that the model was not trained on, or is one
+    score file (.h5) of such images. The calibration goes beside the model. That of a model that
+    ships goes to your own folder, and is then used instead of the one that ships.
 
     Next: **hvaeood score FOLDER --model mine --fpr 0.01**
     """
@@ -88,12 +88,14 @@ def calibrate(
         device=device,
         workers=workers,
     )
-    _ = detector.settings, detector.bundle  # what is wrong with them is said before any work
+    _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
     if output and not output.parent.is_dir():
         raise UsageError(f"no such folder: {output.parent}", "make it first, or choose another -o")
     if any(source.endswith(_ENDING) for source in sources):
         if len(sources) > 1:
-            raise UsageError("a score file is calibrated on alone", f"one FILE{_ENDING}, or images")
+            raise UsageError(
+                "a score file must be the only SOURCE", f"one {_ENDING} file, or images"
+            )
         found = read_scores(Path(sources[0]))
         _check_as_asked(context, found)
     else:
@@ -127,7 +129,7 @@ def _check_as_asked(context: typer.Context, scores: ScoreFile) -> None:
 
 
 def _place(detector: Detector, calibration: Calibration) -> Path:
-    """Where the calibration goes: its usual place, unless one with other settings is there."""
+    """Where to save: the usual place, or another if a calibration of other settings is there."""
     plain = detector.bundle.calibration_place()
     try:
         plain.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,7 @@ def _place(detector: Detector, calibration: Calibration) -> Path:
 
 
 def _save(calibration: Calibration, place: Path, force: bool) -> None:
-    """Write it, unless that very calibration is there. Raises StoreError for another one."""
+    """Save, unless this very calibration is there already. Raises StoreError for another one."""
     if place.is_dir():
         raise UsageError(f"{place} is a folder", "name a file: -o calibration.npz")
     if place.exists() and not force and _is_there(calibration, place):
@@ -175,7 +177,7 @@ def _is_there(calibration: Calibration, place: Path) -> bool:
 
 
 def _load(place: Path) -> Calibration | None:
-    """The calibration that is there; None where there is none, or a broken one."""
+    """The calibration at `place`; None where there is none or it is broken."""
     from hvaeood_cli.calibration.calibration import Calibration
 
     try:

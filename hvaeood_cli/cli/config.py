@@ -1,4 +1,4 @@
-"""hvaeood.toml: settings for a folder, a table a command.
+"""hvaeood.toml: default options for a folder, in one table for each command.
 
 Flags win over HVAEOOD_* variables, and those over the file. The file may have come with somebody
 else's images, so it may only set how things are computed and shown (`MAY_BE_SET`): never what is
@@ -27,7 +27,7 @@ _MAX_BYTES = 1 << 20
 
 MAY_BE_SET = frozenset(
     (
-        # of a run: which model, how it is sampled, and on what machine
+        # of a run: which model, how it samples, and on which device
         *("model", "samples", "samples-k", "proposal", "seed", "precision"),
         *("device", "batch-size", "workers"),
         # of a decision, and of what is shown
@@ -42,8 +42,8 @@ MAY_BE_SET = frozenset(
 class Option(NamedTuple):
     """A parameter of a command, as hvaeood.toml sees it."""
 
-    parameter: str  # what the command calls it
-    may_be_set: bool  # by a file
+    parameter: str  # its name in the command's function
+    may_be_set: bool  # whether a file may set it
     many: bool  # whether it may be given more than once
 
 
@@ -74,11 +74,11 @@ def is_given(context: typer.Context, parameter: str) -> bool:
 
 
 def load_defaults(group: object) -> dict[str, dict[str, str | list[str]]]:
-    """What hvaeood.toml in this folder sets, by command and parameter.
+    """The defaults that hvaeood.toml in the current folder sets, by command and parameter.
 
-    group: Typer's, of all commands. Values are returned as the command line would give them, so
-    that the command itself checks them. Raises UsageError for a broken file, an unknown key, or
-    one that no file may set.
+    group: Typer's group of all commands. Values are returned as text, as the command line would
+    give them, so that the command itself checks them. Raises UsageError for a broken file, an
+    unknown key, or a key that no file may set.
     """
     if not FILE.is_file():
         return {}
@@ -112,7 +112,7 @@ def place_of(command: str, names: Iterable[str]) -> str:
 def _read() -> dict[str, Any]:
     try:
         if FILE.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{FILE} is larger than a MiB", "it holds settings, a table a command")
+            raise UsageError(f"{FILE} is larger than a MiB", "it may hold only a table per command")
         return tomllib.loads(FILE.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"{FILE} cannot be read: {error}", "mend it, or move it away") from None
@@ -129,7 +129,7 @@ def _options(command: Any) -> dict[str, Option]:
 
 
 def _checked(command: str, key: str, options: Mapping[str, Option]) -> Option:
-    """The option called `key`. Raises UsageError for none, and for one that no file may set."""
+    """The option called `key`. Raises UsageError if there is none, or no file may set it."""
     option = options.get(key)
     if option is None:
         raise UsageError(
@@ -140,7 +140,7 @@ def _checked(command: str, key: str, options: Mapping[str, Option]) -> Option:
         may = ", ".join(sorted(name for name in options if options[name].may_be_set)) or "nothing"
         raise UsageError(
             f"{place_of(command, [key])}: [{command}] may not set {key!r}",
-            f"say that on the command line; a file may set {may}",
+            f"give it on the command line; a file may set {may}",
         )
     return option
 

@@ -1,4 +1,4 @@
-"""The only writer to stdout and stderr: data to the one, talk to the other.
+"""The only module that writes to stdout (data) and to stderr (remarks for people).
 
 File names are hostile input. They reach a terminal through `printable` alone, and never as markup.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @cache
 def out() -> Console:
-    """Standard output, for people."""
+    """Rich's console on standard output."""
     from rich.console import Console
 
     return Console(markup=False, highlight=False, soft_wrap=False)
@@ -30,14 +30,14 @@ def out() -> Console:
 
 @cache
 def err() -> Console:
-    """Standard error, for people."""
+    """Rich's console on standard error."""
     from rich.console import Console
 
     return Console(stderr=True, markup=False, highlight=False)
 
 
 def mute() -> None:
-    """Say nothing more: for a process whose sister speaks for both."""
+    """Print nothing from now on: for all training processes but the first, which prints for all."""
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     out.cache_clear()
     err.cache_clear()
@@ -52,7 +52,7 @@ def show(*things: RenderableType) -> None:
 
 
 def say(message: str, style: str | None = None) -> None:
-    """A remark on standard error."""
+    """Print a remark on standard error."""
     err().print(printable(message), style=style, soft_wrap=True)
 
 
@@ -73,16 +73,16 @@ def warner(quiet: bool = False) -> Callable[[str], None]:
 
 
 def fail(error: HvaeoodError) -> None:
-    """`error:` what, then `hint:` what to do."""
+    """Print an error and its hint on standard error."""
     err().print(f"error: {printable(error.message)}", style="bold red", soft_wrap=True)
     if error.hint:
         err().print(f"hint: {printable(error.hint)}", soft_wrap=True)
 
 
 def emit(lines: Iterable[str]) -> None:
-    """Data to standard output, byte for byte: no wrapping, no styling, names as they are.
+    """Write data to standard output: no wrapping, no styling, file names byte for byte.
 
-    A reader that goes away, as `head` does, ends the program in peace.
+    If the reader goes away, as `head` does, the program ends without an error.
     """
     if sys.stdout is None:  # closed by the shell: `>&-`
         raise SystemExit(ExitCode.DONE)
@@ -97,5 +97,5 @@ def emit(lines: Iterable[str]) -> None:
 
 
 def emit_json(value: object) -> None:
-    """One JSON value on a line of standard output."""
+    """Write one JSON value as a line of standard output."""
     emit([json.dumps(value) + "\n"])

@@ -1,4 +1,4 @@
-"""`hvaeood decide`: flag what is scored already, by another rule or at another level."""
+"""`hvaeood decide`: flag scored images anew, by another rule or at another level."""
 
 from __future__ import annotations
 

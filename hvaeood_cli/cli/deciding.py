@@ -1,4 +1,4 @@
-"""What `score`, `decide`, `report` and `tui` share: which calibration, and by which rule."""
+"""What `score`, `decide`, `report` and `tui` share: the choice of calibration and rule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Warn = Callable[[str], None]
 
 
 def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
-    """The rule that the command line asks for, if any. Raises UsageError."""
+    """The rule that the command line asks for; None if it asks for none. Raises UsageError."""
     from hvaeood_cli.calibration.rules import Rule
 
     if fpr is not None and fdr is not None:
@@ -134,7 +134,7 @@ def _standing_decision(out: Path) -> Decision | None:
 def _calibration_to_score_by(
     detector: Detector, decider: Decider, n_images: int, warn: Warn
 ) -> Calibration | None:
-    """The calibration that decides a run of n images, if one is made for these settings.
+    """The calibration that will decide a run of n images; None where none has its settings.
 
     Raises CalibrationError where a decision is needed and cannot be made; where it is not needed,
     a warning says why nothing is decided.

@@ -1,4 +1,4 @@
-"""`hvaeood models`: what there is, and what one is made of."""
+"""`hvaeood models`: list the models, or show what one is made of."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ Device = Annotated[
         metavar="auto|cpu|cuda[:N]|mps", envvar="HVAEOOD_DEVICE", help="Where the model runs."
     ),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of all randomness.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="The seed of all randomness.")]
 Null = Annotated[bool, typer.Option("-0", "--null", help="With -: paths end in NUL, not newline.")]
 DataRoot = Annotated[
     Path | None,
@@ -46,7 +46,7 @@ Download = Annotated[
     bool, typer.Option("--download", help="Let torchvision fetch a data set that is not there.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and data alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and data only.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Samples = Annotated[
     int,
@@ -58,11 +58,11 @@ Proposal = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option(metavar="float32|tf32|bfloat16", help="Of the network; both others suit GPUs."),
+    typer.Option(metavar="float32|tf32|bfloat16", help="Of the network; the last two suit GPUs."),
 ]
 Workers = Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")]
-Jsonl = Annotated[bool, typer.Option("--jsonl", help="A JSON object an image.")]
-Csv = Annotated[bool, typer.Option("--csv", help="A CSV row an image.")]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object for each image.")]
+Csv = Annotated[bool, typer.Option("--csv", help="One CSV row for each image.")]
 Top = Annotated[int, typer.Option(metavar="N", min=0, help="How many odd images to list.")]
 
 BatchSize = Annotated[
@@ -110,7 +110,7 @@ FailOnFlagged = Annotated[
     bool, typer.Option("--fail-on-flagged", help="Exit with 1 where any image is flagged.")
 ]
 
-# -- of train -------------------------------------------------------------------------------------
+# -- options of train -----------------------------------------------------------------------------
 
 ModelFolder = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="The model's folder.")
@@ -148,10 +148,11 @@ Validation = Annotated[
     typer.Option(metavar="N", min=0, help="Images set aside for the curve.", show_default="1000"),
 ]
 TrainBatchSize = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Images a step.", show_default="the preset's")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Images per step.", show_default="the preset's"),
 ]
 LearningRate = Annotated[
-    float | None, typer.Option(help="At its highest.", show_default="the preset's")
+    float | None, typer.Option(help="The highest learning rate.", show_default="the preset's")
 ]
 SemanticWeight = Annotated[
     float | None,
@@ -171,7 +172,7 @@ Setting = Annotated[
         "posterior_scale, kl_warmup ...; a wrong KEY lists them all.",
     ),
 ]
-Devices = Annotated[int, typer.Option(metavar="N", min=1, help="Train on so many, a process each.")]
+Devices = Annotated[int, typer.Option(metavar="N", min=1, help="Devices, with a process each.")]
 Strategy = Annotated[
     str, typer.Option(metavar="NAME", help="How devices share the work, by Fabric's name: ddp.")
 ]
@@ -179,15 +180,15 @@ TrainPrecision = Annotated[
     str, typer.Option(metavar="NAME", help="32-true, tf32, bf16-mixed or 16-mixed.")
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Let torch.compile have the model: for long runs.")
+    bool, typer.Option("--compile", help="Compile with torch.compile: pays off in long runs.")
 ]
 CheckpointEvery = Annotated[
-    float, typer.Option(metavar="SECONDS", min=0.0, help="How much a kill may cost.")
+    float, typer.Option(metavar="SECONDS", min=0.0, help="The most work that a kill may cost.")
 ]
 
 
 def stdin_paths(sources: list[str], null: bool) -> Iterator[bytes]:
-    """The paths on standard input, if `-` asks for them: a line each, or NUL-terminated."""
+    """The paths on standard input, if `-` is among the sources: one per line, or NUL-terminated."""
     if "-" in sources:
         data = sys.stdin.buffer.read()
         yield from (path for path in data.split(b"\0" if null else b"\n") if path)

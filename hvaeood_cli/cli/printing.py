@@ -1,4 +1,4 @@
-"""How a score file reaches standard output: for people, or for programs."""
+"""Prints scores on standard output: a summary for people, JSON or CSV for programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CONVERSIONS = {
 
 
 def conversions_in_words(n_images: int, done: Mapping[str, int], size: int) -> str | None:
-    """What was done to how many images to make them what a model takes; None for nothing."""
+    """How many images were converted for the model, and how, in words; None if none was."""
     said = [
         f"{count} {_CONVERSIONS.get(name, name).format(size=size)}"
         for name, count in done.items()
@@ -38,7 +38,7 @@ def conversions_in_words(n_images: int, done: Mapping[str, int], size: int) -> s
 
 
 class Printing(Enum):
-    """What a command prints."""
+    """The form in which a command prints scores."""
 
     SUMMARY = "summary"
     JSON = "json"
@@ -48,7 +48,7 @@ class Printing(Enum):
 
     @classmethod
     def chosen(cls, json_: bool, jsonl: bool, csv: bool, quiet: bool) -> Self:
-        """By the options. Raises UsageError for two formats at once."""
+        """The form that the options ask for. Raises UsageError for two of them at once."""
         if json_ + jsonl + csv > 1:
             raise UsageError("--json, --jsonl and --csv exclude one another", "choose one")
         named = {cls.JSON: json_, cls.JSONL: jsonl, cls.CSV: csv, cls.NOTHING: quiet}
@@ -62,7 +62,11 @@ class Printing(Enum):
         done: str,
         again: Mapping[str, str] | None = None,
     ) -> None:
-        """Print. done: when it was scored, in words. again: options for the next command."""
+        """Print scores in this form.
+
+        The others are for the summary alone. top: how many odd images it lists. done: when they
+        were scored, in words. again: the options that the next command must repeat.
+        """
         from hvaeood_cli.cli import summary
         from hvaeood_cli.report import rows
 

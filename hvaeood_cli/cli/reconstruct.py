@@ -1,4 +1,4 @@
-"""`hvaeood reconstruct`: an image beside what the model makes of it from each k."""
+"""`hvaeood reconstruct`: draw images beside their reconstructions from each k."""
 
 from __future__ import annotations
 

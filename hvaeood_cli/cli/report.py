@@ -1,4 +1,4 @@
-"""`hvaeood report`: score files as one page to pass on, or as rows for a script."""
+"""`hvaeood report`: make one page of score files to pass on, or rows for a script."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def report(
 
 
 class Input(NamedTuple):
-    """One score file and what goes with it."""
+    """One score file, with its calibration and judgements."""
 
     scores: ScoreFile
     calibration: Calibration | None  # the one that decided it, if it is at hand
@@ -122,7 +122,7 @@ class Input(NamedTuple):
 
 
 class _Show(NamedTuple):
-    """Whose images are shown, and how."""
+    """What it takes to show images: the model, where data sets are, and the device."""
 
     model: str | None
     data_root: Path | None
@@ -130,7 +130,7 @@ class _Show(NamedTuple):
 
 
 def _output(output: Path | None, format_: str) -> Path | None:
-    """Where the report goes; None for standard output. Raises UsageError."""
+    """The file that the report goes to; None for standard output. Raises UsageError."""
     if format_ not in _FORMATS:
         raise UsageError(f"no format is called {format_!r}", f"formats: {', '.join(_FORMATS)}")
     out = output or (Path("report.html") if format_ == "html" else None)
@@ -190,7 +190,7 @@ def _written(
 
     files = [one.scores for one in inputs]
     remarks = [] if have_one_calibration(files) else [_OTHER_CALIBRATION]
-    compared = evaluate(files, _names(files), labels)  # what is wrong with labels is said first
+    compared = evaluate(files, _names(files), labels)  # raises for wrong labels: so it comes first
     sections = [
         gather(*one, _looker(one.scores, show, remarks) if show else None, top) for one in inputs
     ]
@@ -203,7 +203,7 @@ def _written(
 
 
 def _looker(scores: ScoreFile, show: _Show, remarks: list[str]) -> Looker | None:
-    """Who can show this file's images; where nobody can, a remark says why."""
+    """What shows this file's images; None, and a remark that says why, if they cannot be shown."""
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.looker import Looking
 
@@ -222,7 +222,7 @@ def _names(files: list[ScoreFile]) -> list[str]:
 
 
 def _fingerprint(inputs: list[Input], labels: Path | None, settings: tuple[object, ...]) -> str:
-    """Of everything that the report is made from, images aside."""
+    """A hash of everything that the report is made from, except the images."""
     digest = hashlib.sha256(json.dumps([str(setting) for setting in settings]).encode())
     for path in [*(one.scores.path for one in inputs), *([labels] if labels else [])]:
         with path.open("rb") as file:

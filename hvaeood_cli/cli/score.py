@@ -1,4 +1,4 @@
-"""`hvaeood score`: the main job."""
+"""`hvaeood score`: score images, and flag those that do not belong."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def score(
     label: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, max=1, help="Note as 0 in-distribution or 1 OOD, for evaluation."
+            metavar="N", min=0, max=1, help="Label all: 0 in-distribution, 1 OOD; for evaluation."
         ),
     ] = None,
     fpr: options.Fpr = None,
@@ -75,7 +75,7 @@ def score(
         batch_size=batch_size,
         workers=workers,
     )
-    _ = detector.settings, detector.bundle  # what is wrong with them is said before any work
+    _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
     out = output or scoring.output_for(sources)
     scoring.check_output(out)
@@ -106,7 +106,7 @@ def score(
 def _repeated(
     detector: Detector, data_root: Path | None, calibration: Path | None
 ) -> dict[str, str]:
-    """The options that the next command needs to find the model and show what was scored here."""
+    """The options that the next command must repeat to find the model and show the images."""
     usual = type(detector)()
     given = {
         "--model": (str(detector.model), str(usual.model)),

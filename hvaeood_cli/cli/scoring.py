@@ -1,4 +1,4 @@
-"""What `score` and `calibrate` share: where the scores go, the bar, and what is said of them."""
+"""What `score` and `calibrate` share: the output file, the progress bar, and the remarks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def output_for(sources: list[str]) -> Path:
 
 
 def check_output(out: Path) -> None:
-    """Raise UsageError where no file can be written."""
+    """Raise UsageError where no score file can be written."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder", "name a file: -o scores.h5")
     if not out.parent.is_dir():
@@ -35,7 +35,10 @@ def check_output(out: Path) -> None:
 def score_into(
     run: ScoringRun, out: Path, decide: Decide, force: bool, talk: bool
 ) -> tuple[ScoreFile, bool]:
-    """Score into a file, with a bar on a terminal; False where it was done already."""
+    """Score into a file, with a progress bar on a terminal.
+
+    Returns the scores, and whether they were made now: False if the file held them already.
+    """
     with _progress(talk) as progress:
         try:
             return run.to_file(
@@ -50,7 +53,7 @@ def score_into(
 
 
 def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
-    """What an analyst must know before believing the scores."""
+    """What the user must know before believing the scores."""
     config = detector.bundle.config
     done = {
         name: int(((scores.conversions & bit) != 0).sum())
@@ -64,8 +67,8 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
         kind = "grey" if config.image_channels == 1 else "colour"
         yield (
             f"the model {detector.bundle.name} was trained on {config.image_size}x"
-            f"{config.image_size} {kind} images; most of these are something else, and for that "
-            "alone their scores may be high or low. hvaeood train makes a model of your own images"
+            f"{config.image_size} {kind} images; most of these are not, which alone may make their "
+            "scores high or low. hvaeood train makes a model of your own images"
         )
     if scores.decision is None and detector.reference is None:
         yield (
@@ -76,7 +79,7 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _progress(talk: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, on a terminal alone."""
+    """A progress bar on standard error, if that is a terminal."""
     if not talk or not console.err().is_terminal:
         yield lambda done, total: None
         return

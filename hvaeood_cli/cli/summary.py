@@ -1,4 +1,4 @@
-"""What `score` shows a person: what was scored, the odd ones on top, a histogram for each k."""
+"""What `score` and `decide` show people: counts, the oddest images, a histogram for each k."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hvaeood_cli.text import format_p, printable, shorten
 _FLAG = "●"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _MAX_ERRORS = 5
-_OF_FILE = ("--model", "--calibration", "--data-root")  # what `report` takes too
+_OF_FILE = ("--model", "--calibration", "--data-root")  # options that `report` takes too
 
 
 def draw(
@@ -33,7 +33,8 @@ def draw(
 ) -> Iterator[RenderableType]:
     """The whole summary for a terminal of this width, from top to bottom.
 
-    done: when and where it was scored. options: those that the next command must repeat.
+    done: when and where the images were scored, in words. options: those that the next command
+    must repeat.
     """
     yield _headline(scores, done)
     if scores.decision:
@@ -58,7 +59,9 @@ def draw(
 
 def _headline(scores: ScoreFile, done: str) -> Text:
     run, n = scores.header, len(scores)
-    text = Text.assemble((f"{scores.n_scored:,}", "bold"), f" of {n:,} images scored {done}")
+    text = Text.assemble(
+        (f"{scores.n_scored:,}", "bold"), f" of {n:,} images scored {printable(done)}"
+    )
     text.append(
         f"\nmodel {printable(run.model_name)} ({run.model_sha256[:12]}), "
         f"S = {run.n_importance_samples}, proposal {run.proposal}, seed {run.seed}"
@@ -108,7 +111,7 @@ def _table(scores: ScoreFile, ranking: Ranking, rows: NDArray[np.int64], width: 
 
 
 def _rank(scores: ScoreFile, ranking: Ranking, i: np.int64) -> Iterator[Text]:
-    """What the row is ranked by: its p-value, marked where flagged, or its combined score."""
+    """The cells for what ranks a row: its p-value, marked if flagged, or its combined score."""
     if scores.decision is None:
         yield Text(f"{ranking.combined[i]:.1f}", style="bold")
         return
@@ -127,7 +130,7 @@ def _explanation(scores: ScoreFile, ranking: Ranking) -> Text:
 
 
 def _histograms(scores: ScoreFile, ranking: Ranking, width: int) -> Iterator[RenderableType]:
-    """Two lines a k on one axis: the held-out images, then these."""
+    """For each k, two lines on one axis: the held-out images, then the images scored here."""
     n_bins = max(20, min(60, width - 30))
     for k in range(1, scores.n_layers):
         here = scores.llr[scores.scored, k - 1].astype(np.float64)
@@ -147,7 +150,7 @@ def _histograms(scores: ScoreFile, ranking: Ranking, width: int) -> Iterator[Ren
 
 
 def _bars(values: NDArray[np.float64], edges: NDArray[np.float64]) -> str:
-    """Counts as a line of blocks, by their square root, so that a few odd ones are seen."""
+    """Counts as a line of blocks, by their square root, so that a few odd images are seen."""
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
     heights = np.sqrt(counts / max(counts.max(), 1))
     return "".join(_BLOCKS[int(np.ceil(height * (len(_BLOCKS) - 1)))] for height in heights)
@@ -156,7 +159,7 @@ def _bars(values: NDArray[np.float64], edges: NDArray[np.float64]) -> str:
 def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterator[RenderableType]:
     yield Text(f"{len(bad):,} could not be read", style="bold red")
     for i in bad[:_MAX_ERRORS]:
-        kind = scores.status_name(i).replace("_", " ")
+        kind = printable(scores.status_name(i).replace("_", " "))
         path = shorten(printable(bytes(scores.names[i])), max(20, width - 20))
         yield Text(f"  {kind:13} {path}")
     if len(bad) > _MAX_ERRORS:
@@ -164,7 +167,7 @@ def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterat
 
 
 def _tail(scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str]) -> Text:
-    """Where the scores are, and what to type next; nothing for names that a shell cannot take."""
+    """Where the scores are, and what to type next, if a shell can take the names in it."""
     text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
     commands = [["hvaeood", "report", str(scores.path), *_given(options, *_OF_FILE)]]
     if len(order):
@@ -179,5 +182,5 @@ def _tail(scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str
 
 
 def _given(options: Mapping[str, str], *names: str) -> list[str]:
-    """Those options that are given, as words."""
+    """Those of the named options that have a value, as words of a command line."""
     return [word for name in names if name in options for word in (name, options[name])]

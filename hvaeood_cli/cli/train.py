@@ -1,4 +1,4 @@
-"""`hvaeood train`: a model of your own images."""
+"""`hvaeood train`: train a model on your own images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.training.loop import Progress
     from hvaeood_cli.training.reading import Read
 
-_LOG_SECONDS = 30.0  # between lines where there is no terminal to draw on
+_LOG_SECONDS = 30.0  # between progress lines, where there is no terminal to draw on
 
 
 def train(
@@ -55,8 +55,8 @@ def train(
 
     Example: **hvaeood train photos/ --out my-model --minutes 30**
 
-    DIR becomes a model for score --model DIR. Cut short, the same command goes on from the last
-    checkpoint. Next: **hvaeood score FOLDER --model DIR**
+    DIR becomes a model for score --model DIR. After an interruption, the same command goes on from
+    the last checkpoint. Next: **hvaeood score FOLDER --model DIR**
     """
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.model.presets import for_images, get_preset
@@ -121,7 +121,7 @@ def train(
 
 
 def _check_precision(name: str) -> None:
-    """Raise UsageError for a precision that training does not know."""
+    """Raise UsageError for a precision that training does not have."""
     from hvaeood_cli.settings import Precision
 
     if name not in get_args(Precision):
@@ -129,7 +129,7 @@ def _check_precision(name: str) -> None:
 
 
 def _make_folder(out: Path) -> None:
-    """Raise UsageError where the model's folder cannot be made."""
+    """Make the model's folder. Raises UsageError where that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as refused:
@@ -137,7 +137,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _say_what_was_read(read: Read, image_size: int) -> None:
-    """What could not be used, and what was done to the rest."""
+    """Warn of images that cannot be used, and of how the others were converted."""
     from hvaeood_cli.cli.printing import conversions_in_words
 
     if read.unusable:

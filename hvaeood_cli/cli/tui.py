@@ -1,4 +1,4 @@
-"""`hvaeood tui`: the workbench in a terminal."""
+"""`hvaeood tui`: open the workbench in the terminal."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def tui(
             "the workbench needs a terminal",
             f"hvaeood report {paths[0]} makes a page; hvaeood decide {paths[0]} --json prints",
         )
-    widget = _image_widget(images)  # asks the terminal, so before the app has it
+    widget = _image_widget(images)  # it queries the terminal, so the app must not run yet
     from hvaeood_cli.tui.app import Workbench
 
     Workbench(opened, widget, rule, hint=_first_time()).run()
@@ -97,7 +97,7 @@ def _check_rule(rule: Rule, runs: list[Run]) -> None:
 
 
 def _only_file(folder: Path) -> Path:
-    """The score file of a folder that has one. Raises UsageError."""
+    """The only score file in a folder. Raises UsageError if there is none, or more than one."""
     found = sorted(folder.glob("*.h5"))
     if not found:
         raise UsageError("no score file in this folder", "hvaeood score FOLDER makes one")
@@ -110,10 +110,10 @@ def _only_file(folder: Path) -> Path:
 def _open(
     path: Path, model: str | None, calibration: Path | None, data_root: Path | None, device: str
 ) -> Opened:
-    """A score file, its calibration and its model, as far as they are there.
+    """A score file with its calibration and its model, where these can be found.
 
-    Raises what keeps the scores or the judgements from being read, or what was named from being
-    used; what was not named may be missing.
+    Raises StoreError where scores or judgements cannot be read, and ModelError or CalibrationError
+    where a model or calibration that was named cannot be used. One that was not may be missing.
     """
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.looker import Looking
@@ -144,7 +144,7 @@ def _open(
 
 
 def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
-    """The scores beside the calibration, or the reason why there is none."""
+    """The scores beside their calibration, or beside the reason why there is none."""
     from hvaeood_cli.calibration.calibration import settings_of
     from hvaeood_cli.tui.run import Run
 
@@ -168,7 +168,7 @@ def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
 def _glancing(
     scores: ScoreFile, reader: ImageReader
 ) -> Callable[[int], NDArray[np.uint8] | HvaeoodError]:
-    """Reads the image of a row."""
+    """A function that reads the image of a row, or returns the error that prevents it."""
 
     def glance(row: int) -> NDArray[np.uint8] | HvaeoodError:
         try:
@@ -180,7 +180,7 @@ def _glancing(
 
 
 def _image_alone(image: NDArray[np.uint8] | HvaeoodError) -> Look | HvaeoodError:
-    """A look without a model."""
+    """A look at an image alone, without reconstructions."""
     import numpy as np
 
     from hvaeood_cli.looks.look import Look
@@ -191,7 +191,7 @@ def _image_alone(image: NDArray[np.uint8] | HvaeoodError) -> Look | HvaeoodError
 
 
 def _image_widget(images: Images) -> ImageWidget | None:
-    """The widget that draws images."""
+    """The widget that draws images; None if none are to be drawn."""
     if images is Images.NONE:
         return None
     from textual_image import widget
@@ -205,7 +205,7 @@ def _image_widget(images: Images) -> ImageWidget | None:
 
 
 def _first_time() -> bool:
-    """Whether this user has not seen the workbench before; from now on they have."""
+    """Whether the user opens the workbench for the first time; remembers that they have."""
     import platformdirs
 
     marker = platformdirs.user_state_path("hvaeood") / "tui-seen"
@@ -214,6 +214,6 @@ def _first_time() -> bool:
             return False
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-    except OSError:  # a home that cannot be written: no reason not to start
+    except OSError:  # the home folder cannot be written: start all the same
         return False
     return True

@@ -1,1 +1,1 @@
-"""What comes in: sources of images, their bytes, and the pixels that a model takes."""
+"""Images as input: their sources, their bytes, and the pixels that a model takes."""

@@ -1,4 +1,4 @@
-"""Many images in one array: a row each, in an IDX (.gz too), .npy or .npz file, or in memory."""
+"""Array sources, one image a row: IDX files (.gz too), .npy and .npz files, arrays in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import stat
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +31,7 @@ _ROWS = re.compile(r"(.+)#([0-9]{0,18})(:?)([0-9]{0,18})", re.DOTALL)
 
 
 class Array(Protocol):
-    """An array of images, or what can be asked for its rows like one."""
+    """An array of images, or an object that gives its rows like one."""
 
     def __len__(self) -> int: ...
 
@@ -45,7 +46,7 @@ class ArraySource:
     images: Array
     first: int
     last: int
-    origin: str  # changes when the array does: size and time of its file, say
+    origin: str  # a text that changes when the array does, such as its file's size and time
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -54,17 +55,34 @@ class ArraySource:
         return self.label + b"#%d" % (self.first + i)
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
-        pixels = np.ascontiguousarray(self.images[self.first + i])
+        pixels = self._row(i)
         return Decoded(pixels, Conversion(0)), hashlib.sha256(pixels.data).digest()
 
     def stamp(self, i: int) -> str:
         return self.origin
 
+    def _row(self, i: int) -> Pixels:
+        return np.ascontiguousarray(self.images[self.first + i])
+
+
+class _InMemory(ArraySource):
+    """An array that no file holds: a row's stamp is its hash, which is worked out once."""
+
+    def read(self, i: int) -> tuple[Decoded, bytes]:
+        return Decoded(self._row(i), Conversion(0)), self._hashes[i]
+
+    def stamp(self, i: int) -> str:
+        return self._hashes[i].hex()
+
+    @cached_property
+    def _hashes(self) -> list[bytes]:
+        return [hashlib.sha256(self._row(i).data).digest() for i in range(len(self))]
+
 
 def split_rows(argument: str) -> tuple[str, slice | None]:
     """`FILE#A:B` -> FILE and the slice A:B, `FILE#A` -> FILE and A:A+1.
 
-    Any other argument, and one that is the whole name of a file, comes back alone.
+    Any other argument, and the name of an existing file, is returned as it is, with None.
     """
     match = _ROWS.fullmatch(argument)
     if match is None or os.path.lexists(argument):
@@ -84,9 +102,9 @@ def take_rows(label: str, images: Array, rows: slice | None, origin: str) -> Arr
 
 
 def open_array_file(argument: str) -> ArraySource | None:
-    """The rows of an array file, if the argument is one's name, or FILE#A:B of one.
+    """The rows of an array file, FILE or FILE#A:B; None if the argument names no array file.
 
-    Raises SourceError for a file that is damaged, and UsageError for rows of another file.
+    Raises SourceError for a damaged file, and UsageError for rows of a file that is no array.
     """
     path, rows = split_rows(argument)
     if not os.path.lexists(path) or (rows is None and not is_array_file(Path(path))):
@@ -102,8 +120,7 @@ def array_in_memory(array: NDArray[np.generic]) -> ArraySource:
     images = as_images("X", array)
     if not len(images):
         raise SourceError("X has no images", "give an array (N, H, W) or (N, H, W, 3)")
-    digest = hashlib.sha256(np.ascontiguousarray(images).data)
-    return take_rows("X", images, None, f"sha256 {digest.hexdigest()}")
+    return _InMemory(b"X", images, 0, len(images), "in memory")
 
 
 def is_array_file(path: Path) -> bool:
@@ -135,9 +152,10 @@ def load_array(path: Path) -> Pixels:
 
 
 def as_images(path: str, array: NDArray[np.generic]) -> Pixels:
-    """An array in one of the usual layouts as (N, H, W) or (N, H, W, 3), where `path` says whose.
+    """Bring an array in one of the usual layouts to (N, H, W) or (N, H, W, 3).
 
-    Raises SourceError for another layout, and for values that are no unsigned bytes.
+    path: its name in messages. Raises SourceError for another layout, and for values that are not
+    unsigned bytes.
     """
     if array.dtype != np.uint8:
         raise SourceError(f"{path} holds {array.dtype}, not unsigned bytes (0 to 255)", _HINT)

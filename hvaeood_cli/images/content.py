@@ -1,4 +1,4 @@
-"""By what an image is known, whatever its name: the hash of its pixels as a model takes them."""
+"""Content keys: hashes of pixels as a model takes them, by which an image is known."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def content_key(pixels: Pixels) -> bytes:
 
 
 def shortened(content: bytes) -> int:
-    """The first 64 bits of a `content_key`: what a score file and a bundle keep of an image."""
+    """The first 64 bits of a `content_key`, which score files and bundles keep of an image."""
     return int.from_bytes(content[:8], "little")
 
 
 def short_key(pixels: Pixels) -> int:
-    """Of an image, for those who need no more of its `content_key`."""
+    """The shortened `content_key` of an image, (C, H, W) uint8 as the model takes it."""
     return shortened(content_key(pixels))

@@ -1,7 +1,9 @@
-"""Data sets by name, through torchvision: `fashionmnist:test`."""
+"""Sources that are torchvision's data sets, by name: `fashionmnist:test`."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,29 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.errors import ImageError, SourceError, UsageError
 from hvaeood_cli.images.arrays import ArraySource, split_rows, take_rows
+from hvaeood_cli.images.folder import stamp_of
 
-# name -> (torchvision class, how it names its splits)
+# name -> (torchvision class, how it names its splits, the files that it reads below its root)
 _TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
 _SPLIT_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
-DATASETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
-    "mnist": ("MNIST", _TRAIN_FLAG),
-    "fashionmnist": ("FashionMNIST", _TRAIN_FLAG),
-    "kmnist": ("KMNIST", _TRAIN_FLAG),
+DATASETS: dict[str, tuple[str, dict[str, dict[str, Any]], str]] = {
+    "mnist": ("MNIST", _TRAIN_FLAG, "MNIST/raw/*ubyte"),
+    "fashionmnist": ("FashionMNIST", _TRAIN_FLAG, "FashionMNIST/raw/*ubyte"),
+    "kmnist": ("KMNIST", _TRAIN_FLAG, "KMNIST/raw/*ubyte"),
     "emnist-letters": (
         "EMNIST",
         {name: flag | {"split": "letters"} for name, flag in _TRAIN_FLAG.items()},
+        "EMNIST/raw/emnist-letters-*ubyte",
     ),
-    "omniglot": ("Omniglot", {"train": {"background": True}, "test": {"background": False}}),
-    "cifar10": ("CIFAR10", _TRAIN_FLAG),
-    "cifar100": ("CIFAR100", _TRAIN_FLAG),
-    "svhn": ("SVHN", _SPLIT_NAME),
-    "stl10": ("STL10", _SPLIT_NAME),
+    "omniglot": (
+        "Omniglot",
+        {"train": {"background": True}, "test": {"background": False}},
+        "omniglot-py/images_*/*/*/*.png",
+    ),
+    "cifar10": ("CIFAR10", _TRAIN_FLAG, "cifar-10-batches-py/*_batch*"),
+    "cifar100": ("CIFAR100", _TRAIN_FLAG, "cifar-100-python/t*"),
+    "svhn": ("SVHN", _SPLIT_NAME, "{split}_32x32.mat"),
+    "stl10": ("STL10", _SPLIT_NAME, "stl10_binary/*.bin"),
 }
 
 
@@ -34,9 +42,9 @@ class NamedDataset:
     """A torchvision data set as an array of images, read one at a time."""
 
     def __init__(self, source: str, root: Path, download: bool) -> None:
-        """source: `NAME:SPLIT`. Raises UsageError for another split, SourceError without data."""
+        """source: `NAME:SPLIT`. Raises UsageError for another split, SourceError for no data."""
         name, _, split = source.lower().partition(":")
-        class_name, splits = DATASETS[name]
+        class_name, splits, files = DATASETS[name]
         if split not in splits:
             raise UsageError(f"{source}: no split {split!r}", "splits: " + ", ".join(splits))
         from torchvision import datasets
@@ -51,12 +59,13 @@ class NamedDataset:
                 f"{class_name} is not in {root} ({_first_line(error)})",
                 f"{hint}; --data-root names the folder torchvision keeps its data sets in",
             ) from None
+        self.stamp = _stamp(root, files.format(split=split))
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, i: int) -> NDArray[np.uint8]:
-        """Image i, (H, W) or (H, W, 3). Raises ImageError."""
+        """Image i, (H, W) or (H, W, 3). Raises ImageError where it cannot be read."""
         try:
             return np.asarray(self._data[i][0], dtype=np.uint8)
         except Exception as error:  # Omniglot's images are files, and may be gone or damaged
@@ -64,15 +73,24 @@ class NamedDataset:
 
 
 def open_dataset(argument: str, data_root: Path | None, download: bool) -> ArraySource | None:
-    """The images of a data set, if the argument is NAME:SPLIT of one that is known, or rows of it.
+    """The images of a data set; None if the argument is not NAME:SPLIT, or rows of it.
 
-    data_root: where torchvision keeps it, by default the folder `data`; with download it is
-    fetched if need be. Raises as `NamedDataset`.
+    data_root: where torchvision keeps it, by default the folder `data`. download: fetch it if it
+    is not there. Raises UsageError and SourceError as `NamedDataset` does.
     """
     name, rows = split_rows(argument)
     if not _is_dataset_name(name):
         return None
-    return take_rows(name, NamedDataset(name, data_root or Path("data"), download), rows, name)
+    images = NamedDataset(name, data_root or Path("data"), download)
+    return take_rows(name, images, rows, images.stamp)
+
+
+def _stamp(root: Path, pattern: str) -> str:
+    """Of a root and of the files below it that fit a pattern: where, how large and how old."""
+    digest = hashlib.sha256(os.fsencode(root.absolute()))
+    for path in sorted(root.glob(pattern)):
+        digest.update(os.fsencode(path.name) + b"\0" + stamp_of(path).encode() + b"\0")
+    return digest.hexdigest()
 
 
 def _is_dataset_name(source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Bytes of one image file -> 8-bit pixels. Whatever the bytes are, the worst is an ImageError."""
+"""From the bytes of an image file to 8-bit pixels. Bad bytes raise ImageError, nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ORIENTATION = 0x0112  # the EXIF tag
 
 
 class Conversion(IntFlag):
-    """What was done to make an image what the model takes; a bit each in /images/conversions."""
+    """What was done to an image on the way to the model; one bit each in /images/conversions."""
 
     RESIZED = 1
     CROPPED = 2
@@ -33,8 +33,8 @@ class Conversion(IntFlag):
     ROTATED = 16  # by its EXIF orientation
     ALPHA = 32  # composited over white
     PALETTE = 64
-    DEPTH = 128  # 16 bit, or floating point, to 8
-    FIRST_FRAME = 256  # of several
+    DEPTH = 128  # from 16 bits or floating point to 8 bits
+    FIRST_FRAME = 256  # the first of several frames was taken
 
 
 class Decoded(NamedTuple):
@@ -102,8 +102,10 @@ def _upright(image: Image.Image, done: Conversion) -> Decoded:
 
 
 def _to_8_bit(deep: NDArray[np.generic]) -> Pixels:
-    """16-bit integers are divided by 257; wider ones too, unless none is above 255; floats are
-    taken as 0 to 1, or as 0 to 255 if larger.
+    """Scale deep pixels to 8 bits.
+
+    16-bit integers are divided by 257, and so are wider ones if any is above 255. Floats are taken
+    as 0 to 1, or as 0 to 255 if any is above 1.
     """
     values = np.nan_to_num(deep.astype(np.float64))
     if np.issubdtype(deep.dtype, np.floating):

@@ -1,4 +1,4 @@
-"""Image files, an image each: one by name, all below a folder, or a list of paths."""
+"""Sources of image files: a single file, all files below a folder, or a list of paths."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files that hold an image each."""
+    """Files that hold one image each."""
 
     paths: Sequence[bytes]
-    skipped: int = 0  # other files that were found beside them
+    skipped: int = 0  # how many other files were found beside them
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,14 +40,17 @@ class FileSource:
 
 
 def open_list(argument: str, stdin: Iterable[bytes] | None) -> FileSource | None:
-    """The files whose paths stand in `stdin`, if the argument is `-`."""
+    """The files whose paths are in `stdin`; None if the argument is not `-`."""
     if argument != "-":
         return None
     return FileSource([os.fsencode(path) for path in stdin or ()])
 
 
 def open_folder(argument: str) -> FileSource | None:
-    """The image files below a folder, if the argument is one. Raises SourceError for none."""
+    """The image files below a folder; None if the argument is no folder.
+
+    Raises SourceError for a folder without image files.
+    """
     if not os.path.isdir(argument):
         return None
     found, others = _walk(os.fsencode(argument))
@@ -60,12 +63,12 @@ def open_folder(argument: str) -> FileSource | None:
 
 
 def open_file(argument: str) -> FileSource | None:
-    """One image file, if the argument is the name of anything that is there."""
+    """A single image file; None if nothing has that name."""
     return FileSource([os.fsencode(argument)]) if os.path.lexists(argument) else None
 
 
-def stamp_of(path: str | bytes) -> str:
-    """Size and time of a file, or the reason why it has none."""
+def stamp_of(path: str | bytes | os.PathLike[str]) -> str:
+    """The size and time of a file, or why the system cannot tell them."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -76,12 +79,12 @@ def stamp_of(path: str | bytes) -> str:
 
 
 def _walk(folder: bytes) -> tuple[list[bytes], int]:
-    """Image files below a folder, sorted by path bytes, and how many others there are.
+    """The image files below a folder, sorted by path bytes, and how many other files there are.
 
-    No folder is listed twice, so loops of links end. Under which of its names a folder is listed
-    does not depend on the order in which the system gives them: links to folders are followed
-    after all real folders, and both in the order of their paths. A folder that cannot be listed
-    stands in the list itself: it becomes a row that says so.
+    No folder is listed twice, so loops of links end. A folder with several names is always listed
+    under the same one, whatever order the system gives them in: links to folders are followed
+    after all real folders, and both in the order of their paths. A folder that cannot be listed is
+    returned among the files, so that it becomes a row that says so.
     """
     found: list[bytes] = []
     others = 0
@@ -113,7 +116,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # a link to itself; reading it will say so
+        return False  # a link to itself; reading it will report that
 
 
 def _read_file(path: bytes) -> bytes:
@@ -129,7 +132,7 @@ def _read_file(path: bytes) -> bytes:
                 raise ImageError(
                     "too_large", f"{status.st_size} bytes; at most {MAX_BYTES} are read"
                 )
-            return file.read(MAX_BYTES + 1)  # it may be growing
+            return file.read(status.st_size)  # and no more of one that is growing
     except IsADirectoryError:
         raise ImageError("unreadable", _NO_FILE) from None
     except FileNotFoundError:

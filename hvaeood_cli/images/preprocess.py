@@ -1,4 +1,4 @@
-"""Any 8-bit image -> the size and channels that a model takes, by stated rules."""
+"""From any 8-bit image to the size and channels that a model takes, by `RULES`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Preprocessed(NamedTuple):
 
 
 def preprocess(image: Decoded, channels: int, size: int) -> Preprocessed:
-    """An image in `channels` channels (1 or 3) and of size x size pixels, by `RULES`."""
+    """Bring an image to `channels` channels (1 or 3) and size x size pixels, by `RULES`."""
     pixels, done = image
     if pixels.ndim == 3 and channels == 1:
         done |= Conversion.GREYED

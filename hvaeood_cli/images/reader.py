@@ -1,4 +1,4 @@
-"""Reading single images again, by the names under which a score file keeps them."""
+"""Reads single images again, by the names that a score file gives them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hvaeood_cli.images.decode import Decoded
 from hvaeood_cli.images.folder import FileSource, stamp_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 
-_KEPT = 2  # opened array files; one that is gzipped lies in memory whole
+_KEPT = 2  # array files that stay open; a gzipped one is in memory as a whole
 
 
 class ImageReader:
     """Reads images by name, in any order and from any thread.
 
-    The array files that were read last are kept open, for unpacking one takes seconds. A file
-    that has changed since is opened anew.
+    The array files that were read last stay open, since unpacking one takes seconds. A file that
+    has changed since is opened anew.
     """
 
     def __init__(self, data_root: Path | None = None) -> None:
@@ -32,7 +32,7 @@ class ImageReader:
     def read(self, name: bytes) -> Decoded:
         """The image of that name: an image file, or `FILE#17`, a row of an array.
 
-        Raises ImageError for an image, SourceError for an array file that cannot be read.
+        Raises ImageError for an image that cannot be read, SourceError for such an array file.
         """
         path, row = _row_of_array(os.fsdecode(name))
         if row is None:
@@ -57,9 +57,9 @@ class ImageReader:
 
 
 def _row_of_array(name: str) -> tuple[str, int | None]:
-    """`FILE#17` -> FILE and 17; no row for the name of anything but an array file's row.
+    """`FILE#17` -> FILE and 17; any name but that of an array file's row is returned with None.
 
-    A name out of a hostile score file must not make us list a folder, or read another image.
+    A name in a hostile score file must not make us list a folder, or read another image.
     """
     path, rows = split_rows(name)
     other = os.path.lexists(path) and (os.path.isdir(path) or not is_array_file(Path(path)))

@@ -1,8 +1,8 @@
-"""Where images come from: a manifest with a stable order, whatever the user named.
+"""Sources of images, and the manifest that lists all images of a run in a stable order.
 
-A manifest is a row of sources, and a source is a row of images: it has a length, and for each
-image a name (bytes, as the user gave it; `FILE#17` inside an array file), the image itself, and a
-stamp that changes when the image does.
+A manifest is a sequence of sources, and a source is a sequence of images. Each image has a name
+(bytes, as the user gave it; `FILE#17` inside an array file), its pixels, and a stamp that changes
+when the image does.
 
 To add a kind of source, write a module beside `folder`, `arrays` and `datasets` with a function
 that returns a `Source`, or None for an argument that is not of its kind, and call it in `_kinds`.
@@ -30,7 +30,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, i: int) -> bytes:
-        """By what image i is known in a score file."""
+        """The name of image i, as a score file keeps it."""
         ...
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
@@ -61,7 +61,7 @@ class Manifest:
 
     @property
     def skipped(self) -> int:
-        """How many files in the folders were left out, for they are not called images."""
+        """How many files in folders were left out, because their names do not end as an image's."""
         return sum(one.skipped for one in self.sources if isinstance(one, FileSource))
 
     def name(self, i: int) -> bytes:
@@ -69,6 +69,7 @@ class Manifest:
         return source.name(j)
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
+        """Image i, and the SHA-256 of the bytes that it was read from. Raises ImageError."""
         source, j = self._locate(i)
         return source.read(j)
 
@@ -78,7 +79,7 @@ class Manifest:
                 yield source.name(i)
 
     def listing_sha256(self) -> str:
-        """Of every name and stamp: tells whether a folder changed without reading its images."""
+        """The hash of all names and stamps. It changes when a folder does, and reads no image."""
         digest = hashlib.sha256()
         for source in self.sources:
             for i in range(len(source)):
@@ -97,12 +98,13 @@ def open_sources(
     data_root: Path | None = None,
     download: bool = False,
 ) -> Manifest:
-    """The manifest of what a user named.
+    """The manifest of all images that a user named.
 
     arguments: folders (searched recursively, sorted by path bytes), image files, array files
     (`FILE#A:B` takes rows A to B - 1), torchvision names (`fashionmnist:test`), or `-` for the
-    paths in `stdin`. data_root: where torchvision keeps its data sets; with download they are
-    fetched. Raises SourceError or UsageError; never returns an empty manifest.
+    paths in `stdin`. data_root: where torchvision keeps its data sets. download: fetch those that
+    are not there. Raises UsageError where nothing is named, and SourceError for what does not
+    exist, cannot be opened or has no images: a manifest is never empty.
     """
     if not arguments:
         raise UsageError("no images were named", "give a folder: hvaeood score photos/")
@@ -117,7 +119,7 @@ def open_sources(
 def _kinds(
     argument: str, stdin: Iterable[bytes] | None, data_root: Path | None, download: bool
 ) -> Iterator[Source | None]:
-    """The argument as each kind of source in turn, None where it is not of that kind."""
+    """Open the argument as each kind of source in turn; None where it is not of that kind."""
     yield open_list(argument, stdin)
     yield open_folder(argument)
     yield open_array_file(argument)
@@ -128,7 +130,7 @@ def _kinds(
 def _open(
     argument: str, stdin: Iterable[bytes] | None, data_root: Path | None, download: bool
 ) -> Source:
-    """The argument as the first kind of source that it is."""
+    """Open the argument as the first kind of source that it is."""
     for source in _kinds(argument, stdin, data_root, download):
         if source is not None:
             return source

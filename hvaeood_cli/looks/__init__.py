@@ -1,1 +1,1 @@
-"""What there is to see of a scored image: itself, and what the model makes of it from each k."""
+"""Looks: a scored image beside what the model reconstructs of it from each k."""

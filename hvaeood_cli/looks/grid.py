@@ -1,4 +1,4 @@
-"""The paper's Figure 1 for any images: each beside what the model makes of it from every k."""
+"""The paper's Figure 1 for any images: each image beside its reconstruction from every k."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MIN_SIDE = 112  # small images are enlarged, by a whole factor, so that their p
 
 
 def reconstruction_grid(images: Float, observed: Float, from_k: Float) -> Image.Image:
-    """A row an image: as given, as the model saw it, then E[x|z] from k = 0 ... L - 1.
+    """One row for each image: the image, the x that was scored, E[x|z] from k = 0 ... L - 1.
 
     images, observed: (N, C, H, W) on the scale 0 to 1; from_k: (L, N, C, H, W).
     """

@@ -1,6 +1,6 @@
-"""What there is to see of a scored image, and how it becomes a picture.
+"""A look at a scored image, and how its arrays become pictures.
 
-The part of the program that shows images knows nothing of models: it is given a `Looker`.
+The code that shows images knows nothing of models: it is given a `Looker`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from hvaeood_cli.errors import HvaeoodError
 
 
 class Look(NamedTuple):
-    """An image beside what the model makes of it."""
+    """An image beside its reconstructions."""
 
     image: NDArray[np.uint8]  # (H, W) or (H, W, 3), as it was read
     observed: NDArray[np.float32]  # (C, H, W): the x that was scored, on the scale 0 to 1
     from_k: NDArray[np.float32]  # (L, C, H, W): E[x|z] from k = 0 ... L - 1, on the same scale
-    changed: bool  # whether it is another image now than the one that was scored
+    changed: bool  # whether the image is no longer the one that was scored
 
 
 Looker = Callable[[Sequence[int]], list[Look | HvaeoodError]]
-"""Rows of a score file -> what each looks like, or why that cannot be shown."""
+"""Takes rows of a score file; returns a look at each, or the error that prevents it."""
 
 
 def to_pixels(picture: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
-    """The model that made a score file: the one that is named, else found by its hash.
+    """The bundle that made a score file: the one that `model` names, else one with its hash.
 
-    Raises ModelError where it is not there, or the one that is named did not make the scores.
+    Raises ModelError if it is not among the models here, or if the named one did not make the
+    scores.
     """
     from hvaeood_cli.model.bundle import bundle_by_hash, find_bundle
 
@@ -54,9 +55,9 @@ class Looking:
         model: str | None = None,
         device: str = "auto",
     ) -> None:
-        """model: a name or a folder; None finds the one that made the scores, by its hash.
+        """model: a name or a folder; None: the model that made the scores, found by its hash.
 
-        Raises ModelError as `bundle_of`. Loads neither model nor torch.
+        Raises ModelError as `bundle_of` does. Loads neither the model nor torch.
         """
         self._scores = scores
         self._reader = reader
@@ -64,7 +65,7 @@ class Looking:
         self._bundle = bundle_of(scores, model)
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
-        """What each row looks like, or why it cannot be shown, in the order of `rows`."""
+        """A look at each row, or the error that prevents it, in the order of `rows`."""
         read = [self._read(row) for row in rows]
         readable = [
             (row, image)
@@ -81,7 +82,7 @@ class Looking:
             return error
 
     def _looks(self, images: Sequence[tuple[int, Decoded]]) -> list[Look]:
-        """Images that were read, by row, beside what the model makes of them: one pass for all."""
+        """A look at each image that could be read, given with its row; reconstructs all at once."""
         import numpy as np
 
         from hvaeood_cli.images.content import short_key
@@ -102,7 +103,7 @@ class Looking:
 
     @cached_property
     def _scorer(self) -> Scorer:
-        """The model, set to look as it did when it scored."""
+        """The model, with the proposal and seed with which it scored."""
         from hvaeood_cli.device import choose_device
         from hvaeood_cli.scoring.scorer import Scorer
         from hvaeood_cli.settings import ScoreSettings

@@ -1,1 +1,1 @@
-"""The generative model p and the inference model q, and how they live on disk."""
+"""The generative model p and the inference model q, and how they are kept on disk."""

@@ -29,7 +29,7 @@ class BIVA(ConvolutionalLadder):
 
     Two paths start from h_0 = g_0 = stem(x) and take in the same z^BU:
     h_i = up_i(from z_{i-1}^BU + h_{i-1}) leads to the z^BU and to z_L,
-    g_i = up_td_i(from z_{i-1}^BU + g_{i-1}) waits for d_i, with which it makes q(z_i^TD).
+    g_i = up_td_i(from z_{i-1}^BU + g_{i-1}) is kept until d_i is there: both give q(z_i^TD).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -64,7 +64,7 @@ class BIVA(ConvolutionalLadder):
         return self._rung(i, h, g)
 
     def _rung(self, i: int, h: Tensor, g: Tensor) -> Rung:
-        """h, g: what goes into stage i of either path, (S * B, ...) or (B, ...)."""
+        """The rung in front of z_i. h, g: the inputs of stage i, (S * B, ...) or (B, ...)."""
         h = self.up[str(i)](h)
         posterior = Gaussian.from_raw(self.posterior[str(i)](h))
         if i == self.n_layers:

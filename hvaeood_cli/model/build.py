@@ -1,4 +1,4 @@
-"""From a configuration to the ladder of its kind."""
+"""Builds the ladder that a configuration describes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from hvaeood_cli.model.stages import ConvolutionalLadder
 
 
 def build_ladder(config: ModelConfig) -> ConvolutionalLadder:
-    """An untrained ladder: `config.kind` says which."""
+    """An untrained ladder of the kind that `config.kind` names."""
     kinds: dict[str, type[ConvolutionalLadder]] = {"hvae": HVAE, "biva": BIVA, "lvae": LVAE}
     return kinds[config.kind](config)

@@ -1,11 +1,11 @@
-"""A model on disk: a folder that says what it is, what made it and that it is whole.
+"""A bundle: a model on disk, in a folder of these files.
 
     model.safetensors     weights, weight normalisation folded in
     config.json           format, name, architecture, SHA-256 of the weights
     training.json         provenance (command, seed, versions, data hash) and the training curve
-    reference.json        LLR^{>k} of validation images: what "usual" is, until calibrated
+    reference.json        LLR^{>k} of validation images, to rank by until there is a calibration
     training_images.npy   sorted 64-bit content hashes of the images trained on
-    calibration*.npz      once calibrated, one for each set of settings: hvaeood_cli/calibration
+    calibration*.npz      calibrations, if there are any: one for each set of settings
 
 Reading the description needs no torch; only `load_ladder` does.
 """
@@ -47,7 +47,7 @@ _PRETRAINED = Path(__file__).parent / "pretrained"
 
 @dataclass(frozen=True)
 class Bundle:
-    """The description of a model in `folder`; weights are read when asked for."""
+    """The description of the model in `folder`; only `load_ladder` reads the weights."""
 
     folder: Path
     name: str
@@ -56,41 +56,44 @@ class Bundle:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the architecture and the weights: the model's identity in a score file."""
+        """The hash of architecture and weights, by which score files know the model."""
         canonical = json.dumps(self.config.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(f"{canonical}\0{self.weights_sha256}".encode()).hexdigest()
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        """Provenance and curve; empty if the file is not there."""
+        """The provenance and the training curve; empty if the file is not there."""
         return _read_json(self.folder / TRAINING, missing_ok=True)
 
     @cached_property
     def reference(self) -> dict[str, Any]:
-        """Validation scores and the settings that made them; empty if the file is not there."""
+        """LLR^{>k} of validation images, and its settings; empty if the file is not there."""
         return _read_json(self.folder / REFERENCE, missing_ok=True)
 
     @property
     def calibrations(self) -> list[Path]:
-        """The calibrations of this model: those in the user's own folder first, then beside it.
+        """This model's calibration files: those in the user's own folder, then those beside it.
 
-        A model that ships, or lies where one may not write, is calibrated in the user's folder.
+        The user's folder is for models that ship, or whose own folder cannot be written.
         """
         own, beside = _own_calibrations(), self.folder
         found = [*own.glob(f"{self.sha256[:16]}*.npz"), *beside.glob(f"{CALIBRATION}*.npz")]
         return sorted(found, key=lambda path: (path.parent != own, path.name))
 
     def calibration_place(self, suffix: str = "") -> Path:
-        """Where a new calibration goes: beside the model, or in the user's own folder.
+        """The file for a new calibration: beside the model, or in the user's own folder.
 
-        suffix: tells calibrations with different settings apart.
+        suffix: a part of its name that tells calibrations of different settings apart.
         """
         if self.folder.parent != _PRETRAINED and os.access(self.folder, os.W_OK):
             return self.folder / f"{CALIBRATION}{suffix}.npz"
         return _own_calibrations() / f"{self.sha256[:16]}{suffix}.npz"
 
     def training_hashes(self) -> NDArray[np.uint64]:
-        """Sorted keys (`images.content.short_key`) of the training images; empty if not kept."""
+        """Sorted keys (`images.content.short_key`) of the training images; empty if not kept.
+
+        Raises ModelError for a damaged file.
+        """
         path = self.folder / IMAGES
         if not path.is_file():
             return np.zeros(0, np.uint64)
@@ -132,7 +135,7 @@ class Bundle:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The description of the model in a folder. Raises ModelError, with what is wrong."""
+    """The description of the model in a folder. Raises ModelError with what is wrong."""
     path = folder / CONFIG
     if not path.is_file():
         raise ModelError(
@@ -171,7 +174,7 @@ def write_bundle(
     reference: dict[str, Any],
     training_hashes: NDArray[np.uint64],
 ) -> Bundle:
-    """Write a model into a folder; `config.json` last, so that a folder with one is whole."""
+    """Write a model into a folder: `config.json` last, so that a folder that has one is whole."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,13 +203,13 @@ def write_bundle(
 
 
 def model_folders() -> list[Path]:
-    """Where a model's name is looked up: what ships, then $HVAEOOD_MODELS or the user's own."""
+    """The folders of models: of those that ship, then $HVAEOOD_MODELS or the user's own."""
     own = os.environ.get("HVAEOOD_MODELS") or Path(platformdirs.user_data_dir("hvaeood")) / "models"
     return [_PRETRAINED, Path(own)]
 
 
 def _own_calibrations() -> Path:
-    """The user's own calibrations, of models that cannot keep them."""
+    """The user's folder for calibrations of models whose own folder cannot keep them."""
     return model_folders()[1] / "calibrations"
 
 
@@ -246,7 +249,7 @@ def folder_named(name: str) -> Path | None:
 
 
 def list_bundles() -> list[Bundle]:
-    """Every readable model in `model_folders`, what ships first."""
+    """Every readable model in `model_folders`, those that ship first."""
     bundles = []
     for parent in model_folders():
         for folder in sorted(parent.iterdir()) if parent.is_dir() else []:

@@ -27,7 +27,7 @@ class LayerConfig(BaseModel):
     channels: Positive  # of the deterministic features h_i and d_i
     n_blocks: Annotated[int, Field(ge=1, le=64)] = 3
     kernel: Annotated[int, Field(ge=1, le=15)] = 3
-    head_kernel: Annotated[int, Field(ge=1, le=15)] = 3  # into and out of a spatial z_i
+    head_kernel: Annotated[int, Field(ge=1, le=15)] = 3  # on the way into and out of a spatial z_i
     stride: Annotated[int, Field(ge=1, le=8)] = 1  # taken in the stage's last block
 
 
@@ -40,10 +40,10 @@ class ModelConfig(BaseModel):
     image_channels: Literal[1, 3] = 1  # grey or RGB
     image_size: Annotated[int, Field(ge=4, le=4096)] = 28  # height and width, pixels
     likelihood: Literal["bernoulli", "logistics"] = "bernoulli"
-    dequantize: Literal["none", "uniform"] = "none"  # uniform: to compare with the reference
+    dequantize: Literal["none", "uniform"] = "none"  # "uniform" is for comparison alone
     stem_kernel: Annotated[int, Field(ge=1, le=15)] = 5
     stem_stride: Annotated[int, Field(ge=1, le=8)] = 1  # 2: no features at full resolution
-    unstem_kernel: Annotated[int, Field(ge=1, le=15)] | None = None  # None: 3 with a stride
+    unstem_kernel: Annotated[int, Field(ge=1, le=15)] | None = None  # None: 3 if stem_stride > 1
     weight_norm: bool = False  # Salimans & Kingma (2016); folded away once trained
     layers: Annotated[tuple[LayerConfig, ...], Field(min_length=2, max_length=64)]
 
@@ -75,7 +75,7 @@ class ModelConfig(BaseModel):
 
     @property
     def stride(self) -> int:
-        """Overall: how many pixels of the image one of h_L spans, each way."""
+        """The overall stride: how many image pixels one of h_L spans, in height and width."""
         return self.stem_stride * math.prod(layer.stride for layer in self.layers)
 
     @model_validator(mode="after")
@@ -95,7 +95,7 @@ class ModelConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _serialize(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without later settings that say nothing: models from before them keep their identity."""
+        """Leave out newer settings at their defaults, so that older models keep their hash."""
         fields: dict[str, Any] = default(self)
         silent = {"dequantize": "none", "unstem_kernel": None}
         return {key: value for key, value in fields.items() if silent.get(key, ...) != value}

@@ -1,4 +1,4 @@
-"""The diagonal Gaussian that every stochastic layer is."""
+"""The diagonal Gaussian, which every posterior and every prior is."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MIN_RAW = -15.0
 
 
 class Gaussian(NamedTuple):
-    """N(mean, diag(scale^2)); both of shape (N, ...), N a batch or samples x batch."""
+    """N(mean, diag(scale^2)). Both have shape (N, ...), where N is B images or S * B samples."""
 
     mean: Tensor
     scale: Tensor
 
     @classmethod
     def from_raw(cls, raw: Tensor) -> Gaussian:
-        """From a network's output (N, 2C, ...): first half the means, second half raw scales.
+        """From a network's output (N, 2C, ...): C channels of means, then C of raw scales.
 
         Always float32: a network may run in bfloat16, sums of thousands of terms may not.
         """
@@ -32,7 +32,7 @@ class Gaussian(NamedTuple):
 
     @staticmethod
     def raw_scale(scale: float) -> float:
-        """The raw number whose softplus is this scale: what `from_raw` undoes."""
+        """The raw number that `from_raw` turns into this scale."""
         return math.log2(2.0**scale - 1.0)
 
     @property
@@ -41,9 +41,9 @@ class Gaussian(NamedTuple):
         return self.mean.shape[1]
 
     def beside(self, other: Gaussian) -> Gaussian:
-        """The joint of two independent variables, one after the other along C: (S * B, ...).
+        """The joint Gaussian of two independent variables, stacked along C: (S * B, ...).
 
-        other: (S * B, ...). self may have B rows, which the S samples share.
+        other: (S * B, ...). self may have only B rows, which the S samples then share.
         """
         n_copies = other.mean.shape[0] // self.mean.shape[0]
         copies = (part.repeat(n_copies, *[1] * (part.dim() - 1)) for part in self)
@@ -51,9 +51,9 @@ class Gaussian(NamedTuple):
         return Gaussian(mean, scale)
 
     def sample(self, eps: Tensor) -> Tensor:
-        """mean + scale * eps for eps (S, B, ...), B = this Gaussian's batch. Returns (S * B, ...).
+        """mean + scale * eps, (S * B, ...). eps: (S, B, ...), standard normal.
 
-        When this Gaussian already has S * B rows, each row takes its own eps.
+        This Gaussian has B rows, which the S samples share, or S * B, each with an eps of its own.
         """
         rows = self.mean.shape[0]
         eps = eps.reshape(-1, rows, *self.mean.shape[1:])  # (S or 1, rows, ...)

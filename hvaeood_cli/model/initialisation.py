@@ -1,4 +1,4 @@
-"""Where training starts: data-dependent weight normalisation, and posteriors that say something."""
+"""Initial weights: data-dependent weight normalisation, and posteriors narrower than the prior."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MIN_STD = 1e-3  # a channel that is constant over the batch keeps its scale
 
 @torch.no_grad()
 def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
-    """Scale and shift each weight-normalised layer so that its outputs start with mean 0, std 1,
-    or `initial_std` where the layer has one (Salimans & Kingma, 2016).
+    """Scale and shift each weight-normalised layer by its outputs (Salimans & Kingma, 2016).
 
-    forward: runs the module once on a batch. Each layer is rescaled by a hook as its turn
-    comes, so deeper layers already see the normalised outputs of those below. A layer that is
-    called more than once (from several passes) keeps its first call's scale.
+    They start with mean 0 and standard deviation 1, or `initial_std` where the layer has one.
+    forward: runs the module once on a batch. A hook rescales each layer when it is called, so
+    deeper layers already see the normalised outputs of those before them. A layer that is called
+    more than once (from several passes) keeps the scale of its first call.
     """
     done: set[nn.Module] = set()
 
@@ -58,8 +58,8 @@ def initialise_from_data(module: nn.Module, forward: Callable[[], Any]) -> None:
 def narrow_posteriors(ladder: ConvolutionalLadder, scales: Sequence[float]) -> None:
     """Let the scale of q(z_i) start at scales[i - 1] rather than at the prior's 1.
 
-    A sample of a wide posterior is noise to the layers that it feeds, and they learn to ignore it
-    before it has learned to say anything.
+    To the layers that take it, a sample of a wide posterior is noise: they learn to ignore z_i
+    before q(z_i) has learned anything.
     """
     for i, scale in enumerate(scales, start=1):
         for head in ladder.posterior_heads(i):

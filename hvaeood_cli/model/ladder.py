@@ -1,15 +1,15 @@
 """The interface between the bounds and any hierarchical VAE.
 
-A ladder is climbed from x to z_L by the inference model, a rung for each stochastic layer, and
-descended from z_L to x by the generative model. Kinds differ in where z_i is inferred:
+The inference model climbs a ladder from x to z_L, with a rung for each stochastic layer; the
+generative model descends it from z_L to x. The kinds of ladder differ in where z_i is inferred:
 
     HVAE           on the way up, from x and z_{<i}
     Ladder VAE     on the way down, from x and z_{>i}; z_L at the turn
     BIVA           one part on the way up (z_i^BU), the other on the way down (z_i^TD)
 
-Either way z_i is one variable with one prior p(z_i | z_{>i}), one q and one noise: its first
-channels are what is inferred on the way up, its last what is inferred on the way down.
-`bounds.py` knows nothing else about a model.
+In every kind z_i is one variable with one prior p(z_i | z_{>i}), one posterior q and one noise: its
+first channels are inferred on the way up, its last ones on the way down. `scoring/bounds.py` knows
+nothing else about a model.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from hvaeood_cli.model.likelihoods import Likelihood
 
 
 class Rung(NamedTuple):
-    """Where the climb stands in front of z_i: q(z_i | ...) and what is carried past it."""
+    """Where the climb stands in front of z_i: q(z_i | ...), and the features carried past it."""
 
-    posterior: Gaussian | None  # of the part of z_i inferred on the way up; None: there is none
-    features: tuple[Tensor, ...]  # h_i, and whatever else a kind carries
+    posterior: Gaussian | None  # of the part of z_i inferred on the way up; None if no part is
+    features: tuple[Tensor, ...]  # h_i, and whatever else this kind of ladder carries
 
     @property
     def mean(self) -> Tensor | None:
-        """What a layer at or below k forwards: never a sample (Appendix D)."""
+        """The posterior's mean. A layer at or below k forwards it, never a sample (Appendix D)."""
         return None if self.posterior is None else self.posterior.mean
 
 
 Noise = Sequence[Tensor]
 """Standard normal draws by layer: entry i - 1 is for z_i, (S, B, *latent_shape(i)).
 
-Two passes that are given the same noise use common random numbers: the same draw for the same
-layer of the same image, whichever distribution it goes through.
+Two passes with the same noise use common random numbers: the same draw for the same layer of the
+same image, whichever distribution is sampled with it.
 """
 
 Proposal = Literal["mean", "sample"]
@@ -63,22 +63,22 @@ class Route:
     proposal: Proposal
 
     def draw_up(self, i: int, posterior: Gaussian) -> Tensor:
-        """The part of z_i inferred on the way up, (S * B, ...): the first channels' noise."""
+        """Sample the part of z_i inferred on the way up, (S * B, ...): its first channels."""
         return posterior.sample(self.noise[i - 1][:, :, : posterior.n_channels])
 
     def draw_down(self, i: int, posterior: Gaussian) -> Tensor:
-        """The part of z_i inferred on the way down, (S * B, ...): the last channels' noise."""
+        """Sample the part of z_i inferred on the way down, (S * B, ...): its last channels."""
         return posterior.sample(self.noise[i - 1][:, :, -posterior.n_channels :])
 
     def draw_prior(self, i: int, prior: Gaussian) -> Tensor:
-        """z_i from p(z_i | z_{>i}): below the posterior by the proposal, above it a sample."""
+        """z_i from p(z_i | z_{>i}): where i <= k by the proposal, where i >= l as a sample."""
         if i <= self.k and self.proposal == "mean":
             return prior.mean
         return prior.sample(self.noise[i - 1])
 
 
 class Descent(NamedTuple):
-    """What one way down leaves behind, by layer: key i belongs to the whole of z_i."""
+    """What one way down drew and drew it from, by layer: key i is for the whole of z_i."""
 
     z: dict[int, Tensor]  # (S * B, ...)
     priors: dict[int, Gaussian]  # p(z_i | z_{>i})
@@ -96,7 +96,7 @@ class Ladder(nn.Module, ABC):
 
     @property
     def n_layers(self) -> int:
-        """L."""
+        """L, the number of stochastic layers."""
         return self.config.n_layers
 
     def latent_shape(self, i: int) -> tuple[int, ...]:
@@ -105,13 +105,13 @@ class Ladder(nn.Module, ABC):
 
     @property
     def n_latents(self) -> int:
-        """Elements of z_1 ... z_L together: random numbers that one pass of an image takes."""
+        """The size of z_1 ... z_L together: how many random numbers a sample of an image takes."""
         return sum(math.prod(self.latent_shape(i)) for i in range(1, self.n_layers + 1))
 
     def by_layer(self, normal: Tensor) -> Noise:
-        """(S, B, n_latents) -> (S, B, *latent_shape(i)) for each layer.
+        """Split normal draws by layer: (S, B, n_latents) -> (S, B, *latent_shape(i)) for each i.
 
-        A spatial layer's numbers lie channels last, as the network's own do.
+        A spatial layer's numbers lie channels last in memory, as the network's own do.
         """
         shapes = [self.latent_shape(i) for i in range(1, self.n_layers + 1)]
         parts = normal.split([math.prod(shape) for shape in shapes], dim=2)
@@ -122,22 +122,22 @@ class Ladder(nn.Module, ABC):
 
     @abstractmethod
     def first_rung(self, x: Tensor) -> Rung:
-        """In front of z_1. x: (B, C, H, W), observed. The work that every k and sample shares."""
+        """The rung in front of z_1, which every k and sample shares. x: (B, C, H, W), observed."""
 
     @abstractmethod
     def next_rung(self, i: int, below: Rung, z: Tensor | None) -> Rung:
-        """In front of z_i, i >= 2.
+        """The rung in front of z_i, i >= 2.
 
-        z: what is inferred of z_{i-1} on the way up, (S * B, ...), a sample or the mean; None
-        where that is nothing. `below` may have B rows only; then its features are shared by the
-        S samples.
+        below: the rung in front of z_{i-1}; where it has only B rows, the S samples share its
+        features. z: the part of z_{i-1} that is inferred on the way up, (S * B, ...), a sample or
+        the mean; None if no part is.
         """
 
     @abstractmethod
     def descend(self, rungs: dict[int, Rung], z: dict[int, Tensor], route: Route) -> Descent:
-        """From z_L down to p(x | z).
+        """Descend from z_L to p(x | z).
 
-        rungs: by layer, for the layers that the route takes from the posterior. z: what was
-        drawn of them on the way up. The rest of them is drawn here from its posterior, all
-        other layers from the prior.
+        rungs: by layer, for the layers that the route takes from the posterior. z: by layer, the
+        parts of these layers that were drawn on the way up. Their other parts are drawn here from
+        the posterior, and all other layers from the prior.
         """

@@ -1,4 +1,4 @@
-"""The deterministic parts: convolutions, residual blocks, and the ways in and out of a latent."""
+"""The deterministic parts of a model: convolutions, residual blocks, and maps to and from z."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = None if same else conv(c_in, c_out, 1, 1 if up else stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In place where nothing else holds the tensor: a tenth of the time on a CPU.
+        # In place where nothing else holds the tensor: it saves a tenth of the time on a CPU.
         y: Tensor = self.second(F.relu(self.first(F.relu(x)), inplace=True))
         if self.shortcut is None:
             return y.add_(x)
@@ -57,14 +57,14 @@ class ResidualBlock(nn.Module):
 
 
 def stage_up(layer: LayerConfig, c_in: int) -> nn.Sequential:
-    """Deterministic transformation towards z_i: the last block takes the stride."""
+    """The deterministic stage from h_{i-1} to h_i: its last block takes the stride."""
     blocks = [ResidualBlock(c_in, c_in, layer.kernel) for _ in range(layer.n_blocks - 1)]
     blocks.append(ResidualBlock(c_in, layer.channels, layer.kernel, layer.stride))
     return nn.Sequential(*blocks)
 
 
 def stage_down(layer: LayerConfig, c_out: int) -> nn.Sequential:
-    """The mirror of `stage_up`: the first block takes the transposed stride."""
+    """The mirror of `stage_up`, from d_i to d_{i-1}: its first block takes the stride."""
     blocks = [ResidualBlock(layer.channels, c_out, layer.kernel, layer.stride, up=True)]
     blocks += [ResidualBlock(c_out, c_out, layer.kernel) for _ in range(layer.n_blocks - 1)]
     return nn.Sequential(*blocks)
@@ -89,7 +89,7 @@ class ToGaussian(nn.Module):
 
 
 class MergedPosterior(nn.Module):
-    """d_i from above and the features from below, merged by a residual block, -> raw q(z_i)."""
+    """d_i from above and features from below, merged by a residual block -> raw q(z_i)."""
 
     def __init__(self, layer: LayerConfig, channels: int, size: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class MergedPosterior(nn.Module):
 
 
 class FromLatent(nn.Module):
-    """z -> features (N, channels, H, W) that can be added to a skip connection's."""
+    """z -> features (N, channels, H, W), which can be added to a skip connection's."""
 
     def __init__(self, layer: LayerConfig, channels: int, size: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class FromLatent(nn.Module):
 
 
 def add_skip(features: Tensor, skip: Tensor) -> Tensor:
-    """features (S * B, ...) + skip (B, ...) or (S * B, ...): a skip is shared by its samples."""
+    """features + skip, (S * B, ...). A skip of B rows is shared by the S samples of its image."""
     merged: Tensor = features.unflatten(0, (-1, skip.shape[0])) + skip
     return merged.flatten(0, 1)
 

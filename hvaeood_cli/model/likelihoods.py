@@ -1,4 +1,4 @@
-"""p(x | z): what the last features of the generative model say about pixels."""
+"""p(x | z): the distribution of the pixels that a decoder's output stands for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hvaeood_cli.model.config import ModelConfig
 
 
 class Likelihood(ABC):
-    """The observation model. Knows how many numbers a pixel needs and what they mean.
+    """The observation model: how many numbers a decoder gives for a pixel, and what they mean.
 
     stride: r, the stem's. A decoder works at 1/r of the image's height and width, and its output
     holds the numbers of r x r neighbouring pixels side by side, as `nn.PixelUnshuffle` arranges
-    them: x may be rearranged to match, which has fewer channels.
+    them. `log_prob` may rearrange x to match instead, since x has fewer channels.
     """
 
     n_parameters: int  # of one pixel, all its channels
@@ -27,11 +27,11 @@ class Likelihood(ABC):
         self.stride = stride
 
     def initialise(self, last: nn.Conv2d) -> None:  # noqa: B027  there is a default: nothing
-        """Choose what the decoder's last layer is before training; by default as it came."""
+        """Set the decoder's last layer before training; by default it is left as it is."""
 
     @abstractmethod
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
-        """The x that is scored, from 8-bit pixels.
+        """The x that is scored, observed from 8-bit pixels.
 
         pixels: (B, C, H, W) uint8. uniform: the same shape in [0, 1), the noise that a
         likelihood may need (binarisation, dequantisation). Returns float32 (B, C, H, W).
@@ -45,12 +45,12 @@ class Likelihood(ABC):
         """
 
     def shown(self, x: Tensor) -> Tensor:
-        """What was observed, (N, C, H, W), on the scale 0 (black) to 1 (white), beside `mean`."""
+        """x, (N, C, H, W), on the scale 0 (black) to 1 (white), to be shown beside `mean`."""
         return x
 
     @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
-        """E[x | z] on the scale 0 (black) to 1 (white): (N, C, H, W), for showing."""
+        """E[x | z], (N, C, H, W), on the scale 0 (black) to 1 (white), to be shown."""
 
 
 class Bernoulli(Likelihood):
@@ -79,7 +79,7 @@ class DiscretizedLogistics(Likelihood):
     likelihood is then neither exactly discrete nor continuous: for comparison with it only.
     """
 
-    initial_std = 0.2  # a mixture's sensible start would drown in deviations of 1
+    initial_std = 0.2  # deviations of 1 would drown the sensible mixture that a raw 0 is
 
     def __init__(self, channels: int, stride: int = 1, dequantize: bool = False) -> None:
         super().__init__(stride)
@@ -112,7 +112,7 @@ class DiscretizedLogistics(Likelihood):
         return (0.5 + 0.5 * mean).clamp(0.0, 1.0)  # the weights sum to 1 but for rounding
 
     def _by_pixel(self, parameters: Tensor) -> Tensor:
-        """(N, n_parameters, r^2, H / r, W / r), float32 whatever the network runs in."""
+        """By pixel: (N, n_parameters, r^2, H / r, W / r), float32 even if the network is not."""
         # .contiguous(): whole planes are twice as fast as channels last
         by_pixel: Tensor = parameters.float().contiguous().unflatten(1, (self.n_parameters, -1))
         return by_pixel

@@ -44,7 +44,7 @@ class Mixture(NamedTuple):
 
 
 def n_parameters(channels: int) -> int:
-    """Numbers a pixel: K logits, C K locations, C K scales and, for RGB, 3 K coefficients."""
+    """Numbers for a pixel: K logits, C K locations, C K scales and, for RGB, 3 K coefficients."""
     return N_COMPONENTS * (1 + 2 * channels + (3 if channels == 3 else 0))
 
 
@@ -72,9 +72,9 @@ def start_as_one(weight: Tensor, bias: Tensor, channels: int) -> None:
     """Before training, let the K components of a pixel move as one, and its channels together.
 
     weight: (n_parameters, ...) and bias: (n_parameters, ...) of a decoder's last layer, changed in
-    place. Each component's location would else begin in a direction of its own, and the mixture
-    be wide until all have turned to where the pixel is; and green and blue begin as red's
-    neighbours, which they are in most images.
+    place. Otherwise the location of each component would start in a direction of its own, and the
+    mixture would stay wide until all had turned to the pixel's value. Green and blue start near
+    red, as they are in most images.
     """
     n = N_COMPONENTS
     logits, located, coefficients = weight.split(
@@ -101,9 +101,9 @@ def log_prob(raw: Tensor, x: Tensor) -> Tensor:
 class _LogProb(torch.autograd.Function):
     """`log_prob`, a few images at a time, with the gradient that autograd would find.
 
-    A hundred numbers a pixel through a dozen operations and back are more than a processor's
-    cache holds, and autograd keeps them all. A few images at a time, and with the gradient made on
-    the way forward from the values that are at hand, it takes 0.6 of the time.
+    A dozen operations on a hundred numbers for each pixel fill more than a processor's cache, and
+    autograd keeps them all. Taking a few images at a time, and computing the gradient on the way
+    forward from the values at hand, needs 0.6 of autograd's time.
     """
 
     @staticmethod
@@ -126,7 +126,7 @@ class _LogProb(torch.autograd.Function):
 
 
 def _evaluate(raw: Tensor, x: Tensor, gradient: Tensor | None) -> Tensor:
-    """log p(x | z), (N,). gradient: to be filled with that in raw, (N, n_parameters, ...)."""
+    """log p(x | z), (N,) nats. gradient: filled with d log p / d raw, (N, n_parameters, ...)."""
     parameters = mixture(raw, x.shape[1])
     before = x.split(1, dim=1)  # C times (N, 1, ...)
     x = x.unsqueeze(2)  # (N, C, 1, ...)
@@ -172,7 +172,7 @@ def _evaluate(raw: Tensor, x: Tensor, gradient: Tensor | None) -> Tensor:
 
 
 def mean(parameters: Mixture) -> Tensor:
-    """The mean that is shown for x: (N, C, ...) in [-1, 1].
+    """The mean of x, for showing: (N, C, ...) in [-1, 1].
 
     The expected location, sum_j pi_j m_j with m_j^r = mu_j^r, m_j^g = mu_j^g + a_j m_j^r and
     m_j^b = mu_j^b + b_j m_j^r + c_j m_j^g, each m held to [-1, 1] as a pixel is. For components
@@ -188,7 +188,7 @@ def mean(parameters: Mixture) -> Tensor:
 def _locations(parameters: Mixture, before: Sequence[Tensor]) -> Iterator[Tensor]:
     """Each channel's locations in turn, (N, K, ...), given the pixel's channels before it.
 
-    before: (N, 1 or K, ...) by channel; may grow meanwhile.
+    before: the values of earlier channels, (N, 1 or K, ...) each; the list may grow meanwhile.
     """
     for channel, location in enumerate(parameters.means.unbind(1)):
         for i, (dependent, earlier) in enumerate(_DEPENDENCIES):

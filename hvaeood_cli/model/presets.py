@@ -1,4 +1,4 @@
-"""Model and training settings by name, each with its source."""
+"""Presets: models and how they are trained, by name, each with its source."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hvaeood_cli.errors import UsageError
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.settings import TrainSettings
 
-# The paper's training, of 2000 epochs: 200 of KL warm-up, free nats constant for 200 and gone
-# after 200 more (Appendix B, Table 4). Each preset adds its lambda by layer.
+# The paper's training takes 2000 epochs: 200 of KL warm-up; free nats are constant for 200 and
+# gone after 200 more (Appendix B, Table 4). Each preset adds its lambda by layer.
 _PAPER = TrainSettings(
     epochs=2000,
     optimizer="adam",
@@ -21,7 +21,7 @@ _PAPER = TrainSettings(
     free_nats_anneal=0.1,
 )
 
-# Ours, for two CPU cores: short, and with the semantic term (see `objective`).
+# Our own training, for two CPU cores: short, and with the semantic term (see `objective`).
 _COMPACT = TrainSettings(
     epochs=20,
     optimizer="adamw",
@@ -33,8 +33,9 @@ _COMPACT = TrainSettings(
     semantic_weight=1.0,
 )
 
-# Natural images: many small steps, fast, and z_1 heard from the first of them. The paper's
-# objective, since the semantic term spoils the ratios here (docs/natural-images.md).
+# For natural images: many small and fast steps, and a z_1 that the layers above listen to from the
+# first one. The objective is the paper's, since the semantic term spoils LLR^{>k} here
+# (docs/natural-images.md).
 _COMPACT_RGB = TrainSettings(
     epochs=60,
     batch_size=16,
@@ -57,12 +58,12 @@ class Preset(NamedTuple):
 
 
 def _free(settings: TrainSettings, *nats: float) -> TrainSettings:
-    """The settings with lambda of z_1 ... z_L."""
+    """The settings with these free nats, lambda of z_1 ... z_L."""
     return settings.model_copy(update={"free_nats": nats})
 
 
 def _heard(settings: TrainSettings, *scales: float) -> TrainSettings:
-    """The settings with the scale that q(z_1) ... q(z_L) start at."""
+    """The settings with these scales for q(z_1) ... q(z_L) to start at."""
     return settings.model_copy(update={"posterior_scale": scales})
 
 
@@ -146,9 +147,9 @@ COMPACT_RGB = Preset(
     _heard(_free(_COMPACT_RGB, 0.0, 40.0, 20.0), 0.17, 0.6, 0.6),
 )
 
-# Table 4 lists nine strides for ten layers; the tenth takes none, which makes the overall stride
-# the 8 of Appendix B.2. Neither says how wide it is: 64 channels, and latents that narrow towards
-# the top, are our choice. Two nats for z^BU and as many for z^TD.
+# Table 4 lists nine strides for ten layers. We give the tenth a stride of 1, which makes the
+# overall stride the 8 of Appendix B.2. Neither says how wide the model is: 64 channels, and latents
+# that narrow towards the top, are our choice. z_i^BU and z_i^TD have two free nats each.
 PAPER_BIVA_RGB = Preset(
     "the paper's BIVA for 32x32 RGB images (Table 4, Appendix B.2): for GPUs and a week",
     ModelConfig(
@@ -189,7 +190,7 @@ COMPACT_BIVA_GRAY = Preset(
     _free(_COMPACT, 20.0, 8.0, 8.0, 4.0),
 )
 
-# To compare: everything but the inference as in compact-gray (Appendix F.2 of the paper).
+# For comparison: as compact-gray in everything but the inference (Appendix F.2 of the paper).
 COMPACT_LVAE_GRAY = Preset(
     "a small Ladder VAE for 28x28 grey images: compact-gray with top-down inference",
     COMPACT_GRAY.model.model_copy(update={"kind": "lvae"}),
@@ -232,7 +233,7 @@ PRESETS: dict[str, Preset] = {
 def for_images(model: ModelConfig, size: int | None, channels: int | None) -> ModelConfig:
     """The same model for images of another size or number of channels; None keeps the model's.
 
-    Raises UsageError where it has no form for them.
+    Raises UsageError where the model cannot take such images.
     """
     size, channels = size or model.image_size, channels or model.image_channels
     if channels not in (1, 3):
@@ -255,7 +256,7 @@ def for_images(model: ModelConfig, size: int | None, channels: int | None) -> Mo
 
 
 def get_preset(name: str) -> Preset:
-    """The preset of that name. Raises UsageError with the names there are."""
+    """The preset of that name. Raises UsageError, with all names, for an unknown one."""
     if name not in PRESETS:
         raise UsageError(f"no preset named {name!r}", "presets: " + ", ".join(PRESETS))
     return PRESETS[name]

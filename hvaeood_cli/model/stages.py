@@ -1,4 +1,4 @@
-"""What the kinds of convolutional ladder share: the way up to h_L and the generative model."""
+"""What all kinds of ladder share: the stages up to h_L, and the generative model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hvaeood_cli.model.likelihoods import build_likelihood
 class ConvolutionalLadder(Ladder):
     """p(x|z_1, d_1) prod p(z_i|z_{i+1}, d_{i+1}) p(z_L), d_{i-1} = down_i(from z_i + d_i).
 
-    A kind adds its inference model: the rungs, and what of z_i it infers on the way down.
+    A subclass adds its inference model: the rungs, and the part of z_i inferred on the way down.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         likelihood = build_likelihood(config)
         super().__init__(config, likelihood)
         layers, size = config.layers, config.feature_size
-        self.channels = [layers[0].channels, *(layer.channels for layer in layers)]  # of h_0 ...
+        self.channels = [layers[0].channels, *(layer.channels for layer in layers)]  # h_0 ... h_L
         channels, per_pixel = self.channels, config.stem_stride**2
 
         self.stem = conv(config.image_channels, channels[0], config.stem_kernel, config.stem_stride)
@@ -44,18 +44,18 @@ class ConvolutionalLadder(Ladder):
         kernel = config.unstem_kernel or (3 if per_pixel > 1 else config.stem_kernel)
         last = conv(channels[0], likelihood.n_parameters * per_pixel, kernel)
         last.initial_std = likelihood.initial_std  # type: ignore[assignment]
-        if not config.weight_norm:  # whose own initialisation would undo it
+        if not config.weight_norm:  # its own initialisation would undo this one
             likelihood.initialise(last)
         self.unstem = nn.Sequential(last)
 
     @abstractmethod
     def posterior_heads(self, i: int) -> list[ToGaussian]:
-        """What q(z_i) comes out of, both its parts."""
+        """The modules whose outputs are q(z_i), one for each part of z_i."""
 
     def posterior_down(self, i: int, rung: Rung, d: Tensor | None) -> Gaussian | None:
-        """q of the part of z_i inferred on the way down; None where there is none.
+        """q of the part of z_i inferred on the way down; None if no part is.
 
-        d: d_i, (S * B, channels, H_i, W_i), None at the top.
+        d: d_i, (S * B, channels, H_i, W_i); None at the top.
         """
         return None
 
@@ -78,7 +78,7 @@ class ConvolutionalLadder(Ladder):
     def _complete(
         self, i: int, rung: Rung, z_up: Tensor | None, d: Tensor | None, route: Route
     ) -> tuple[Tensor, Gaussian]:
-        """z_i and its posterior: what the way up drew, then what is drawn here."""
+        """z_i and its posterior: the part drawn on the way up, then the part drawn here."""
         down = self.posterior_down(i, rung, d)
         if down is None:
             assert z_up is not None and rung.posterior is not None

@@ -1,4 +1,4 @@
-"""All that the page says, gathered: what was scored, what is flagged, how it looks, how well."""
+"""Gathers all that a report says: counts, flags, distributions, odd images, comparisons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_JUDGED = 200  # judged images that are listed
 
 @dataclass(frozen=True)
 class Distribution:
-    """One statistic of calibration and batch."""
+    """The distribution of one score over the calibration's images and over the batch."""
 
     title: str
     drawing: Markup
@@ -43,7 +43,7 @@ class Odd:
     flagged: bool
     combined: float
     p_combined: float | None
-    p_value: list[float]  # by k, from 1; empty where not decided
+    p_value: list[float]  # by k, from 1; empty if the file has no decision
     llr: list[float]  # by k, from 1, nats
     k: int
     bits_per_dim: float
@@ -53,7 +53,7 @@ class Odd:
 
 @dataclass(frozen=True)
 class Section:
-    """One score file."""
+    """What a report says of one score file."""
 
     scores: ScoreFile
     ranking: Ranking
@@ -65,7 +65,7 @@ class Section:
     gallery: list[Odd]
     judged_images: list[tuple[bytes, Judgement]]
     n_judged: int
-    bad: list[tuple[bytes, str, str]]  # path, status, why
+    bad: list[tuple[bytes, str, str]]  # path, status and reason of unreadable images
     n_bad: int
 
     @property
@@ -91,10 +91,10 @@ def gather(
     look: Looker | None,
     top: int,
 ) -> Section:
-    """What there is to say of one score file; its `top` oddest images are looked at.
+    """Gather what a report says of one score file.
 
-    judgements: what a person made of its images. calibration: the one that decided it, or None.
-    look: None where the model is not at hand.
+    calibration: the one that decided the file; None if it is not at hand. look: shows images; None
+    if they cannot be shown. top: how many of the oddest images the gallery has.
     """
     ranking = Ranking.of(scores, calibration)
     decision = scores.decision
@@ -119,7 +119,7 @@ def gather(
 
 
 def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[Distribution]:
-    """The combined score where there is one, then every score that lists show."""
+    """Distributions of the combined score, if there is one, and of each score that lists show."""
     scored, decision = scores.scored, scores.decision
     level = decision.threshold if decision else 0.0
     found: list[Distribution] = []
@@ -176,6 +176,6 @@ def _sights(look: Looker | None, rows: NDArray[np.int64]) -> list[Sight]:
     seen: Sequence[Look | HvaeoodError]
     try:
         seen = look([int(row) for row in rows])
-    except HvaeoodError as error:  # the model's files are broken: the report still stands
+    except HvaeoodError as error:  # the model's files are broken: make the report all the same
         seen = [error] * len(rows)
     return [picture(one) for one in seen]

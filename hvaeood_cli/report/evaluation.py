@@ -1,4 +1,4 @@
-"""Scores beside what is known: the paper's Table 2 and 7 for any score files, with intervals."""
+"""Evaluation: how well scores tell labelled images apart, as in the paper's Tables 2 and 7."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hvaeood_cli.report.labels import Labels, match
 from hvaeood_cli.report.metrics import Float64, Intervals, Metrics, bootstrap, compare, curves
 from hvaeood_cli.store.score_file import ScoreFile
 
-SEED = 0  # of the equal draw and of the bootstrap
+SEED = 0  # of the draw of equally many images of both kinds, and of the bootstrap
 
 Scores = dict[str, Float64]  # by title, (N,) each, higher is more out-of-distribution
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One score on one set."""
+    """The figures of one score in one comparison."""
 
     score: str
     metrics: Metrics
@@ -33,7 +33,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """In-distribution images against one set of others."""
+    """In-distribution images (`inside`) against one set of others (`outside`)."""
 
     inside: str
     outside: str
@@ -42,7 +42,7 @@ class Comparison:
     figures: list[Figures]
 
     def facts(self) -> dict[str, Any]:
-        """For JSON, without the curves."""
+        """The comparison as JSON takes it, without the curves."""
         rows = [
             {"score": one.score, **one.metrics._asdict(), "intervals": one.intervals._asdict()}
             for one in self.figures
@@ -52,22 +52,23 @@ class Comparison:
 
 
 def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) -> list[Comparison]:
-    """Every score of in-distribution images against each set of others; empty if none is known.
+    """Compare every score of in-distribution images with that of each set of others.
 
-    With labels, they say which is which over all files. Else the labels in the files do; else,
-    of several files, the first is in-distribution and each other one a set of its own.
-    Raises SourceError for labels that name no image, only one kind, or stand in some files alone;
-    StoreError for files that different models or settings made.
+    `labels`, if given, say which images of all files belong; else the labels in the files do; else,
+    of several files, the first is in-distribution and each other one is a set. Returns an empty
+    list where nothing of this is known. Raises SourceError for labels that name no image, that name
+    one kind only, or that only some of the files have; StoreError for files of different models or
+    settings.
     """
     check_comparable(files)
     ranked = [ranking_scores(scores) for scores in files]
     if not have_one_calibration(files):
-        for of_file in ranked:  # one density's scores say nothing beside another's
+        for of_file in ranked:  # scores of different densities cannot be compared
             of_file.pop("combined", None)
     if labels is not None:
         known = [match(labels, scores) for scores in files]
         if all((of_file < 0).all() for of_file in known):
-            raise SourceError("the labels name none of these images", "paths as they were scored")
+            raise SourceError("the labels name none of these images", "use the paths as scored")
         return [_pooled(ranked, known, files)]
     stored = [scores.label for scores in files if scores.label is not None]
     if len(stored) == len(files):
@@ -75,7 +76,7 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
     if stored:
         bare = next(scores.path for scores in files if scores.label is None)
         raise SourceError(
-            f"{bare} says nothing of what belongs, and another of these files does",
+            f"{bare} says nothing of what belongs, but another of these files does",
             "score it with --label 0 or 1 as well, or name all of them in --labels FILE.csv",
         )
     if len(files) > 1:
@@ -85,10 +86,10 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
 
 
 def ranking_scores(scores: ScoreFile) -> Scores:
-    """Everything that can rank images, by title; bounds are negated.
+    """Every score that can rank images, by title; bounds are negated, so that higher is odder.
 
-    LLR>k/-L is the ratio as a share of the image's own cost. Plain images have few nats to lose at
-    any level, and only this one does not count it for them.
+    LLR>k/-L is the ratio as a share of what the image costs. Plain images have few nats to lose at
+    any k: every other score takes that for a sign that they belong.
     """
     found: Scores = {}
     for column in scores.scores:
@@ -106,7 +107,7 @@ def have_one_calibration(files: list[ScoreFile]) -> bool:
 
 
 def check_comparable(files: list[ScoreFile]) -> None:
-    """Raise StoreError where files cannot be compared, with what differs."""
+    """Raise StoreError for files of different models or settings, with what differs."""
     first = files[0]
     for other in files[1:]:
         here, there = (settings_of(one.header) for one in (first, other))
@@ -122,7 +123,10 @@ def check_comparable(files: list[ScoreFile]) -> None:
 def _pooled(
     ranked: list[Scores], known: list[NDArray[np.int8]], files: list[ScoreFile]
 ) -> Comparison:
-    """All files as one set, split by its labels."""
+    """Compare images labelled 0 with images labelled 1, over all files.
+
+    Raises SourceError where no scored image has the one label or the other.
+    """
     truth = np.concatenate(known)
     scored = np.concatenate([scores.scored for scores in files])
     names = [name for name in ranked[0] if all(name in of_file for of_file in ranked)]
@@ -143,7 +147,7 @@ def _by_file(
     names: list[str],
     files: list[ScoreFile],
 ) -> Iterator[Comparison]:
-    """Each file of OOD images against all in-distribution files."""
+    """Compare the OOD images of each file with the in-distribution images of all files."""
     usual = [i for i, of_file in enumerate(truth) if (of_file == 0).any()]
     shared = [name for name in ranked[0] if all(name in of_file for of_file in ranked)]
     for j, of_file in enumerate(truth):
@@ -169,7 +173,7 @@ def _compare(
     figures = []
     for name in usual:
         a, b = usual[name][inside], odd[name][outside]
-        # What could not be computed is not usual: it ranks as the highest, as an infinite score.
+        # A score that could not be computed is not usual: it ranks highest, as an infinite one.
         a, b = (np.nan_to_num(values, nan=np.finfo(np.float64).max) for values in (a, b))
         figures.append(
             Figures(name, compare(a, b, SEED), bootstrap(a, b, SEED), *curves(a, b, SEED))

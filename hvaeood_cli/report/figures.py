@@ -1,7 +1,7 @@
 """The page's drawings: small inline SVG, coloured by the page's style sheet.
 
-Written here rather than by a plotting library because the page forbids inline styles, which
-those libraries put on every element, and because its colours follow the reader's light or dark.
+No plotting library makes them, because the page forbids the inline styles that such libraries put
+on every element, and because its colours follow the reader's light or dark theme.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def histogram(
     both = here if usual is None else np.concatenate([here, usual])
     low, high = _range(
         both[np.isfinite(both)].astype(np.float64), cut
-    )  # the infinite end up in the last bin
+    )  # infinite scores are counted in the last bin
     edges = np.linspace(low, high, _BINS + 1)
     areas = [(values, name) for values, name in ((usual, "usual"), (here, "here"))]
     shares = [(_shares(values, edges), name) for values, name in areas if values is not None]
@@ -106,7 +106,7 @@ def ticks(low: float, high: float, n: int = 6) -> Iterator[float]:
 
 
 def _range(values: Values, cut: float | None) -> tuple[float, float]:
-    """What the axis spans: all but the far tails, and the threshold. The ends gather the rest."""
+    """The ends of the axis, which leaves out the far tails and includes the threshold."""
     if not len(values):
         return 0.0, 1.0
     low, high = (float(v) for v in np.quantile(values, [0.001, 0.995]))

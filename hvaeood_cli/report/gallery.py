@@ -1,4 +1,4 @@
-"""Odd images beside what the model makes of them, as pictures that a page can hold."""
+"""Odd images beside their reconstructions, as pictures that a page can hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIDE = 160  # pixels; larger images are shown smaller
 
 
 class Sight(NamedTuple):
-    """A `Look` as data URIs, or why there is none."""
+    """A `Look` as data URIs, or a note that says why there is none."""
 
     image: str = ""
     from_k: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ class Sight(NamedTuple):
 
 
 def picture(look: Look | HvaeoodError) -> Sight:
-    """Pictures that a page can hold. An image that is gone leaves a note."""
+    """Make a look into pictures, and an error into a note."""
     if isinstance(look, HvaeoodError):
         return Sight(note=str(look))
     image = Image.fromarray(look.image).convert("RGB")

@@ -1,4 +1,4 @@
-"""labels.csv: what is known of images, for evaluation alone."""
+"""labels.csv: which images belong and which do not, for evaluation alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Labels = dict[bytes, int]
 
 
 def read_labels(path: Path) -> Labels:
-    """Paths and labels (0 in-distribution, 1 out) from a CSV with the columns path and label.
+    """Labels by path (0 in-distribution, 1 out) from a CSV file with the columns path and label.
 
-    Raises SourceError for anything else.
+    Raises SourceError for any other file.
     """
-    hint = "a line an image, with the columns path and label: 0 belongs, 1 does not"
+    hint = "one line for each image, with the columns path and label: 0 belongs, 1 does not"
     labels: Labels = {}
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -40,17 +40,17 @@ def read_labels(path: Path) -> Labels:
                 name = os.fsencode((row["path"] or "").removeprefix("./"))
                 if labels.setdefault(name, _VALUES[word]) != _VALUES[word]:
                     line = reader.line_num
-                    raise SourceError(f"{path}, line {line}: a second, other label", hint)
+                    raise SourceError(f"{path}, line {line}: a path with two labels", hint)
     except (OSError, csv.Error, ValueError) as error:
         raise SourceError(f"cannot read {path}: {error}", hint) from None
     return labels
 
 
 def match(labels: Labels, scores: ScoreFile) -> NDArray[np.int8]:
-    """The label of every row, (N,), -1 where there is none.
+    """The label of every row, (N,): 0, 1, or -1 where there is none.
 
-    A label's path may leave out leading folders of the path that was scored; the longest match
-    counts.
+    A path in `labels` may leave out the first folders of the path that was scored; of several
+    matches the longest counts.
     """
     found = np.full(len(scores), -1, np.int8)
     for row, name in enumerate(scores.names):

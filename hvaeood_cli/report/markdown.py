@@ -11,7 +11,7 @@ from hvaeood_cli.text import printable
 
 
 def render(contents: Contents) -> Iterator[str]:
-    """Lines, from top to bottom."""
+    """The lines of the report, from top to bottom."""
     for section in contents.sections:
         yield from _section(section)
     for comparison in contents.comparisons:
@@ -77,7 +77,7 @@ def _row(cells: list[str]) -> str:
 
 
 def _code(text: str | bytes) -> str:
-    """Text that Markdown leaves alone: as code, fenced by more backticks than it holds."""
+    """The text as Markdown code, fenced by more backticks than it holds, so that none is markup."""
     safe = printable(text).replace("|", "\\|")
     if not safe:
         return ""

@@ -56,7 +56,10 @@ def compare(inside: Numbers, outside: Numbers, seed: int = 0) -> Metrics:
 def balanced(
     inside: Numbers, outside: Numbers, seed: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
-    """Truth (0 in-distribution, 1 out) and scores of equally many of both, (2 n,) each."""
+    """Truth (0 in-distribution, 1 out) and scores of equally many images of both kinds, (2 n,).
+
+    Raises ValueError when a set is empty or a score is NaN.
+    """
     n = min(len(inside), len(outside))
     if n == 0 or np.isnan(inside).any() or np.isnan(outside).any():
         raise ValueError("both sets need scores, and none of them NaN")
@@ -69,16 +72,15 @@ def balanced(
 
 
 def bootstrap(inside: Numbers, outside: Numbers, seed: int = 0) -> Intervals:
-    """How far chance moves the figures of `compare`: images of each class drawn again.
+    """How far chance moves the figures of `compare`, by drawing images of each class again.
 
-    Percentile intervals. The sort is done once and each resample is a weighting of it, which
-    takes a tenth of the time of scikit-learn's functions called anew; the tests hold one against
-    the other.
+    The intervals are percentiles. The scores are sorted once, and each resample only weights them,
+    which takes a tenth of the time of scikit-learn's functions. A test compares the two.
     """
     truth, scores = balanced(inside, outside, seed)
     n = len(truth) // 2
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), 2 * n - 1)  # of each run of ties
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), 2 * n - 1)  # where runs of ties end
     random = np.random.default_rng(seed)
     n_resamples = int(np.clip(_MAX_DRAWS // n, 100, _RESAMPLES))
     figures = np.empty((n_resamples, 3))

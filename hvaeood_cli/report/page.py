@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, from a template, under a strict policy."""
+"""The report as a page: one HTML file that loads nothing, under a strict content policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HERE = Path(__file__).parent
 
 
 def render(contents: Contents, fingerprint: str) -> str:
-    """HTML. fingerprint: of all inputs, kept in the page; see `fingerprint_of`."""
+    """The page's HTML. fingerprint: a hash of all inputs, which `fingerprint_of` reads again."""
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment = Environment(
@@ -55,12 +55,12 @@ def format_p(p: float | None) -> str:
 
 
 def format_number(value: float) -> str:
-    """Four digits, as far as they mean something."""
+    """A number with one decimal from 100 on, else with three significant digits."""
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def line_class(score: str) -> str | None:
-    """The CSS class of a score's curve; None for the scores that get none, for clarity's sake."""
+    """The CSS class of a score's curve; None for scores without a curve, to keep figures clear."""
     if score in ("combined", "L"):
         return {"combined": "combined", "L": "likelihood"}[score]
     kind, _, k = score.partition(">")
@@ -68,7 +68,7 @@ def line_class(score: str) -> str | None:
 
 
 def _curves(comparison: Comparison, which: str) -> str:
-    """The curves that matter, the combined score on top: L, the LLR, combined."""
+    """An SVG of the curves of all scores with a `line_class`. which: an attribute of `Figures`."""
     axes = {
         "roc": ("false-positive rate", "true-positive rate"),
         "precision_recall": ("recall", "precision"),

@@ -1,4 +1,4 @@
-"""A score file as JSON, JSON lines and CSV: a row an image, with what the column table names."""
+"""Score files as JSON, JSON lines and CSV: a row per image, its columns by the column table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON_FORMAT, JSON_VERSION = "hvaeood-score", 2
 
 
 class Listing(NamedTuple):
-    """A score file, the order of its images, and what a person made of them."""
+    """A score file with the ranking of its images and the judgements on them."""
 
     scores: ScoreFile
     ranking: Ranking
@@ -52,7 +52,7 @@ def as_json(listing: Listing) -> Iterator[str]:
 
 
 def files_as_json(listings: Sequence[Listing], comparisons: list[dict[str, Any]]) -> Iterator[str]:
-    """One object, streamed: how well the files are told apart, then each as `as_json` has it."""
+    """One object, streamed: the comparisons of the files, then each file as `as_json` gives it."""
     head = {"format": "hvaeood-report", "version": JSON_VERSION, "comparisons": comparisons}
     yield json.dumps(head)[:-1] + ', "files": ['
     for number, listing in enumerate(listings):
@@ -62,13 +62,16 @@ def files_as_json(listings: Sequence[Listing], comparisons: list[dict[str, Any]]
 
 
 def as_jsonl(listing: Listing) -> Iterator[str]:
-    """An object an image, in manifest order."""
+    """One object for each image, in manifest order."""
     for row in _rows(listing):
         yield json.dumps(row) + "\n"
 
 
 def as_csv(listing: Listing) -> Iterator[str]:
-    """A header, then a row an image. Cells that a spreadsheet would run get an apostrophe."""
+    """A header, then one row for each image.
+
+    A cell that a spreadsheet would take for a formula starts with an apostrophe.
+    """
     write = _CsvLines()
     yield write(_csv_header(listing.scores.n_layers))
     for row in _rows(listing):
@@ -78,7 +81,7 @@ def as_csv(listing: Listing) -> Iterator[str]:
 def files_as_csv(
     listings: Sequence[Listing], labels: Sequence[NDArray[np.int8] | None]
 ) -> Iterator[str]:
-    """As `as_csv`, of all files, with the score file and the label in front of each row."""
+    """All files as one CSV: rows as in `as_csv`, after the name of the score file and the label."""
     write = _CsvLines()
     n_layers = max(listing.scores.n_layers for listing in listings)
     yield write(["score_file", "label", *_csv_header(n_layers), "mark", "note"])
@@ -91,7 +94,7 @@ def files_as_csv(
 
 
 class _CsvLines:
-    """Cells -> a line of CSV."""
+    """Turns cells into a line of CSV."""
 
     def __init__(self) -> None:
         self._buffer = io.StringIO()
@@ -106,7 +109,7 @@ class _CsvLines:
 
 
 def _numbers() -> list[Column]:
-    """The columns that CSV and JSON have: the scores, then what was decided."""
+    """The columns of CSV and JSON: the scores, then the decision."""
     return [column for column in columns("scores", "decision") if column.csv]
 
 
@@ -116,8 +119,9 @@ def _csv_header(n_layers: int) -> list[str]:
 
 
 def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
-    """In the order of `_csv_header`; what a file has no value for stays empty."""
-    cells = [defuse(row["path"]), row["status"], defuse(row["error"]), row["combined"], row["k"]]
+    """A row's cells in the order of `_csv_header`; a cell without a value is empty."""
+    texts = [defuse(row[name]) for name in ("path", "status", "error")]
+    cells = [*texts, row["combined"], row["k"]]
     for column in _numbers():
         found = row.get(column.name)
         values = found if isinstance(found, list) else [found]

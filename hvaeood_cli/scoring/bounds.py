@@ -1,7 +1,7 @@
 """L, L^{>k}, L_S and LLR^{>k}: the heart of the method, as pure functions of (ladder, x, noise).
 
-Everything is per image and in nats. S is the number of importance samples, B of images, L of
-stochastic layers. Equation numbers are those of Havtorn et al. (2021).
+Everything is per image and in nats. S is the number of importance samples, B that of images, L that
+of stochastic layers. Equation numbers are those of Havtorn et al. (2021).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def score(
     common random numbers run through all k. The bottom-up chain of means is climbed once and
     shared: where the naive way makes two full passes for each k, this one makes a single pass up
     (the ELBO's samples climb again above z_1) and one way down for each k and sample.
-    visit: called with k and its descent, for reconstructions.
+    visit: called with each k and its descent, for reconstructions.
     """
     n_layers = ladder.n_layers
     means = climb_means(ladder, x, n_layers)
@@ -149,5 +149,5 @@ def score(
 
 
 def bits_per_dim(nats: Nats, n_dims: int) -> Nats:
-    """-L / (D ln 2), of a tensor or an array."""
+    """-L / (D ln 2) in bits/dim, elementwise. nats: L, a tensor or an array; n_dims: D."""
     return -nats / (n_dims * math.log(2.0))

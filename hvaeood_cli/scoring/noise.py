@@ -1,9 +1,9 @@
 """Noise that belongs to an image: keyed by its pixels and the run's seed, by nothing else.
 
-So a score does not depend on the batch an image came in, on its place in it, on workers or on a
-resume. Nor does its noise depend on the device, to the last bit: what makes numbers of random bits
-is integer arithmetic and +, -, * and / of float32, one at a time, which IEEE 754 rounds in one way
-only. No logarithm, cosine or square root comes from a library: `torch.sqrt` on a CPU
+So a score does not depend on the batch that an image is in, on its place there, on the number of
+workers or on a resume. Nor does the noise depend on the device, to the last bit. Random bits become
+numbers by integer arithmetic and by +, -, * and / of float32, one at a time, which IEEE 754 rounds
+in one way only. No logarithm, cosine or square root comes from a library: `torch.sqrt` on a CPU
 differs from NumPy's in the last bit of nearly every fifth number.
 """
 
@@ -26,43 +26,46 @@ _WORDS_ELSEWHERE = 1 << 22  # 32 MiB, of which a dozen are in use; not measured 
 
 
 class Stream(IntEnum):
-    """What the bits of a key are for. A model with other latents sees the same pixels."""
+    """What a key's bits are for. Models with different latents see the same pixels."""
 
     UNIFORM = 0
     NORMAL = 1
 
 
 def image_key(content: bytes, seed: int) -> Key:
-    """Of an image's noise in a run. content: `images.content.content_key` of its pixels."""
+    """The key of an image's noise. content: its `images.content.content_key`; seed: the run's."""
     return hashlib.sha256(content + seed.to_bytes(8, "little")).digest()[:16]
 
 
 def step_key(seed: int, step: int) -> Key:
-    """Of the noise of a whole batch in training."""
+    """The key of a whole batch's noise at one step of training."""
     return hashlib.sha256(f"step {step} of training with seed {seed}".encode()).digest()[:16]
 
 
 def uniforms(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
-    """(len(keys), n) float32: multiples of 2^-24 in [0, 1)."""
+    """Uniform numbers, (len(keys), n) float32: multiples of 2^-24 in [0, 1)."""
     n_words = -(-n // 2)
     numbers: Tensor
     if device.type == "cpu":
-        rows = [_uniform(np, numpy_words(key, Stream.UNIFORM, n_words)) for key in keys]
-        numbers = torch.from_numpy(np.stack(rows))
+        drawn = np.stack([numpy_words(key, Stream.UNIFORM, n_words) for key in keys])
+        numbers = torch.from_numpy(_uniform(np, drawn))
     else:
         numbers = _uniform(torch, torch_words(keys, Stream.UNIFORM, n_words, device))
     return numbers[:, :n]
 
 
 def normals(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
-    """(len(keys), n) float32: standard normal numbers. A longer row begins with the shorter one."""
+    """Standard normal numbers, (len(keys), n) float32. A longer row begins with the shorter one."""
     stretches = -(-n // (2 * _STRETCH))
     n_words = stretches * _STRETCH
     shape = (len(keys), stretches, 2, _STRETCH)
     if device.type == "cpu":
         array = np.empty(shape, np.float32)
-        for row, key in zip(array, keys, strict=True):
-            _fill(row, numpy_words(key, Stream.NORMAL, n_words))
+        n_keys = max(1, _WORDS_AT_A_TIME // n_words)
+        for begin in range(0, len(keys), n_keys):
+            few = slice(begin, begin + n_keys)
+            drawn = [numpy_words(key, Stream.NORMAL, n_words) for key in keys[few]]
+            _fill(array[few].reshape(-1, 2, _STRETCH), np.concatenate(drawn))
         return torch.from_numpy(array).flatten(1)[:, :n]
     rows = torch.empty(shape, device=device)
     n_keys = max(1, _WORDS_ELSEWHERE // n_words)
@@ -74,35 +77,37 @@ def normals(keys: Sequence[Key], n: int, device: torch.device) -> Tensor:
     return rows.flatten(1)[:, :n]
 
 
-def _fill(row: NDArray[np.float32], words: NDArray[np.uint64]) -> None:
-    """A row's normal numbers, a part at a time. row: (stretches, 2, _STRETCH)."""
-    bits = words.view(np.int32).reshape(row.shape)
+def _fill(out: NDArray[np.float32], words: NDArray[np.uint64]) -> None:
+    """Fill an array with normal numbers, part by part. out: (stretches, 2, _STRETCH)."""
+    bits = words.view(np.int32).reshape(out.shape)
     n_stretches = _WORDS_AT_A_TIME // _STRETCH
-    for begin in range(0, len(row), n_stretches):
+    for begin in range(0, len(out), n_stretches):
         part = slice(begin, begin + n_stretches)
-        _box_muller(np, bits[part], row[part])
+        _box_muller(np, bits[part], out[part])
 
 
-# From here on `xp` is NumPy or PyTorch, and an array is its own. Words are read as int32, two of
-# each; a word's two normal numbers lie in a row of _STRETCH and the next.
+# From here on `xp` is NumPy or PyTorch, and all arrays are of that library. Each 64-bit word is
+# read as two int32. _STRETCH of them are for radii and the next _STRETCH for angles: together they
+# make 2 * _STRETCH normal numbers.
 
 _STRETCH = 128
 _SIGN = -(2**31)
 _SQRT_HALF = 0x3F3504F3  # sqrt(1/2), as the bits of a float32
 _MANTISSA = 0x7FFFFF
 _LOG_4 = 1.38629436492919921875
-# Of the 31 bits for the radius; that of 2^7 is not used, lest u round to 1 and r be 0.
+# Masks the 31 bits of a radius. The bit of 2^7 is left out, lest u round to 1 and r to 0.
 _RADIUS = 0x7FFFFF7F
 # Minimax polynomials in float32, the highest power first; their errors are below 2e-7.
-_4_ATANH = (0.8259274363517761, 1.3330445289611816, 4.000000476837158)  # (s) / s, of s^2
-_SINE = (  # (pi x) / x, of x^2 up to 1/4
+# 4 atanh(s) / s in powers of s^2:
+_4_ATANH = (0.8259274363517761, 1.3330445289611816, 4.000000476837158)
+_SINE = (  # sin(pi x) / x in powers of x^2 <= 1/4
     0.07756038755178452,
     -0.5982421040534973,
     2.550069808959961,
     -5.167709827423096,
     3.1415927410125732,
 )
-_COSINE = (  # (pi x), of x^2 up to 1/4
+_COSINE = (  # cos(pi x) in powers of x^2 <= 1/4
     0.2196968048810959,
     -1.3318802118301392,
     4.058412075042725,
@@ -112,7 +117,7 @@ _COSINE = (  # (pi x), of x^2 up to 1/4
 
 
 def _uniform(xp: Any, words: Any) -> Any:
-    """Two numbers a word."""
+    """Uniform numbers in [0, 1), two from each word."""
     return _float(xp, (words.view(xp.int32) >> 8) & 0xFFFFFF) * 2.0**-24
 
 
@@ -154,10 +159,10 @@ def _minus_2_log(xp: Any, bits: Any) -> Any:
 
 
 def _sqrt(xp: Any, x: Any) -> Any:
-    """Square roots by two of Heron's steps, to 5e-8 of their size."""
+    """Square roots by two of Heron's steps, with a relative error of at most 5e-8."""
     guess = (x.view(xp.int32) >> 1) + 0x1FBB7000  # halves the exponent: to 4 %
     root = guess.view(xp.float32)
-    for half in (0.49984827637672424, 0.5):  # the first step's error, put between + and -
+    for half in (0.49984827637672424, 0.5):  # the first factor centres the error around 0
         quotient = x / root
         root += quotient
         root *= half
@@ -165,7 +170,7 @@ def _sqrt(xp: Any, x: Any) -> Any:
 
 
 def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
-    """Horner's rule."""
+    """The polynomial's value at x, by Horner's rule. coefficients: the highest power first."""
     y = x * coefficients[0]
     for coefficient in coefficients[1:-1]:
         y += coefficient

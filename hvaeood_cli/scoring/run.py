@@ -1,4 +1,4 @@
-"""One run: a manifest is scored by an engine, kept in a journal, decided, and written once.
+"""A run: an engine scores a manifest, a journal keeps the rows, and one file is written at the end.
 
 manifest  ->  engine   ->  journal       ->  decide        ->  score file
 images        batches      survives          flags, where      whole, or
@@ -7,8 +7,8 @@ in order      of rows      a kill            calibrated        not there
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,7 +24,7 @@ from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.engines.engine import Engine
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Decision
-from hvaeood_cli.store.header import RunHeader, differences
+from hvaeood_cli.store.header import RunHeader, differences, how_to_agree
 from hvaeood_cli.store.journal import NO_LOCKS, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
@@ -32,30 +32,31 @@ from hvaeood_cli.store.writer import write_decision, write_scores
 from hvaeood_cli.version import __version__
 
 Decide = Callable[[ScoreFile], Decision | None]
-"""What a run is decided by; None, or the decision that stands, leaves it as it is."""
+"""Decides a run. To return None, or the decision that the scores have, changes nothing."""
 
 Progress = Callable[[int, int], None]
-"""Called with the rows that are done and how many there are."""
+"""Called with the number of rows that are done, and of all rows."""
 
 
 Remark = Callable[[str], None]
-"""Called with what a person should know of the run while it goes on."""
+"""Called with a sentence that the user should read while the run goes on."""
 
 
 def _silent(*_: object) -> None:
-    """Nothing is shown."""
+    """Show nothing."""
 
 
 def _undecided(scores: ScoreFile) -> None:
-    """No decision is made."""
+    """Make no decision."""
 
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """A manifest, the model and settings to score it with, and who does so.
+    """A manifest, with the model, settings and engine to score it with.
 
-    make_engine: called once there is something to score, for it loads the model. device: the kind
-    that was asked for by name; empty where any will do, and a finished run on another counts.
+    make_engine: called only when there is something to score, since it loads the model. device:
+    the kind of device that the user named. If empty, a run that was finished on any kind counts as
+    done.
     """
 
     manifest: Manifest
@@ -70,15 +71,17 @@ class ScoringRun:
         return self.make_engine()
 
     def header(self, device: str) -> RunHeader:
-        """What identifies this run on a kind of device."""
+        """The header of this run on a kind of device."""
         config = self.bundle.config
         return RunHeader(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             tool_version=__version__,
             torch_version=version("torch"),
+            numpy_version=version("numpy"),
+            pillow_version=version("pillow"),
             device=device,
-            model_name=self.bundle.name,
-            model_path=str(self.bundle.folder.absolute()),
+            model_name=_storable(self.bundle.name),
+            model_path=_storable(str(self.bundle.folder.absolute())),
             model_sha256=self.bundle.sha256,
             n_layers=config.n_layers,
             image_size=config.image_size,
@@ -92,7 +95,7 @@ class ScoringRun:
         )
 
     def in_memory(self, path: Path = Path("(in memory)")) -> ScoreFile:
-        """Score everything and keep it in no file."""
+        """Score everything and write no file. path: the name of the scores in messages."""
         header = self.header(self.engine.device)
         batches = self.engine.score(self.manifest)
         return ScoreFile.of_batches(path, header, self.manifest.names(), batches, _conversions())
@@ -105,65 +108,108 @@ class ScoringRun:
         progress: Progress = _silent,
         remark: Remark = _silent,
     ) -> tuple[ScoreFile, bool]:
-        """Score into a file; go on where an earlier start of the same run was cut.
+        """Score into a file, going on where an earlier start of the same run was interrupted.
 
-        Returns what stands in the file, and whether it was scored just now: False where the file
-        was there already, made from the same images, model and settings. Then it is decided anew
-        if `decide` gives another decision. Raises StoreError where the file or the journal was
-        made from others, with what differs; force: replaces them.
+        Returns the scores as they are in the file, and whether they were made now. They were not if
+        the file already holds the same images, model and settings; then only a new decision is
+        written. Raises StoreError where the file or its journal holds another run, with what
+        differs, and where another process makes the file meanwhile. force: replace them instead.
         """
         if out.exists() and not force:
-            found = self._found_done(out)
-            decision = decide(found)
-            if decision is None or decision is found.decision:
-                return found, False
-            write_decision(found, decision)
-            return replace(found, decision=decision), False
-        try:
-            return self._score(out, decide, force, progress, remark), True
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {out}: {error.strerror or error}",
-                "make room or choose another -o, then run the same command again: what was "
-                "scored is kept",
-            ) from None
+            return self._decided(out, decide), False
+        header = self.header(self.engine.device)  # which loads the model
+        with _writing(out):
+            journal = Journal.open(journal_path(out), header, force)
+        with journal:
+            if force or not out.exists():  # still
+                return self._score(journal, out, decide, force, progress, remark), True
+            if not journal.n_done:
+                journal.remove()
+        return self._decided(out, decide), False
 
     def _score(
-        self, out: Path, decide: Decide, force: bool, progress: Progress, remark: Remark
+        self,
+        journal: Journal,
+        out: Path,
+        decide: Decide,
+        force: bool,
+        progress: Progress,
+        remark: Remark,
     ) -> ScoreFile:
-        header, total = self.header(self.engine.device), len(self.manifest)
-        with Journal.open(journal_path(out), header, force) as journal:
-            if not journal.locked:
-                remark(NO_LOCKS)
-            progress(journal.n_done, total)
-            if journal.n_done < total:
-                for batch in self.engine.score(self.manifest, journal.n_done):
+        """Score the rows that are missing; then the score file takes the journal's place."""
+
+        def check() -> None:
+            if out.exists() and not force:
+                raise StoreError(
+                    f"{out} was made by another process meanwhile",
+                    "--force replaces it by what was scored here, which is kept",
+                )
+
+        if not journal.locked:
+            remark(NO_LOCKS)
+        total = len(self.manifest)
+        progress(journal.n_done, total)
+        if journal.n_done < total:
+            for batch in self.engine.score(self.manifest, journal.n_done):
+                with _writing(out):
                     journal.append(batch)
-                    progress(journal.n_done, total)
+                progress(journal.n_done, total)
+        with _writing(out):
             journal.sync()
-            scores = ScoreFile.of_batches(
-                out, journal.header, self.manifest.names(), journal.batches(), _conversions()
-            )
-            scores = write_scores(out, replace(scores, decision=decide(scores)))
-            journal_path(out).unlink()  # while it is still locked
+        scores = ScoreFile.of_batches(
+            out, journal.header, self.manifest.names(), journal.batches(), _conversions()
+        )
+        scores = replace(scores, decision=decide(scores))
+        with _writing(out):
+            scores = write_scores(out, scores, check)
+            journal.remove()
         return scores
 
+    def _decided(self, out: Path, decide: Decide) -> ScoreFile:
+        """The finished file, decided anew if `decide` gives another decision."""
+        found = self._found_done(out)
+        decision = decide(found)
+        if decision is None or decision is found.decision:
+            return found
+        write_decision(found, decision)
+        return replace(found, decision=decision)
+
     def _found_done(self, out: Path) -> ScoreFile:
-        """The score file, if it holds just this run. Raises StoreError."""
+        """The scores at `out`, if they are of this very run. Raises StoreError otherwise."""
         found = read_scores(out)
         label = None if found.label is None else int(found.label[0])
         there = found.header.model_copy(update={"label": label})
-        differing = differences(there, self.header(self.device or there.device))
+        here = self.header(self.device or there.device)
+        differing = differences(there, here)
         if differing:
             raise StoreError(
                 f"{out} is there already, made from other inputs: " + "; ".join(differing),
-                "choose another file for them, or --force to replace it",
+                how_to_agree(there, here)
+                or "choose another file for them, or --force to replace it",
             )
-        with suppress(StoreError):  # left by a kill between the last two steps
-            if journal_path(out).exists():
-                Journal.open(journal_path(out), there).close()
-                journal_path(out).unlink()
+        leftover = journal_path(out)
+        if leftover.exists():  # a kill between the last two steps leaves the journal there
+            with suppress(StoreError, OSError), Journal.open(leftover, there) as journal:
+                journal.remove()
         return found
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raise StoreError for what keeps the journal or the score file from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {out}: {error.strerror or error}",
+            "make room or choose another -o, then run the same command again: what was "
+            "scored is kept",
+        ) from None
+
+
+def _storable(name: str) -> str:
+    """With escapes for what is no Unicode: a folder's name may be of any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _conversions() -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""Pixels -> scores and reconstructions, for a batch that is in memory."""
+"""The scorer: a model on its device, from the pixels of a batch to scores and reconstructions."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,16 +24,16 @@ from hvaeood_cli.settings import ScoreSettings
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
-# Images in one pass through the network, and rows (importance samples x images). On a CPU fewer
-# leave the processor idle between layers, and many more fall out of its cache.
+# The most images in one pass through the network, and the most rows (importance samples x images).
+# On a CPU, fewer leave the processor idle between layers, and many more fall out of its cache.
 IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
-# Elsewhere many fill the device, and its memory is the limit: 2^28 numbers, 1 GiB, in the largest
-# tensor, of which some ten are alive at once. Chosen by arithmetic, not measured on a GPU.
+# Any other device needs many to be busy, and its memory is the limit: 2^28 numbers, 1 GiB, in the
+# largest tensor, of which some ten are alive at once. Chosen by arithmetic, not measured on a GPU.
 IMAGES_ELSEWHERE, ROWS_ELSEWHERE, LARGEST_TENSOR = 1024, 8192, 2**28
 
 
 class ImageNoise(NamedTuple):
-    """All the randomness in one image's score, or the key that it is made of."""
+    """All the randomness in one image's score, or only the key to draw it from."""
 
     key: bytes
     uniform: Tensor | None  # (C * H * W,) in [0, 1): binarisation
@@ -41,15 +41,15 @@ class ImageNoise(NamedTuple):
 
 
 class Reconstructions(NamedTuple):
-    """What the model makes of N images, on the scale 0 to 1."""
+    """The reconstructions of N images, on the scale 0 (black) to 1 (white)."""
 
     observed: Float  # (N, C, H, W): the x that was scored: binarised, or the image itself
-    from_k: Float  # (L, N, C, H, W): E[x|z] where z_{<=k} came from the prior; 0 is the usual one
+    from_k: Float  # (L, N, C, H, W): E[x|z] by k, where z_{<=k} came from the prior
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A ladder, on its device, with the settings that decide a score."""
+    """A ladder on its device, with the settings that can change a score."""
 
     ladder: Ladder
     settings: ScoreSettings
@@ -57,7 +57,7 @@ class Scorer:
 
     @classmethod
     def on(cls, ladder: Ladder, settings: ScoreSettings, device: torch.device) -> Scorer:
-        """Move a ladder to a device, ready for inference (channels last: 1.3 to 1.9 x on CPU).
+        """Move a ladder to a device for inference, channels last: 1.3 to 1.9 times faster on a CPU.
 
         Raises UsageError for the precision tf32 on a device that has none.
         """
@@ -69,9 +69,11 @@ class Scorer:
 
     @property
     def images_per_pass(self) -> int:
-        """The shape of every pass. It depends on model, S, S' and kind of device alone: kernels
-        sum in another order for another shape, but not for another place in the same one, so an
-        image's score is the same to the last bit in whatever batch it comes.
+        """The number of images in every pass.
+
+        It depends on the model, S, S' and the kind of device alone. Kernels sum in another order
+        for another shape, but not for another place in the same shape: so an image's score is the
+        same to the last bit, whatever batch it is in.
         """
         images, rows = IMAGES_PER_PASS, ROWS_PER_PASS
         if self.device.type != "cpu":
@@ -79,21 +81,22 @@ class Scorer:
             rows = min(ROWS_ELSEWHERE, LARGEST_TENSOR // _largest_activation(self.ladder))
         return min(images, max(1, rows // self._n_samples))
 
-    def noise(self, content: bytes) -> ImageNoise:
-        """What threads can do for an image ahead of its pass: on a CPU, draw all of its noise.
+    def noises(self, contents: Sequence[bytes]) -> list[ImageNoise]:
+        """The noise of several images, which threads can prepare ahead of their pass.
 
-        Another device makes it itself, of the key. content: the image's `content_key`.
+        For a CPU all of it is drawn; any other device draws it later, from the keys alone.
+        contents: each image's `content_key`.
         """
-        key = image_key(content, self.settings.seed)
-        if self.device.type != "cpu":
-            return ImageNoise(key, None, None)
-        uniform, normal = self._draw([key])
-        return ImageNoise(key, uniform[0], normal[:, 0])
+        keys = [image_key(content, self.settings.seed) for content in contents]
+        if self.device.type != "cpu" or not keys:
+            return [ImageNoise(key, None, None) for key in keys]
+        uniform, normal = self._draw(keys)
+        return [ImageNoise(key, uniform[i], normal[:, i]) for i, key in enumerate(keys)]
 
     def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
         """Every score of (N, C, H, W) 8-bit images, by its name in the column table: (N, ...).
 
-        noises: of each, if already at hand.
+        noises: the noise of each image, if it has been prepared.
         """
         passes = []
         for n, x, noise in self._passes(pixels, noises):
@@ -102,7 +105,7 @@ class Scorer:
         return {name: np.concatenate([part[name] for part in passes]) for name in passes[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
-        """Each image as seen from k = 0 ... L - 1: the paper's Figure 1, from the scored passes."""
+        """Each image's reconstructions from k = 0 ... L - 1 (Figure 1), by the scoring passes."""
         likelihood = self.ladder.likelihood
         size = min(self.images_per_pass, len(pixels))  # a picture need not be exact to the last bit
         observed, from_k = [], []
@@ -157,12 +160,12 @@ class Scorer:
         noises: list[ImageNoise] | None = None,
         size: int | None = None,
     ) -> Iterator[tuple[int, Tensor, Noise]]:
-        """Passes of one shape: how many rows count, x (B, C, H, W) observed, noise by layer."""
-        noises = noises or [self.noise(content_key(image)) for image in pixels]
+        """Passes of one shape: how many images are no padding, x (B, C, H, W), noise by layer."""
+        noises = noises or self.noises([content_key(image) for image in pixels])
         size = size or self.images_per_pass
         for first in range(0, len(pixels), size):
             n = min(size, len(pixels) - first)
-            rows = [first + i if i < n else first for i in range(size)]  # the last is padded
+            rows = [first + i if i < n else first for i in range(size)]  # the last pass is padded
             uniform, normal = self._noise_of([noises[row] for row in rows])
             batch = torch.from_numpy(pixels[rows]).to(self.device)
             x = self.ladder.likelihood.observe(batch, uniform.view(batch.shape))
@@ -187,20 +190,20 @@ class Scorer:
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
-        """What the settings call float32, tf32 and bfloat16, for the network alone."""
+        """Inside the `with` block, run the network in the precision of the settings."""
         precision = self.settings.precision
         bfloat16 = precision == "bfloat16"
         products = float32_products(self.device, "tf32" if precision == "tf32" else "ieee")
         kind = self.device.type
         with contextlib.ExitStack() as stack:
             stack.enter_context(products)
-            if torch.amp.is_autocast_available(kind):  # and off, where a host has it on
+            if torch.amp.is_autocast_available(kind):  # switched off, too, if the host has it on
                 stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=bfloat16))
             yield
 
 
 def _largest_activation(ladder: Ladder) -> int:
-    """Numbers in the largest tensor of one row's pass: features somewhere, or p(x|z)'s."""
+    """Numbers in the largest tensor of one row's pass: features, or p(x|z)'s parameters."""
     config = ladder.config
     channels = [config.layers[0].channels, *(layer.channels for layer in config.layers)]
     features = [n * config.feature_size(i) ** 2 for i, n in enumerate(channels)]

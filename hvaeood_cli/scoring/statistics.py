@@ -1,4 +1,4 @@
-"""The scores of an image, each a function of one evaluation: what `store/columns.py` names.
+"""The scores that `store/columns.py` names, each as a function of an evaluation.
 
 To add one, write its function here, name it in `STATISTICS`, and enter a column of the same name
 in `hvaeood_cli.store.columns.TABLE`.
@@ -21,7 +21,7 @@ _LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
 
 
 class Evaluation(NamedTuple):
-    """B images, and what the bounds say of them."""
+    """B images and their bounds."""
 
     ladder: Ladder
     x: Tensor  # (B, C, H, W), observed

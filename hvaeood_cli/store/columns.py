@@ -1,8 +1,8 @@
 """The column table: everything that is kept of an image, said once.
 
 The rows of a journal, the datasets of a score file, the columns of CSV and JSON, what the workbench
-can plot and sort by and what the density takes in all follow from `TABLE`. A new score of an image
-costs an entry here and, of the same name, a function in `scoring/statistics.py`.
+can plot and sort by and what the density takes all follow from `TABLE`. A new score takes an entry
+here and a function of the same name in `scoring/statistics.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHA256_BYTES = 32
 
 @dataclass(frozen=True)
 class Column:
-    """One value of each image, or one for each k, each layer, each byte of a hash."""
+    """One value of each image, or one value for each k, each layer or each byte of a hash."""
 
     name: str  # of the row's field, the dataset and the JSON member
     each: Each  # "k": k = 0 ... L - 1; "k > 0": k = 1 ... L - 1; "layer": z_1 ... z_L
@@ -31,22 +31,22 @@ class Column:
     group: Group  # of the datasets in the file
     sentence: str  # what it is
     unit: str = ""
-    heading: str = ""  # for people, of the whole column
-    title: str = ""  # for people, of one value; {} is k, or the layer
-    title_0: str = ""  # where k = 0 has a name of its own
+    heading: str = ""  # what people read over the whole column
+    title: str = ""  # what people read over one value; {} is k, or the layer
+    title_0: str = ""  # the title where k = 0, if it has one of its own
     csv: str = ""  # the name in CSV; {} is k, or the layer. Empty: neither in CSV nor in JSON
-    density: slice | None = None  # which of its values the combined score takes in
+    density: slice | None = None  # which of its values the density takes; None: none
     odd_end: Literal["high", "low", "either"] = "high"  # where images that do not belong lie
-    listed: bool = False  # in lists of images for people, where there is room
-    optional: bool = False  # came after this version of the format: older files are without it
+    listed: bool = False  # whether lists of images show it, where there is room
+    optional: bool = False  # added within this version of the format: older files may lack it
 
     @property
     def dataset(self) -> str:
-        """Where it stands in a score file."""
+        """Its path in a score file."""
         return f"/{self.group}/{self.name}"
 
     def indices(self, n_layers: int) -> range | None:
-        """The k, layers or bytes that it has a value for; None where it is one value an image."""
+        """The k, layers or bytes that it has a value for; None if it has one value per image."""
         return {
             "image": None,
             "k": range(n_layers),
@@ -56,7 +56,7 @@ class Column:
         }[self.each]
 
     def shape(self, n_layers: int) -> tuple[int, ...]:
-        """Of an image's value: () or (n,)."""
+        """The shape of one image's value: () or (n,)."""
         indices = self.indices(n_layers)
         return () if indices is None else (len(indices),)
 
@@ -204,7 +204,7 @@ def column(name: str) -> Column:
 
 
 def row_dtype(n_layers: int) -> np.dtype[np.void]:
-    """One image's row, as the journal keeps it: everything but the decision."""
+    """The dtype of one image's row in a journal: all columns but those of the decision."""
     fields = [
         (column.name, column.dtype, column.shape(n_layers))
         for column in columns("images", "scores")

@@ -1,4 +1,4 @@
-"""`/decision/*` of a score file: what was flagged, by which rule, and how sure that is."""
+"""A decision: what is flagged, by which rule and p-values. `/decision/*` of a score file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUP = "decision"
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What a rule makes of N rows. Unscored rows: p NaN, k 0, not flagged."""
+    """What a rule decides of N rows. A row without scores has p NaN and k 0, and is not flagged."""
 
     combined: NDArray[np.float64]  # (N,) the combined score, nats; higher is odder
     k: NDArray[np.int8]  # (N,) whose LLR^{>k} differs most from the calibration's
@@ -22,7 +22,7 @@ class Decision:
     flagged: NDArray[np.bool_]  # (N,)
     rule: str  # "fpr" | "fdr" | "fdr-by"
     level: float
-    threshold: float  # p_combined is flagged up to it; for an FDR 0 where none is
+    threshold: float  # the largest p_combined that is flagged; 0 where an FDR flags none
     calibration_id: str
     n_calibration: int  # images that p_combined compares with; its least value is 1 / (n + 1)
 
@@ -43,7 +43,7 @@ ATTRIBUTES = ("rule", "level", "threshold", "calibration_id", "n_calibration")
 
 
 def read_decision(found: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> Decision:
-    """A decision from its columns, by name, and the group's attributes."""
+    """A decision from its columns, by name, and the attributes of its group in the file."""
     kinds = {"rule": str, "level": float, "threshold": float, "n_calibration": int}
     facts: dict[str, Any] = {key: kinds.get(key, str)(attributes[key]) for key in ATTRIBUTES}
     return Decision(**found | facts)

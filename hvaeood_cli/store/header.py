@@ -1,4 +1,4 @@
-"""What identifies a run: which images were scored with which model, how and where."""
+"""The header, which identifies a run: which images are scored with which model, how and where."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ FORMAT = "hvaeood-scores"
 FORMAT_VERSION = 2
 
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Time = Annotated[
+    str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,20}(Z|[+-][0-9]{2}:[0-9]{2})$")
+]
 _Word = Annotated[str, Field(max_length=200)]
 _Text = Annotated[str, Field(max_length=4096)]
 _Samples = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class RunHeader(BaseModel):
-    """The root attributes of a score file. A run goes on, or is found done, under an equal one."""
+    """The root attributes of a score file. A run goes on only if the fields in `IDENTITY` agree."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    created: _Word  # ISO 8601, UTC; of the run's first start
+    created: _Time  # ISO 8601, UTC; of the run's first start
     tool_version: _Word
     torch_version: _Word
+    numpy_version: _Word
+    pillow_version: _Word
     device: _Word  # its kind: cpu, cuda, mps
     model_name: _Text
-    model_path: _Text  # the model's folder when it was scored
+    model_path: _Text  # the model's folder when it was scored; bytes that are no UTF-8 as \udcff
     model_sha256: _Sha256  # of its weights and architecture
     n_layers: Annotated[int, Field(ge=2, le=64)]  # L
     image_size: Annotated[int, Field(ge=1, le=65536)]  # height and width that the model takes
@@ -39,7 +44,7 @@ class RunHeader(BaseModel):
     precision: _Word
     n_images: Annotated[int, Field(ge=1)]
     listing_sha256: _Sha256  # of names, sizes and times: has the folder changed?
-    label: Literal[0, 1] | None = None
+    label: Literal[0, 1] | None = None  # of all images: 0 they belong, 1 they do not
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -48,7 +53,7 @@ class RunHeader(BaseModel):
         return self
 
 
-# What must agree for a run to go on, and what to call it when it does not.
+# The fields that must agree for a run to go on, or to be found done, and their names in messages.
 IDENTITY = {
     "model_sha256": "the model",
     "seed": "the seed",
@@ -60,6 +65,8 @@ IDENTITY = {
     "device": "the device",
     "tool_version": "the program's version",
     "torch_version": "torch's version",
+    "numpy_version": "NumPy's version",
+    "pillow_version": "Pillow's version",
     "label": "the label",
     "n_images": "the number of images",
     "listing_sha256": "the images (a name, size or time differs)",
@@ -67,7 +74,7 @@ IDENTITY = {
 
 
 def differences(there: RunHeader, here: RunHeader) -> list[str]:
-    """What keeps `here` from continuing `there`, in words; empty where nothing does."""
+    """Why the run `here` cannot go on with what `there` began, in words; empty if it can."""
     found = []
     for field, words in IDENTITY.items():
         old, new = getattr(there, field), getattr(here, field)
@@ -80,3 +87,11 @@ def differences(there: RunHeader, here: RunHeader) -> list[str]:
             old, new = f"{there.model_name} ({old[:12]})", f"{here.model_name} ({new[:12]})"
         found.append(f"{words}: {old} there, {new} here")
     return found
+
+
+def how_to_agree(there: RunHeader, here: RunHeader) -> str:
+    """What to type so that nothing differs, where the device alone does; else empty."""
+    but_for_it = there.model_copy(update={"device": here.device})
+    if there.device == here.device or differences(but_for_it, here):
+        return ""
+    return f"--device {there.device} as there, another -o, or --force to start over"

@@ -28,37 +28,41 @@ from pydantic import ValidationError
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import sync_folder, try_lock
 from hvaeood_cli.store.columns import Rows, row_dtype
-from hvaeood_cli.store.header import RunHeader, differences
+from hvaeood_cli.store.header import RunHeader, differences, how_to_agree
 
-_MAGIC = b"hvaeood-journal 1\n"
+_FORMAT = b"hvaeood-journal "
+_MAGIC = _FORMAT + b"2\n"
 _FRAME = struct.Struct("<cQI")
 _BATCH = struct.Struct("<QQ")
 _MAX_FRAME = 1 << 32
 _MAX_HEADER = 1 << 20
-SYNC_SECONDS = 0.5  # rows are acknowledged when synced; a kill loses at most this much work
-NO_LOCKS = "this file system has no locks: do not run two of these on one output"
+SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
+NO_LOCKS = "this file system has no locks: do not run two commands at once on one output"
 
 
 class Batch(NamedTuple):
-    """Consecutive rows of the manifest."""
+    """The rows of consecutive images of a manifest."""
 
-    first: int
+    first: int  # the place of the first one in the manifest
     rows: Rows
-    errors: dict[int, str]  # row -> why it could not be read
+    errors: dict[int, str]  # place in the manifest -> why the image could not be read
 
 
 def journal_path(out: Path) -> Path:
-    """Where the journal of a score file stands."""
+    """The path of a score file's journal."""
     return out.with_name(out.name + ".journal")
 
 
 class Journal:
-    """An open journal. Where the file system has locks, this process alone may append."""
+    """An open journal. Where the file system has locks, only this process may append to it."""
 
-    def __init__(self, file: FileIO, header: RunHeader, n_done: int, locked: bool) -> None:
+    def __init__(
+        self, file: FileIO, path: Path, header: RunHeader, n_done: int, locked: bool
+    ) -> None:
         self._file = file
+        self._path = path
         self.header = header
-        self.n_done = n_done  # rows that stand in it
+        self.n_done = n_done  # how many rows it holds
         self.locked = locked  # False: nothing keeps another process from writing too; see NO_LOCKS
         self._last_sync = time.monotonic()
 
@@ -66,14 +70,13 @@ class Journal:
     def open(cls, path: Path, header: RunHeader, force: bool = False) -> Journal:
         """Open the journal at `path`, or start it.
 
-        Raises StoreError when it belongs to a run that `header` may not continue (saying which
-        of model, settings and images differs), when it is damaged, or when another process is
-        writing it. force: start over where it is another run's, or damaged; one's own is
-        continued.
+        Raises StoreError when it belongs to another run than `header` (and says what differs), when
+        it is damaged, and when another process is writing it. force: start over where it is damaged
+        or belongs to another run; a journal of the same run is continued.
         """
-        # What is there is read under the lock, and only then is anything written: of two
-        # processes that start at once, the second finds the first's journal, whole. Unbuffered:
-        # what write() took, the system has.
+        # Reads under the lock before it writes anything: of two processes that start at once, the
+        # second finds the first's journal whole. The file is unbuffered: what write() took, the
+        # system has.
         file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
         try:
             locked = _lock(file, path)
@@ -92,10 +95,14 @@ class Journal:
         except BaseException:
             file.close()
             raise
-        return cls(file, there, n_done, locked)
+        return cls(file, path, there, n_done, locked)
 
     def append(self, batch: Batch) -> None:
-        """Add the next rows. They are on disk at the latest SYNC_SECONDS later."""
+        """Append the next rows, and sync if the last time was more than SYNC_SECONDS ago.
+
+        Raises RuntimeError where these are not the next rows: the engine left some out.
+        """
+        check_next(batch, self.n_done, self.header.n_images)
         payload = _BATCH.pack(batch.first, len(batch.rows))
         payload += batch.rows.tobytes()
         payload += json.dumps(batch.errors).encode()
@@ -105,18 +112,22 @@ class Journal:
         self.n_done += len(batch.rows)
 
     def sync(self) -> None:
-        """Acknowledge every row appended so far."""
+        """Sync every row appended so far to the disk."""
         os.fsync(self._file.fileno())
         self._last_sync = time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
-        """Every batch, in order, from the disk."""
+        """Every batch in the journal, in order."""
         position = self._file.tell()
         self._file.seek(len(_MAGIC))
         for kind, payload in _frames(self._file):
             if kind == b"B":
                 yield _batch(payload, self.header.n_layers)
         self._file.seek(position)
+
+    def remove(self) -> None:
+        """Delete the file; while it is still locked, so that nobody goes on with it."""
+        self._path.unlink()
 
     def close(self) -> None:
         self._file.close()
@@ -134,14 +145,23 @@ class Journal:
             if not self._file.closed:
                 self.sync()
         except OSError:
-            if error is None:  # else the error that brought us here says more
+            if error is None:  # otherwise the first error says more
                 raise
         finally:
             self.close()
 
 
+def check_next(batch: Batch, n_done: int, n_images: int) -> None:
+    """Raise RuntimeError unless a batch is the rows that come after the first `n_done`."""
+    first, last = batch.first, batch.first + len(batch.rows)
+    if first != n_done or last > n_images:
+        raise RuntimeError(
+            f"the engine gave rows {first} to {last - 1} where row {n_done} of {n_images} is next"
+        )
+
+
 def _start(file: FileIO, path: Path, header: RunHeader) -> None:
-    """Make the file a journal without rows, on the disk before any row is."""
+    """Make the file a journal without rows, and sync it before any row is written."""
     file.seek(0)
     file.truncate(0)
     _write_all(file, _MAGIC + _frame(b"H", header.model_dump_json().encode()))
@@ -153,7 +173,7 @@ def _is_unwritten(file: FileIO) -> bool:
     """Whether the file was made and its header never written whole, as a kill may leave it.
 
     Such a file ends inside the header. Rows cannot hide there: their frames hold NUL bytes, and
-    a header is text. Anything else, whatever it is, is not for us to overwrite.
+    a header is text. Any other file, whatever it is, is not ours to overwrite.
     """
     file.seek(0)
     data = file.read(len(_MAGIC) + _MAX_HEADER)
@@ -170,7 +190,8 @@ def _check_same(path: Path, there: RunHeader, here: RunHeader) -> None:
     if differing:
         raise StoreError(
             f"{path} belongs to an unfinished run with other inputs: " + "; ".join(differing),
-            "run that again to finish it, choose another -o, or --force to drop it",
+            how_to_agree(there, here)
+            or "run its command again to finish it, choose another -o, or --force to drop it",
         )
 
 
@@ -199,10 +220,16 @@ def _frames(file: FileIO) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
-    """The header, how many rows stand, and where the good part ends. Raises StoreError."""
+    """The header, the number of whole rows, and where they end. Raises StoreError."""
     hint = f"it is no journal of this program; remove {path} or choose another -o"
     file.seek(0)
-    if file.read(len(_MAGIC)) != _MAGIC:
+    magic = file.read(len(_MAGIC))
+    if magic != _MAGIC and magic.startswith(_FORMAT):
+        raise StoreError(
+            f"{path} is of a run that another version of this program began",
+            "finish it with that version, choose another -o, or --force to start over",
+        )
+    if magic != _MAGIC:
         raise StoreError(f"{path} is damaged", hint)
     frames = _frames(file)
     try:
@@ -216,7 +243,7 @@ def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
             break
         try:
             batch = _batch(payload, header.n_layers)
-        except (ValueError, struct.error):  # whole, but not as this program writes them
+        except (ValueError, struct.error):  # the frame is whole, but not as this program writes it
             raise StoreError(f"{path} holds rows of another version", hint) from None
         if batch.first != n_done:
             break
@@ -225,7 +252,7 @@ def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
 
 
 def _batch(payload: bytes, n_layers: int) -> Batch:
-    """A batch out of its frame. Raises ValueError or struct.error for what is none."""
+    """The batch in a frame. Raises ValueError or struct.error for anything else."""
     first, n_rows = _BATCH.unpack_from(payload)
     rows = np.frombuffer(payload, row_dtype(n_layers), n_rows, _BATCH.size)
     errors = json.loads(payload[_BATCH.size + rows.nbytes :])
@@ -233,9 +260,9 @@ def _batch(payload: bytes, n_layers: int) -> Batch:
 
 
 def _lock(file: FileIO, path: Path) -> bool:
-    """Whether this process has the journal to itself; False where there are no locks.
+    """Lock the journal for this process; returns False where the file system has no locks.
 
-    Raises StoreError where another process has it, or it is a pipe or a device.
+    Raises StoreError where another process has locked it, and for a pipe or a device.
     """
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         raise StoreError(f"{path} is not a regular file", "choose another -o")

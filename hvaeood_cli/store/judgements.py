@@ -1,11 +1,11 @@
-"""How a person judged the images: marks and notes, in a small JSON file beside the scores.
+"""Judgements, a person's marks and notes on images, in a small JSON file beside the scores.
 
     SCORES.judgements.json
     {"format": "hvaeood-judgements", "format_version": 1,
      "judgements": {"content:91b5...": {"mark": "ood", "note": "a shoe", "path": "a/7.png"}}}
 
 A judgement is about an image, not about a row: its key is the image's content, so that it holds
-for the same image under another name and for scores made anew. The path is there for people.
+for the same image under another name and in scores made anew. The path is only for people.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _MAX_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a person judged one image. With a mark of "" there is a note alone."""
+    """How a person judged one image. If the mark is empty, there is only a note."""
 
     mark: str = ""  # of MARKS, or ""
     note: str = ""
-    path: str = ""  # as it was when judged; bytes that are no UTF-8 come as surrogates
+    path: str = ""  # as it was when judged; bytes that are not UTF-8 are surrogates
 
     def __bool__(self) -> bool:
         return bool(self.mark or self.note)
@@ -65,14 +65,14 @@ class Judgements:
                 yield int(row), found
 
     def marks(self, scores: ScoreFile) -> NDArray[np.int8]:
-        """(N,): 0 where not judged, 1 + the place in MARKS, or 1 + len(MARKS) for a note alone."""
+        """A code per row, (N,): 0 not judged, 1 + place in MARKS, 1 + len(MARKS) only a note."""
         codes = np.zeros(len(scores), np.int8)
         for row, judgement in self.rows(scores):
             codes[row] = (*MARKS, "").index(judgement.mark) + 1
         return codes
 
     def _candidates(self, scores: ScoreFile) -> NDArray[np.int64]:
-        """Rows that may be judged, by one number each: a million rows are looked up at once."""
+        """Rows that may be judged. One number is compared for each row: fast for a million."""
         wanted = [key.partition(":") for key in self.by_key]
         content = [int(value, 16) for kind, _, value in wanted if kind == "content"]
         sha256 = [int(value[:16], 16) for kind, _, value in wanted if kind == "sha256"]
@@ -86,12 +86,12 @@ class Judgements:
 
 
 def judgements_path(scores: Path) -> Path:
-    """Where the judgements of a score file stand."""
+    """The path of a score file's judgements."""
     return scores.with_name(scores.name + ".judgements.json")
 
 
 def key_of(scores: ScoreFile, row: int) -> str:
-    """By what an image is known: its pixels, else its bytes, else (it has none) its name."""
+    """The key of a row's image: by its pixels, else its bytes, else (there are none) its name."""
     if scores.content[row]:
         return f"content:{int(scores.content[row]):016x}"
     if scores.sha256[row].any():
@@ -100,9 +100,10 @@ def key_of(scores: ScoreFile, row: int) -> str:
 
 
 def read_judgements(scores: Path) -> Judgements:
-    """The judgements beside a score file; none where there is no such file.
+    """The judgements beside a score file; empty where there is no such file.
 
-    Raises StoreError for a file that is something else, or damaged.
+    scores: the path of the score file. Raises StoreError for a file that is damaged or something
+    else.
     """
     path = judgements_path(scores)
     try:
@@ -131,11 +132,12 @@ def read_judgements(scores: Path) -> Judgements:
 
 
 def judge(scores: ScoreFile, row: int, mark: str, note: str) -> Judgements:
-    """Judge a row's image, or with neither mark nor note take its judgement back.
+    """Judge a row's image; with neither mark nor note, remove its judgement.
 
-    Returns all judgements, with those that other threads and processes have made meanwhile: the
-    file is read anew and written whole, and everyone waits their turn to do so. Raises StoreError
-    as `read_judgements`, and where it cannot be written; ValueError for an unknown mark.
+    Returns all judgements, with those that other threads and processes have made meanwhile: each
+    in turn locks the file, reads it anew and writes it whole. Raises StoreError as
+    `read_judgements` and `locked` do, and where the file cannot be written; ValueError for an
+    unknown mark.
     """
     if mark not in (*MARKS, ""):
         raise ValueError(f"no mark is called {mark!r}")
@@ -172,12 +174,12 @@ def _judgement(path: Path, key: str, entry: Any) -> Judgement:
     kind, _, value = key.partition(":")
     digits = {"content": 16, "sha256": 64, "name": 64}.get(kind)
     if digits != len(value) or not set(value) <= set("0123456789abcdef"):
-        raise _damaged(path, f"{key[:80]!r} is no key of an image")
+        raise _damaged(path, f"{key[:80]!r} is not the key of an image")
     if not isinstance(entry, dict):
         raise _damaged(path, f"{key} has no judgement")
     texts = [entry.get(field, "") for field in ("mark", "note", "path")]
     if not all(isinstance(text, str) for text in texts) or texts[0] not in (*MARKS, ""):
-        raise _damaged(path, f"{key} has a judgement that is none")
+        raise _damaged(path, f"{key} has a mark or a note that is not valid")
     return Judgement(texts[0], texts[1][:MAX_NOTE], texts[2])
 
 

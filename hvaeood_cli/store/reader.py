@@ -1,4 +1,4 @@
-"""Reading a score file, anyone's: what is not as its version says is refused, not guessed."""
+"""Reads score files, whoever wrote them: what their version does not allow is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hvaeood_cli.store.decision import GROUP, Decision, read_decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, RunHeader
 from hvaeood_cli.store.score_file import Errors, ScoreFile
 
-_MAX_DEFLATE = 1100  # the best ratio gzip can reach; a column that claims more is not in the file
+_MAX_DEFLATE = 1100  # gzip's best ratio; a column that claims more is not in the file
 
 
 def read_scores(path: Path) -> ScoreFile:
@@ -67,7 +67,7 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
 def _check_version(path: Path, attributes: dict[str, Any]) -> None:
     """Raise StoreError for another format, or another version of this one."""
     if attributes.get("format") != FORMAT:
-        raise StoreError(f"{path} is an HDF5 file, but not of scores", "hvaeood score makes one")
+        raise StoreError(f"{path} is HDF5, but no score file", "hvaeood score makes one")
     version = attributes.get("format_version")
     if version != FORMAT_VERSION:
         older = isinstance(version, int) and version < FORMAT_VERSION
@@ -80,7 +80,7 @@ def _check_version(path: Path, attributes: dict[str, Any]) -> None:
 
 
 def _header(path: Path, attributes: dict[str, Any], n: int) -> RunHeader:
-    """What identifies the run, checked. Raises StoreError."""
+    """The run's header, checked. Raises StoreError."""
     known = {key: attributes[key] for key in RunHeader.model_fields if key in attributes}
     try:
         return RunHeader.model_validate(known | {"n_images": n}, strict=True)
@@ -113,7 +113,7 @@ def _column(file: h5py.File, column: Column, n: int, n_layers: int) -> NDArray[A
 
 
 def _label(file: h5py.File, n: int) -> NDArray[np.int8] | None:
-    """What is known of the images, for evaluation; None where the file has nothing."""
+    """The labels of the images, (N,); None where the file has none. Raises StoreError."""
     if "/images/label" not in file:
         return None
     dataset = _dataset(file, "/images/label")
@@ -127,12 +127,12 @@ def _codes(file: h5py.File, name: str) -> dict[str, int]:
     codes = json.loads(_plain(file[name].attrs["codes"]))
     sound = isinstance(codes, dict) and all(type(code) is int for code in codes.values())
     if not sound:
-        raise ValueError(f"the codes of {name} are no codes")
+        raise ValueError(f"the codes of {name} are not names with numbers")
     return dict(codes)
 
 
 def _errors(dataset: h5py.Dataset, status: NDArray[np.int8]) -> Errors:
-    """The reasons of the rows that have any: a million empty strings are not worth decoding."""
+    """Why rows could not be read. No other row's text is decoded: a million would be slow."""
     bad = np.flatnonzero(status)
     texts = dataset[()][bad] if len(bad) else ()
     reasons = {
@@ -143,22 +143,26 @@ def _errors(dataset: h5py.Dataset, status: NDArray[np.int8]) -> Errors:
 
 
 def _decision(file: h5py.File, n: int, n_layers: int) -> Decision:
-    """What was decided, whole and of the right shapes. Raises StoreError."""
+    """The decision. Raises StoreError where a column is missing or has the wrong shape."""
     if not isinstance(file.get(GROUP, getlink=True), h5py.HardLink):
-        raise StoreError(f"{file.filename}: /{GROUP} is a link", "score again")
+        raise StoreError(f"{file.filename}: /{GROUP} is a link", "score the images again")
     found = {column.name: _column(file, column, n, n_layers) for column in columns("decision")}
     return read_decision(found, {key: _plain(value) for key, value in file[GROUP].attrs.items()})
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset that lies in this very file, whole. Raises StoreError for any other."""
+    """A dataset of this very file. Raises StoreError for one that is elsewhere, or not whole."""
     group, _, leaf = name.rpartition("/")
     for parent, child in ((file, group.strip("/")), (file.get(group, file), leaf)):
         if not isinstance(parent.get(child, getlink=True), h5py.HardLink):
-            raise StoreError(f"{file.filename}: {name} is missing, or a link", "score again")
+            raise StoreError(
+                f"{file.filename}: {name} is missing, or a link", "score the images again"
+            )
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise StoreError(f"{file.filename}: {name} keeps its data elsewhere", "score again")
+        raise StoreError(
+            f"{file.filename}: {name} keeps its data elsewhere", "score the images again"
+        )
     stored = dataset.id.get_storage_size()
     slack = dataset.dtype.itemsize * int(np.prod(dataset.chunks or (1,)))
     if dataset.size * dataset.dtype.itemsize > _MAX_DEFLATE * stored + slack:

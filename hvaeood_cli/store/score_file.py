@@ -1,4 +1,4 @@
-"""A score file in memory: what identifies the run, a row an image, and what was decided."""
+"""A score file in memory: the run's header, one row for each image, and the decision."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from hvaeood_cli.store.columns import Column, blank_rows, columns
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import RunHeader
-from hvaeood_cli.store.journal import Batch
+from hvaeood_cli.store.journal import Batch, check_next
 from hvaeood_cli.store.status import STATUS_CODES
 
 
 class Errors(Sequence[str]):
-    """Why each row could not be read, (N,), empty where it could. Kept for those rows alone."""
+    """Why each row could not be read, (N,); empty where it could. Only the reasons are stored."""
 
     def __init__(self, n: int, reasons: dict[int, str]) -> None:
         self._n = n
@@ -41,16 +41,16 @@ class Errors(Sequence[str]):
 
 @dataclass(frozen=True, eq=False)
 class ScoreFile:
-    """N scored images of one run. What each column holds is said in `store/columns.py`."""
+    """N scored images of one run. `store/columns.py` says what each column holds."""
 
-    path: Path  # where it stands, or will
+    path: Path  # of the file, even if it is not written yet
     header: RunHeader
     names: NDArray[np.bytes_]  # (N,)
-    errors: Errors  # (N,)
+    errors: Errors  # (N,) why each image could not be read
     columns: dict[str, NDArray[Any]]  # by name: (N,) or (N, n)
     status_codes: dict[str, int]
     conversion_codes: dict[str, int]
-    manifest_sha256: str = ""  # of every name and the hash of its content; empty until written
+    manifest_sha256: str = ""  # of all names and the hashes of what was read; empty until written
     label: NDArray[np.int8] | None = None  # (N,): 0 belongs, 1 does not, -1 unknown
     decision: Decision | None = None
 
@@ -63,12 +63,20 @@ class ScoreFile:
         batches: Iterable[Batch],
         conversion_codes: dict[str, int],
     ) -> Self:
-        """A whole run, from its names in manifest order and its batches from row 0 on."""
-        rows = blank_rows(header.n_images, header.n_layers)
+        """The scores of a whole run, from its names and its batches, both in manifest order.
+
+        Raises RuntimeError where rows are missing: they must not look as if they were scored.
+        """
+        n, n_done = header.n_images, 0
+        rows = blank_rows(n, header.n_layers)
         reasons: dict[int, str] = {}
         for batch in batches:
-            rows[batch.first : batch.first + len(batch.rows)] = batch.rows
+            check_next(batch, n_done, n)
+            n_done += len(batch.rows)
+            rows[batch.first : n_done] = batch.rows
             reasons.update(batch.errors)
+        if n_done < n:
+            raise RuntimeError(f"the engine gave {n_done} of {n} rows")
         label = None
         if header.label is not None:
             label = np.full(header.n_images, header.label, np.int8)
@@ -104,7 +112,7 @@ class ScoreFile:
         return int(self.scored.sum())
 
     def name(self, row: int | np.integer[Any]) -> str:
-        """The name of a row's image; bytes that are no UTF-8 come as surrogates."""
+        """The name of a row's image; bytes that are not UTF-8 are surrogates."""
         return bytes(self.names[row]).decode("utf-8", "surrogateescape")
 
     def status_name(self, row: int | np.integer[Any]) -> str:
@@ -113,11 +121,11 @@ class ScoreFile:
 
     @property
     def scores(self) -> list[Column]:
-        """The scores that it has, as the column table describes them."""
+        """The columns of scores that this file has, in the column table's order."""
         return [column for column in columns("scores") if column.name in self.columns]
 
     def each(self, column: Column) -> Iterator[tuple[str, NDArray[Any]]]:
-        """A column as one number an image each: its title, such as LLR>1, and its values, (N,)."""
+        """The parts of a column, each a title, such as LLR>1, and one number per image, (N,)."""
         values = self.columns[column.name]
         parts = [values] if values.ndim == 1 else list(values.T)
         yield from zip(column.titles(self.n_layers), parts, strict=True)

@@ -1,14 +1,16 @@
-"""A score file, written whole beside its place, then renamed into it.
+"""Writes score files: whole, beside their place, then renamed into it.
 
-Decisions are made anew at another level without scoring again, so they are the one part of a
-score file that may be replaced. The file is still written whole: copied beside, then renamed.
+A decision can be made anew, at another level, without scoring again. So it is the only part of a
+score file that may be replaced, and then too the file is copied, changed and renamed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.files import locked, replacing
+from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import ATTRIBUTES, GROUP, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
@@ -27,12 +29,21 @@ from hvaeood_cli.store.score_file import ScoreFile
 _CHUNK = 16384  # rows
 
 
-def write_scores(path: Path, scores: ScoreFile) -> ScoreFile:
-    """Write a whole run, with its decision if it has one; returns it as it stands in the file."""
+def _replace_anything() -> None:
+    """A check that any file passes."""
+
+
+def write_scores(
+    path: Path, scores: ScoreFile, check: Callable[[], None] = _replace_anything
+) -> ScoreFile:
+    """Write a whole run, with its decision if it has one. Returns the scores as they were written.
+
+    check: as in `replacing`; it raises where the file that is there must stay. Raises OSError where
+    the file cannot be written, StoreError while another process keeps writing.
+    """
     written = replace(scores, path=path, manifest_sha256=manifest_sha256(scores))
     with (
-        locked(path),
-        replacing(path) as temporary,
+        replacing(path, check) as temporary,
         h5py.File(temporary, "w", track_order=False) as file,
     ):
         for key, value in _attributes(written).items():
@@ -52,23 +63,45 @@ def write_scores(path: Path, scores: ScoreFile) -> ScoreFile:
 
 
 def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
-    """Put a decision into the file of these scores, or with None take away the one that is there.
+    """Write a decision into the file of these scores; with None, remove the one that is there.
 
-    Raises StoreError where the file holds another run than was read: its rows would not fit.
+    Raises StoreError where the file was scored anew since it was read, so that the decision's rows
+    are not the file's, and where another process replaces it meanwhile: what that one wrote stays.
+    Raises OSError where the file cannot be written.
     """
     path = scores.path
-    with locked(path), replacing(path) as temporary:
+    copied = _file_at(path)
+
+    def check() -> None:
+        if _file_at(path) != copied:
+            raise _scored_anew(path)
+
+    with replacing(path, check) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "r+") as file:
             if any(file.attrs.get(key) != value for key, value in _attributes(scores).items()):
-                raise StoreError(
-                    f"{path} was scored anew since it was read; the decision is not of its images",
-                    "open it again, then decide",
-                )
+                raise _scored_anew(path)
             if GROUP in file:
                 del file[GROUP]
             if decision is not None:
                 _write_group(file, decision)
+
+
+def _file_at(path: Path) -> tuple[int, int, int, int] | None:
+    """Which file has this name, and when it was written: another after each replacement."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _scored_anew(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} was scored anew since it was read, or decided by another; this decision is not "
+        "written",
+        "open it again, then decide",
+    )
 
 
 def _attributes(scores: ScoreFile) -> dict[str, Any]:
@@ -79,7 +112,7 @@ def _attributes(scores: ScoreFile) -> dict[str, Any]:
 
 
 def manifest_sha256(scores: ScoreFile) -> str:
-    """Of every name and the hash of what was read there."""
+    """The hash of all names, each with the hash of what was read under it."""
     digest = hashlib.sha256()
     for name, content in zip(scores.names, scores.sha256, strict=True):
         digest.update(bytes(name) + b"\0" + content.tobytes())
@@ -87,7 +120,7 @@ def manifest_sha256(scores: ScoreFile) -> str:
 
 
 def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str) -> None:
-    """Fixed length and gzip, or variable length, whichever is smaller."""
+    """Write strings at fixed length with gzip, or at variable length, whichever is smaller."""
     longest = max(map(len, values), default=0) or 1
     total = sum(map(len, values))
     # gzip takes padding and repeats down to about a tenth; a variable string costs 16 bytes more
@@ -103,7 +136,7 @@ def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str
 
 
 def _write_group(file: h5py.File, decision: Decision) -> None:
-    """A decision as datasets and attributes of an open file."""
+    """Write a decision as datasets and attributes of an open file."""
     group = file.create_group(GROUP)
     for key in ATTRIBUTES:
         group.attrs[key] = getattr(decision, key)
@@ -113,9 +146,9 @@ def _write_group(file: h5py.File, decision: Decision) -> None:
 
 
 def _write_column(file: h5py.File, column: Column, values: NDArray[Any]) -> None:
-    """One column as a dataset: chunked by row, with a checksum, no plugin needed to read it.
+    """Write a column as a dataset: chunked by row, with a checksum, readable without a plugin.
 
-    What has a value for each k or layer is chunked one by one; a hash stays in one piece.
+    Each k or layer has chunks of its own; the bytes of a hash stay together.
     """
     wide = values.shape[1:] if column.each == "byte" else tuple(1 for _ in values.shape[1:])
     file.create_dataset(

@@ -1,1 +1,1 @@
-"""From images to a model: the objective, a step, the loop, its checkpoints, and the whole run."""
+"""From images to a model: the objective, one step, the loop, its checkpoints, the whole run."""

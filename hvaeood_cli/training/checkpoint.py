@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole files, written beside the last one, never over it."""
+"""Checkpoints of a training run: each is a whole file, never written over an older one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.files import replacing
 
-_KEEP = 2
-_FORMAT = 2  # of what a checkpoint holds and of the noise that its run goes on with
-_LONG = 60  # characters of a setting in a message
+_KEEP = 2  # checkpoints
+_FORMAT = 2  # the version of a checkpoint's content, and of the noise of the run that goes on
+_LONG = 60  # the most characters of a setting in a message
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One complete checkpoint, read."""
+    """One checkpoint, read into memory."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -32,9 +32,10 @@ class Checkpoint:
     def restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
     ) -> dict[str, Any]:
-        """Put weights, their average and optimiser moments back. Returns the run's state.
+        """Load weights, their average and the optimiser's moments. Returns the run's state.
 
-        The model and its average are on their devices: each moment joins its parameter there.
+        The model and its average must be on their devices already: each moment goes where its
+        parameter is.
         """
         model.load_state_dict(self._under("model."))
         if average is not None:
@@ -64,7 +65,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run in a folder; `fingerprint` must not change between them."""
+    """The checkpoints of one run, in a folder. A run with another `fingerprint` is another run."""
 
     folder: Path
     fingerprint: dict[str, Any]
@@ -94,8 +95,8 @@ class Checkpoints:
     def latest(self, force: bool = False) -> Checkpoint | None:
         """The newest checkpoint that can be read; None at the start of a run.
 
-        Raises TrainingError when it belongs to a run with other settings, and says which differ;
-        with force, drops those checkpoints instead.
+        Raises TrainingError when it belongs to a run with other settings, and says which differ.
+        force: remove such checkpoints instead.
         """
         for path in reversed(self._files()):
             try:
@@ -113,7 +114,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove them all, and what a kill may have left half-written."""
+        """Remove all checkpoints, and half-written files that a kill may have left."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
@@ -121,12 +122,17 @@ class Checkpoints:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """As it reads back from a file."""
+        """The fingerprint as it reads back from a file, and the format."""
         identity: dict[str, Any] = json.loads(json.dumps(self.fingerprint))
         return identity | {"checkpoint_format": _FORMAT}
 
     def _check(self, found: dict[str, Any]) -> None:
         current = self._identity
+        if found.get("checkpoint_format") != current["checkpoint_format"]:
+            raise TrainingError(
+                f"{self.folder.parent} holds a run that another version of this program began",
+                "finish it with that version, give another --out, or --force to start over",
+            )
         keys = sorted(found.keys() | current.keys())
         differing = [key for key in keys if found.get(key) != current.get(key)]
         if differing:
@@ -140,7 +146,7 @@ class Checkpoints:
 
 
 def _differences(key: str, found: dict[str, Any], current: dict[str, Any]) -> Iterator[str]:
-    """What differs under a key, with both values; of a group of settings, those that do."""
+    """What differs under a key, with both values; in a group of settings, each that differs."""
     there, here = found.get(key), current.get(key)
     if isinstance(there, dict) and isinstance(here, dict):
         for name in sorted(there.keys() | here.keys()):

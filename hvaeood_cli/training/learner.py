@@ -1,4 +1,4 @@
-"""From a batch to a step: gradients over parts and processes, clipped, skipped where unusable."""
+"""One step of training: gradients over parts and processes, clipped, or skipped if unusable."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training.objective import Objective, Pressure, Terms
 
 _START_OVER = (
-    "a lower --learning-rate, with another --out or --force; the last checkpoint is kept till then"
+    "a lower --learning-rate, with --force or another --out; until then the last checkpoint is kept"
 )
-_MOST_SKIPPED = 20  # steps in a row without a usable gradient are a run that has diverged
+_MOST_SKIPPED = 20  # more steps in a row without a usable gradient: the run has diverged
 
 
 class Part(NamedTuple):
-    """Some of one process's share of a step's images."""
+    """A part of the images that one process takes of a step's batch."""
 
     x: Tensor  # (B, C, H, W), observed
     noise: Noise  # by layer, (1, B, ...)
-    weight: float  # of its mean loss in the whole batch's
+    weight: float  # of the part's mean loss in the mean loss of the whole batch
 
 
 def shares(x: Tensor, noise: Noise, n_parts: int, fabric: Fabric) -> Iterator[Part]:
     """This process's share of a batch, in up to n_parts parts.
 
-    Weights make the sum over parts, averaged over processes, the mean over the whole batch, even
-    where it does not divide evenly. A process without an image takes the first with weight 0.
+    With their weights, the parts' losses, summed over parts and averaged over processes, are the
+    mean over the whole batch, even if it does not divide evenly. A process without an image takes
+    the first one with weight 0.
     """
     mine = slice(fabric.global_rank, None, fabric.world_size)
     n_mine = len(range(len(x))[mine])
@@ -60,7 +61,7 @@ class Learner:
         compiled: bool,
     ) -> None:
         model = cast(nn.Module, torch.compile(objective)) if compiled else objective
-        # It is on its device already; moving it now would leave the optimiser's tensors behind.
+        # The model is on its device; moving it now would leave the optimiser's tensors behind.
         self.objective, self.optimizer = fabric.setup(model, optimizer, move_to_device=False)
         self.objective.train()
         self.fabric, self.settings = fabric, settings
@@ -75,12 +76,13 @@ class Learner:
         number: int,
         seen: Callable[[Terms, int], None],
     ) -> bool:
-        """One step on a whole batch; False where its gradient was not used.
+        """Take one step on a whole batch; returns False if its gradient was not used.
 
-        That is where its norm is above `gradient_skip`, or in mixed precision not finite. seen:
-        called with the terms and the number of images of each part. Raises TrainingError where
-        the loss, or in full precision its gradient, is not finite, and where too many steps in a
-        row are skipped.
+        A gradient is not used if its norm is above `gradient_skip` or, in mixed precision, not
+        finite. parts: this process's share. k: of the semantic term, None without it. number: the
+        step's, for messages. seen: called with the terms and the number of images of each part.
+        Raises TrainingError if the loss or, in full precision, its gradient is not finite, and if
+        too many steps in a row are skipped.
 
         Processes may have different numbers of parts, so they speak to each other once a step.
         """
@@ -108,7 +110,7 @@ class Learner:
             if finite_norm:
                 raise _too_long(self.settings.gradient_skip, number)
             raise _diverged("the gradient", number, self._bad_weights(parts[-1], k, pressure))
-        if usable or self._precision == "16-mixed":  # there its scaler skips, and learns from it
+        if usable or self._precision == "16-mixed":  # its scaler skips the step, and adapts
             self.optimizer.step()
         return usable
 
@@ -121,19 +123,19 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Undo `state`."""
+        """Take over what `state` returned."""
         self._skipped_in_a_row = state["skipped_in_a_row"]
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
-        """Of the loss, in 16-mixed precision; its factor follows the overflows that it has seen."""
+        """The loss scaler of 16-mixed precision, which adapts to overflows; None in any other."""
         return getattr(self.fabric.strategy.precision, "scaler", None)
 
     @property
     def _mixed(self) -> bool:
-        """Where a gradient may overflow now and then, and the run be sound."""
+        """Whether a gradient may overflow now and then in a sound run."""
         return self._precision not in ("32-true", "tf32")
 
     def _usable(self, norm: Tensor | None) -> bool:
@@ -141,9 +143,9 @@ class Learner:
         return norm is None or (bool(torch.isfinite(norm)) and float(norm) <= limit)
 
     def _check_finite(self, finite: Tensor, k: int | None, number: int) -> None:
-        """Raise TrainingError, in every process, where in any of them a term is not finite.
+        """Raise TrainingError in every process if a term is not finite in any of them.
 
-        finite: 1 where a term is and 0 where not, in the order of `_finite`.
+        finite: 1 for each term that is finite, else 0, in the order of `_finite`.
         """
         if self.fabric.world_size > 1:
             finite = cast(Tensor, self.fabric.all_reduce(finite, reduce_op="min"))
@@ -160,7 +162,10 @@ class Learner:
         raise _diverged("the loss", number, " and ".join(bad) or "the sum of its terms")
 
     def _bad_weights(self, part: Part, k: int | None, pressure: Pressure) -> str:
-        """Whose gradient is not finite: the part once more, for clipping has spoilt them all."""
+        """The weights whose gradient is not finite.
+
+        The part is run once more, since clipping has spoilt all gradients.
+        """
         self.optimizer.zero_grad()
         loss, _ = self.objective(part.x, part.noise, k, pressure)
         self.fabric.backward(loss)
@@ -173,7 +178,10 @@ class Learner:
 
 
 def _finite(loss: Tensor, terms: Terms, k: int | None) -> Tensor:
-    """1 or 0, (2 (L + 1) + 1,): log p(x|z) and the KLs of either pass, and the loss last."""
+    """1 for each term that is finite, else 0, (2 (L + 1) + 1,).
+
+    The terms are log p(x|z) and the KLs of the ELBO's pass, those of the semantic term's, the loss.
+    """
     log_px_k = torch.zeros_like(terms.log_px) if k is None else terms.log_px_k
     every = (terms.log_px[None], terms.kl, log_px_k[None], terms.kl_k, loss.detach()[None])
     return torch.isfinite(torch.cat(every)).float()

@@ -1,7 +1,7 @@
-"""Training a ladder: one loop at every size, resumable at every checkpoint, deterministic.
+"""The training loop: deterministic, and resumable from every checkpoint.
 
-With several processes each takes its share of the same batch, so that the weights are those of
-one process but for rounding. Process 0 alone writes, and its clock counts.
+Several processes share each batch, so that the weights are those of one process but for rounding.
+Only process 0 writes files, and its clock is the one that counts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REPORT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress line shows; means over the steps since the epoch began, nats."""
+    """What a progress line shows. ELBO and terms are means since the epoch began, in nats."""
 
     epoch: int
     fraction: float  # of the run, 0 to 1
@@ -56,17 +56,17 @@ class Progress:
 
 @dataclass
 class State:
-    """Where a run stands, besides weights and optimiser; all of it is in the checkpoint."""
+    """Where a run stands, besides weights and optimiser. A checkpoint holds all of it."""
 
     step: int = 0
     seconds: float = 0.0  # spent training, over all sittings
     skipped: int = 0  # steps whose gradient was not used
-    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch
+    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry for each epoch
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a checkpoint holds, on the device, ready for the next step."""
+    """A training run in memory, on its device and ready for the next step."""
 
     ladder: ConvolutionalLadder
     learner: Learner
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def chosen(self) -> ConvolutionalLadder:
-        """The weights that count: their average, where one is kept."""
+        """The ladder with the weights to keep: their average, or else the last ones."""
         return self.ladder if self.average is None else cast(Any, self.average.module)
 
     def save(self, checkpoints: Checkpoints) -> None:
@@ -84,7 +84,7 @@ class Run:
         checkpoints.save(self.ladder, optimizer, self.average, state, self.state.step)
 
     def restored(self, saved: Checkpoint) -> Run:
-        """This run, where the checkpoint left it."""
+        """This run as the checkpoint left it."""
         state = saved.restore(self.ladder, self.learner.optimizer, self.average)
         self.learner.restore(state.pop("learner"))
         return replace(self, state=State(**state))
@@ -114,13 +114,16 @@ def train(
 ) -> Trained:
     """Train on `pixels` (N, C, H, W) uint8, or continue where the last checkpoint stands.
 
-    validation: images for the curve alone; no choice is made by them. fabric: device, precision
-    and processes, launched. The same arguments give the same weights, however often the run was
-    cut and resumed, except under `settings.minutes`, where the clock has a say. force: drop the
-    checkpoints of another run. compiled: let torch.compile have the objective. stop: asked after
-    every step; when it says yes, a checkpoint is saved and KeyboardInterrupt raised.
-    Raises TrainingError when the loss stops being finite, and says which term did, or when no
-    step has had a usable gradient for a while: the last checkpoint stays.
+    validation: images for the curve; they change nothing else. fabric: launched, with its device,
+    precision and processes. force: remove the checkpoints of another run. compiled: compile the
+    objective by torch.compile. checkpoint_seconds: how often to save. stop: called after every
+    step; if it returns True, a checkpoint is saved and KeyboardInterrupt raised. report: called
+    about once a second.
+
+    The same arguments give the same weights, however often the run was interrupted and resumed,
+    except under `settings.minutes`, where the clock decides. Raises TrainingError, and keeps the
+    last checkpoint, when a term of the loss is not finite, or when no step has had a usable
+    gradient for a while.
     """
     keep_memory()
     data = torch.from_numpy(np.ascontiguousarray(pixels))
@@ -173,7 +176,7 @@ def train(
                 last_saved = now
                 run.save(checkpoints)
             if stopping and not done:
-                fabric.barrier()  # the checkpoint is written
+                fabric.barrier()  # until process 0 has written the checkpoint
                 raise KeyboardInterrupt
 
     final = run.chosen
@@ -190,9 +193,9 @@ def begin(
     saved: Checkpoint | None = None,
     compiled: bool = False,
 ) -> Run:
-    """A run before its first step, or where a checkpoint left it.
+    """A run before its first step, or as the checkpoint `saved` left it.
 
-    Everything is on its device before it is restored: an optimiser's moments follow their
+    Everything is put on its device before it is restored: an optimiser's moments follow their
     parameters only when they are loaded, and stay behind when the parameters move later.
     """
     ladder = build_seeded(config, settings.seed).to(
@@ -209,7 +212,7 @@ def begin(
 
 
 def build_seeded(config: ModelConfig, seed: int) -> ConvolutionalLadder:
-    """A ladder as it is before training. The process's own generator stays where it was."""
+    """An untrained ladder with weights drawn by the seed; PyTorch's generator is left as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seeded_generator(seed, "weights").initial_seed())
         return build_ladder(config)
@@ -219,7 +222,7 @@ def build_seeded(config: ModelConfig, seed: int) -> ConvolutionalLadder:
 def evaluate(
     ladder: Ladder, pixels: Pixels, settings: TrainSettings, device: torch.device
 ) -> dict[str, Any]:
-    """The bounds of held-out images with one sample, means in nats, for the curve."""
+    """Mean bounds of held-out images with one sample, in nats and bits/dim, for the curve."""
     if len(pixels) == 0:
         return {}
     ladder.eval()
@@ -245,7 +248,7 @@ def _initialise(
     settings: TrainSettings,
     device: torch.device,
 ) -> None:
-    """What weights and biases are before the first step, beyond what their layers chose."""
+    """Set weights and biases before the first step, where their layers' own choice is not kept."""
     if ladder.config.weight_norm:
         batch = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
         x, noise, _ = _draw(ladder, batch.to(device), settings, step=-1)
@@ -263,7 +266,7 @@ def _draw(
 ) -> tuple[Tensor, Noise, int | None]:
     """A batch observed anew, its latents' noise, and k of the semantic term; keyed by the step.
 
-    pixels: (B, C, H, W) uint8, on the device, where the noise is made: the same on every one.
+    pixels: (B, C, H, W) uint8, on the device that makes the noise. It is the same on every device.
     """
     key = [step_key(settings.seed, step)]
     uniform = uniforms(key, pixels.numel(), pixels.device).view(pixels.shape)
@@ -277,7 +280,7 @@ def _draw(
 
 
 def _agree(fabric: Fabric, seconds: float, stop: bool) -> tuple[float, bool]:
-    """Process 0's clock and whether to stop, in every process."""
+    """Give every process the seconds of process 0, and its answer whether to stop."""
     if fabric.world_size == 1:
         return seconds, stop
     seconds, stop = fabric.broadcast((seconds, stop))
@@ -285,7 +288,7 @@ def _agree(fabric: Fabric, seconds: float, stop: bool) -> tuple[float, bool]:
 
 
 def _average(ladder: Ladder, decay: float) -> AveragedModel | None:
-    """A copy whose weights are an exponential moving average; None without a decay."""
+    """A copy that will keep an exponential moving average of the weights; None without a decay."""
     if decay == 0.0:
         return None
     return AveragedModel(ladder, multi_avg_fn=get_ema_multi_avg_fn(decay))
@@ -317,7 +320,7 @@ class _Means:
         self.images += n_images * self.n_processes
 
     def entry(self) -> dict[str, Any]:
-        """For the curve."""
+        """The means as an entry of the curve."""
         if self.sums is None:
             return {}
         means = Terms(*(term.cpu() / self.n for term in self.sums))

@@ -16,13 +16,13 @@ from hvaeood_cli.settings import TrainSettings
 class Pressure(NamedTuple):
     """The schedules' values at one moment of a run."""
 
-    beta: float  # KL warm-up, 0 -> 1
+    beta: float  # KL warm-up: rises from 0 to 1
     free_nats: tuple[float, ...]  # lambda of z_1 ... z_L
     learning_rate: float  # as a factor of the setting's
 
 
 class Terms(NamedTuple):
-    """Means over the batch, nats, detached: what the progress line and the curve show."""
+    """Means over the batch, in nats and detached, for the progress line and the curve."""
 
     log_px: Tensor  # ()
     kl: Tensor  # (L,)
@@ -31,12 +31,12 @@ class Terms(NamedTuple):
 
     @property
     def elbo(self) -> Tensor:
-        """L, (), without beta or free nats."""
+        """L, a scalar, without beta or free nats."""
         return self.log_px - self.kl.sum()
 
     @property
     def semantic(self) -> Tensor:
-        """L^{>k} of this batch's k, (); NaN without the term."""
+        """L^{>k} for the k of this batch, a scalar; NaN without the semantic term."""
         return self.log_px_k - self.kl_k.sum()
 
 
@@ -57,12 +57,12 @@ def pressure_at(settings: TrainSettings, progress: float) -> Pressure:
 
 
 def free_kl(kl: Tensor, free_nats: float, per: str) -> Tensor:
-    """What z_i pays after its free nats, a scalar: mean over the batch.
+    """What z_i costs after its free nats: the mean over the batch, a scalar in nats.
 
     kl: (B, C, H, W) or (B, C), log q - log p elementwise.
-    per "layer": max(lambda, KL_i), the KL averaged over the batch first (Kingma et al., 2016).
-    per "element": every latent element of every image has lambda / C nats, C the channels (the
-    reference code's reading; a 14x14x8 layer with lambda = 2 has 14 * 14 * 2 = 392).
+    per "layer": max(lambda, KL_i), where KL_i is averaged over the batch first (Kingma et al.,
+    2016). per "element": each element of each image's latent has lambda / C free nats, C being the
+    channels. The reference code does so; a 14x14x8 layer with lambda = 2 has 14 * 14 * 2 = 392.
     """
     if per == "element":
         return kl.clamp(min=free_nats / kl.shape[1]).flatten(1).sum(1).mean()
@@ -91,7 +91,10 @@ class Objective(nn.Module):
     def forward(
         self, x: Tensor, noise: Noise, k: int | None, pressure: Pressure
     ) -> tuple[Tensor, Terms]:
-        """x: (B, C, H, W), observed. noise: by layer, (1, B, ...). k: of the semantic term."""
+        """The loss, a scalar in nats, and its terms.
+
+        x: (B, C, H, W), observed. noise: by layer, (1, B, ...). k: of the semantic term, or None.
+        """
         ladder, top = self.ladder, self.ladder.n_layers + 1
         means = climb_means(ladder, x, 1 if k is None else k + 1)
         elbo_route = Route(noise, 0, top, "sample")

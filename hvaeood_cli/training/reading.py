@@ -1,4 +1,4 @@
-"""Images to train on: read all at once, and looked at for whether they suit the model."""
+"""Reads the images to train on, all at once, and checks whether they suit the model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Read(NamedTuple):
     """Images to train on, as the model takes them."""
 
     pixels: Pixels  # (N, C, H, W) uint8
-    unusable: list[str]  # the others: name and reason
-    conversions: Counter[str]  # what was done to how many, by `Conversion`'s names
-    n_coloured: int  # that are not shades of grey
+    unusable: list[str]  # names of the other images, and why they cannot be used
+    conversions: Counter[str]  # how many images had each `Conversion`, by its name
+    n_coloured: int  # how many images have more than shades of grey
 
 
 def read_pixels(manifest: Manifest, config: ModelConfig) -> Read:
-    """Every image of a manifest that can be read and is not smaller than the model's stride.
+    """Read every image of a manifest that is readable and not smaller than the model's stride.
 
-    Raises TrainingError when that leaves out more than a tenth.
+    Raises TrainingError if more than a tenth is left out.
     """
     images, unusable, conversions, n_coloured = [], list[str](), Counter[str](), 0
     for i in range(len(manifest)):
@@ -59,8 +59,10 @@ def read_pixels(manifest: Manifest, config: ModelConfig) -> Read:
 
 
 def check_channels(read: Read, config: ModelConfig) -> None:
-    """Raise UsageError where most images are in colour and the model's are grey, or none is and
-    the model's are in colour: right for some, and then said by --channels."""
+    """Raise UsageError if a grey model gets mostly colour images, or a colour model only grey ones.
+
+    A user who means it says so by --channels, and this check is left out.
+    """
     if config.image_channels == 1 and read.n_coloured > len(read.pixels) / 2:
         raise UsageError(
             "most of these images are in colour, and the preset is for grey ones",

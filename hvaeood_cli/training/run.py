@@ -1,4 +1,4 @@
-"""One training run: some images are set aside, the rest trained on, and all of it written down.
+"""A training run: set some images aside, train on the rest, and write a bundle.
 
 images  ->  train on most     ->  score those set aside  ->  bundle
             checkpoints,          the model's reference      weights, provenance,
@@ -39,10 +39,10 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What model to make, how and where; `of` images.
+    """The model to make, how to train it, and where to write it. `of` trains it on images.
 
-    out: the bundle's folder. fabric, compiled, checkpoint_seconds: as in `train`. command: kept in
-    the bundle, for people.
+    out: the bundle's folder. name: the model's. fabric, compiled, checkpoint_seconds: as in
+    `train`. command: the command line, which the bundle keeps for people.
     """
 
     config: ModelConfig
@@ -63,10 +63,11 @@ class TrainingRun:
     ) -> Bundle:
         """Train on (N, C, H, W) 8-bit images and write the bundle.
 
-        A run that was cut is continued from its last checkpoint; a finished one is returned as it
-        is, or with force trained anew: the model that is there stays until the new one is written.
-        Raises UsageError for settings that do not fit the model; TrainingError for too few images,
-        other settings than the run in `out` had, a loss that is not finite.
+        An interrupted run goes on from its last checkpoint. The bundle of a finished one is
+        returned as it is, or with force trained anew: the old model stays until the new one is
+        written. stop, report: as in `train`. Raises UsageError for settings that do not fit the
+        model, and TrainingError for too few images, for other settings than those of the run in
+        `out`, and for a loss that is not finite.
         """
         self._check_settings()
         fingerprint = self._fingerprint(pixels)
@@ -113,13 +114,13 @@ class TrainingRun:
                 )
         if precision_of(self.fabric) == "16-mixed" and self.settings.gradient_skip:
             raise UsageError(
-                "gradient_skip is not for 16-mixed, whose scaler skips what overflows and must "
-                "see all",
+                "gradient_skip is not for 16-mixed, whose scaler must see every gradient and "
+                "skips those that overflow",
                 "--precision bf16-mixed or 32-true",
             )
 
     def _fingerprint(self, pixels: Pixels) -> dict[str, Any]:
-        """What must not change between the sittings of a run."""
+        """What must be the same each time that the run goes on."""
         return {
             "model": self.config.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json"),
@@ -128,7 +129,7 @@ class TrainingRun:
         }
 
     def _finished(self, fingerprint: dict[str, Any]) -> Bundle:
-        """The model that is there. Raises TrainingError where another run made it."""
+        """The bundle that is in `out`. Raises TrainingError if another run made it."""
         bundle = read_bundle(self.out)
         if bundle.training.get("fingerprint") != fingerprint:
             raise TrainingError(
@@ -138,8 +139,10 @@ class TrainingRun:
         return bundle
 
     def _split(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows to train on and rows set aside: a function of the seed, so a resumed run sets aside
-        the same. Raises TrainingError where a batch cannot be filled."""
+        """The rows to train on and the rows set aside; the seed decides, so a resumed run agrees.
+
+        Raises TrainingError for too few images to fill a batch.
+        """
         n_aside, batch_size = self.settings.validation, self.settings.batch_size
         if n - n_aside < batch_size:
             raise TrainingError(
@@ -169,7 +172,7 @@ class TrainingRun:
         return to_json(llr, settings.model_dump(mode="json"))
 
     def _provenance(self, trained: Trained, fingerprint: dict[str, Any]) -> dict[str, Any]:
-        """By what, of what and when the model was made."""
+        """How, from what and when the model was made, for `training.json`."""
         return {
             "command": list(self.command),
             "fingerprint": fingerprint,

@@ -1,4 +1,4 @@
-"""The pictures that were shown last, so that going back to one is at once."""
+"""An album keeps the pictures that were shown last, so that going back to one takes no time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Album(Generic[T]):
-    """Keeps the `size` results asked for last. Failures are not kept: files get mended."""
+    """Keeps the last `size` results. Failures are not kept, since files may be mended."""
 
     def __init__(self, make: Callable[[int], T | HvaeoodError], size: int = 64) -> None:
         self._make = make
@@ -20,13 +20,13 @@ class Album(Generic[T]):
         self._kept: OrderedDict[int, T] = OrderedDict()
 
     def kept(self, row: int) -> T | None:
-        """What is here already."""
+        """The result for a row, if it is kept; else None."""
         if row in self._kept:
             self._kept.move_to_end(row)
         return self._kept.get(row)
 
     def make(self, row: int) -> T | HvaeoodError:
-        """Get it; slow, for a thread of its own. Whatever goes wrong is returned."""
+        """Make the result for a row: slow, so call it in a thread. Returns errors, raises none."""
         try:
             return self._make(row)
         except HvaeoodError as error:

@@ -1,4 +1,4 @@
-"""The workbench: hears what the user did, takes the next snapshot, and shows it."""
+"""The workbench's app: acts on what the user does, takes the next snapshot, and shows it."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ HINT = "enter looks at an image, ← → move the threshold, 1 2 3 judge, ? tell
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A score file and whatever can show its images. Both callables are slow."""
+    """A score file, and two functions that show its images. Both are slow."""
 
     run: Run
     judgements: Judgements
     glance: Callable[[int], NDArray[np.uint8] | HvaeoodError]  # row -> the image
     look: Callable[[int], Look | HvaeoodError]  # row -> the image and its reconstructions
-    no_model: str = ""  # why there are no reconstructions
+    no_model: str = ""  # why there are no reconstructions; empty if there are
 
 
 @dataclass(eq=False)
 class _File:
-    """What is open, as it is now."""
+    """An open score file with its current snapshot, and the pictures shown of it."""
 
     opened: Opened
     snapshot: Snapshot
@@ -64,7 +64,7 @@ class _File:
 
 
 class Workbench(App[None]):
-    """Given one or two opened score files. Opens no image and no model by itself."""
+    """The app for one or two opened score files. It opens no image and no model by itself."""
 
     TITLE = "hvaeood"
     CSS_PATH = "app.tcss"
@@ -84,9 +84,10 @@ class Workbench(App[None]):
         hint: bool = False,
         patience: float = 0.12,
     ) -> None:
-        """image_widget: of textual-image; None shows no images. threshold: to begin with, of all.
+        """image_widget: one of textual-image; None shows no images. hint: show a first-time hint.
 
-        hint: say how to begin. patience: seconds that the cursor rests before an image is read.
+        threshold: the one to start with. patience: seconds that the cursor must rest before an
+        image is read.
         """
         super().__init__()
         self.files = [_File(each, _first(each, threshold)) for each in opened]
@@ -172,9 +173,9 @@ class Workbench(App[None]):
     def _want(
         self, what: str, album: Album[Any], row: int, show: Callable[[int, Any], None]
     ) -> None:
-        """Show what is kept; else, once the cursor rests, get it in a thread.
+        """Show a row's picture: at once if it is kept, else from a thread, once the cursor rests.
 
-        What comes late, when another file is browsed, is kept and not shown.
+        A picture that arrives when the user browses another file is kept but not shown.
         """
         asked_of = self.file
         if what in self._resting:
@@ -204,8 +205,9 @@ class Workbench(App[None]):
             start()
 
     def _looked(self, row: int, look: Look | HvaeoodError) -> None:
-        if isinstance(self.screen, LookScreen):
-            self.screen.show_look(row, look)
+        for screen in self.screen_stack:  # a dialog may stand before it
+            if isinstance(screen, LookScreen):
+                screen.show_look(row, look)
 
     def _glanced(self, row: int, image: NDArray[np.uint8] | HvaeoodError) -> None:
         screen = next(s for s in self.screen_stack if isinstance(s, BrowseScreen))
@@ -225,7 +227,7 @@ class Workbench(App[None]):
         mark = before.mark if message.mark is None else message.mark
         note = before.note if message.note is None else message.note
         if message.mark == "" and message.note is None:
-            note = ""  # taken back, all of it
+            note = ""  # the whole judgement is taken back
         with self._saying():
             self._take(self.snapshot.view, judge(scores, message.row, mark, note))
 
@@ -263,7 +265,7 @@ class Workbench(App[None]):
         self.run_worker(work, group="decide", thread=True, exclusive=True, exit_on_error=False)
 
     def _saying(self) -> _Saying:
-        """Errors inside are said, not raised."""
+        """A context in which errors that are meant for people are shown, not raised."""
         return _Saying(self._complain)
 
     def _complain(self, error: HvaeoodError) -> None:
@@ -272,7 +274,7 @@ class Workbench(App[None]):
 
 
 class _Saying:
-    """Gives errors that are meant for people to `say`."""
+    """A context that gives errors meant for people to `say`, and lets others pass."""
 
     def __init__(self, say: Callable[[HvaeoodError], None]) -> None:
         self._say = say

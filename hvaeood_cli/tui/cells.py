@@ -1,4 +1,4 @@
-"""What stands in the cells of the table of images."""
+"""The columns and cells of the table of images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Hashable
 
 from hvaeood_cli.text import format_p, printable
 from hvaeood_cli.tui.run import COMBINED, Axis
-from hvaeood_cli.tui.view import MARK, PATH, Column, K, Snapshot, listed_axes
+from hvaeood_cli.tui.view import MARK, PATH, K, Snapshot, listed_axes
 from hvaeood_cli.tui.widgets.virtual_table import Cell, CellOf, TableColumn
 
 MARK_WORDS = ("", "OOD", "fine", "unsure", "note")  # by `Snapshot.marks`
 
 
 def table_columns(snapshot: Snapshot) -> list[TableColumn]:
-    """From left to right; narrow tables leave the last figures out first."""
+    """The columns from left to right; a narrow table leaves out the last scores first."""
     run = snapshot.run
     rank = "p" if run.calibration else "combined"
     by_k, single = listed_axes(run)
@@ -35,7 +35,7 @@ def table_columns(snapshot: Snapshot) -> list[TableColumn]:
 
 
 def table_cell(snapshot: Snapshot) -> CellOf:
-    """Text and style of a cell, by row and column."""
+    """A function that gives a cell's text and style, by row and column."""
     run = snapshot.run
     scores, flagged = run.scores, snapshot.flags.flagged
 
@@ -60,8 +60,3 @@ def table_cell(snapshot: Snapshot) -> CellOf:
         return f"{value:.{digits}f}", "strong" if key.k and key.k == run.k[row] else ""
 
     return cell
-
-
-def sort_name(snapshot: Snapshot, column: Column) -> str:
-    """The head of a column."""
-    return next(head.title for head in table_columns(snapshot) if head.key == column)

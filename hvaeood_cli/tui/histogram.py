@@ -11,7 +11,7 @@ from hvaeood_cli.tui.run import Axis, Run, Values
 
 
 class Histogram(NamedTuple):
-    """B bins of equal width. What lies outside counts in the outermost."""
+    """B bins of equal width. Values outside the edges count in the outermost bins."""
 
     edges: NDArray[np.float64]  # (B + 1,)
     here: NDArray[np.int64]  # (B,)
@@ -24,7 +24,7 @@ class Histogram(NamedTuple):
 
 
 class Binning:
-    """Which bin each image of a run falls into: kept, so that a threshold moves at once."""
+    """The bin of each image of a run. It is kept, so that moving the threshold is fast."""
 
     def __init__(self, run: Run, axis: Axis, span: tuple[float, float], n_bins: int) -> None:
         self.edges = np.linspace(*span, n_bins + 1)
@@ -39,7 +39,7 @@ class Binning:
             self._usual = counts.astype(np.float64) * (len(self._rows) / len(usual))
 
     def count(self, flagged: NDArray[np.bool_]) -> Histogram:
-        """flagged: (N,)."""
+        """The histogram. flagged: (N,), which images are counted as flagged."""
         found = np.bincount(self._bins[flagged[self._rows]], minlength=len(self._here))
         return Histogram(self.edges, self._here, found, self._usual)
 

@@ -1,4 +1,4 @@
-"""The same images in two score files: of two models, or of two folders that share some."""
+"""Images that two score files share: scored by two models, or lying in two folders."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COLUMNS = ("first", "second", "difference", "flagged", "path")
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """M images that two runs share, and what each makes of them."""
+    """M images that two runs share, with the scores and flags of each."""
 
-    rows: NDArray[np.int32]  # (M, 2) of the first and the second file
-    values: NDArray[np.float64]  # (M, 2) p where both are calibrated, else what ranks
-    difference: NDArray[np.float64]  # (M,) decades that the second's p is below; or second - first
+    rows: NDArray[np.int32]  # (M, 2) rows of the first and the second file
+    values: NDArray[np.float64]  # (M, 2) p if both runs are calibrated, else combined scores
+    difference: NDArray[np.float64]  # (M,) decades by which the second p is less; or second - first
     flagged: NDArray[np.bool_]  # (M, 2)
     are_p: bool
 
@@ -28,7 +28,7 @@ class Joint:
         return len(self.rows)
 
     def order(self, column: str, descending: bool) -> NDArray[np.int64]:
-        """Images by a column; NaN last."""
+        """The images (0 ... M - 1) sorted by a column, (M,); NaN last."""
         keys = {
             "first": self.values[:, 0],
             "second": self.values[:, 1],
@@ -40,7 +40,7 @@ class Joint:
         return np.argsort(-key if descending else key, kind="stable")
 
     def counts(self) -> dict[str, int]:
-        """How far the two agree on what is flagged."""
+        """How many images both runs flag, one of them alone, and neither."""
         first, second = self.flagged.T
         return {
             "both": int((first & second).sum()),
@@ -51,9 +51,10 @@ class Joint:
 
 
 def match(first: ScoreFile, second: ScoreFile) -> NDArray[np.int32]:
-    """(M, 2), rows that show the same image: its pixels, else its bytes. The first of copies.
+    """Pairs of rows with the same image, (M, 2): the same pixels, or else the same bytes.
 
-    Models of different sizes see different pixels in the same file, so both keys are tried.
+    Models of different sizes see different pixels in the same file, so both keys are tried. Of
+    several copies in a file, the first counts.
     """
     pairs = [_common(first.content, second.content), _common(_bytes_of(first), _bytes_of(second))]
     together = np.concatenate(pairs)
@@ -65,7 +66,7 @@ def match(first: ScoreFile, second: ScoreFile) -> NDArray[np.int32]:
 
 
 def join(first: Run, second: Run, flagss: tuple[Flags, Flags]) -> Joint:
-    """What two runs make of the images that both could score."""
+    """Join two runs by the images that both have scored. flagss: the flags of each."""
     rows = match(first.scores, second.scores)
     rows = rows[first.scores.scored[rows[:, 0]] & second.scores.scored[rows[:, 1]]]
     runs = (first, second)
@@ -81,12 +82,12 @@ def join(first: Run, second: Run, flagss: tuple[Flags, Flags]) -> Joint:
 
 
 def _common(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """Rows with equal keys; 0 is no key."""
+    """Pairs of rows with equal keys, (M, 2). A key of 0 is none."""
     keys, one, other = np.intersect1d(first, second, return_indices=True)
     return np.asarray(np.stack([one, other], axis=1)[keys != 0], np.int32)
 
 
 def _bytes_of(scores: ScoreFile) -> NDArray[np.uint64]:
-    """(N,) the first 64 bits of each file's hash."""
+    """The first 64 bits of the hash of each image's bytes, (N,); 0 where there were none."""
     heads = np.ascontiguousarray(scores.sha256[:, :8]).view(">u8").ravel()
     return heads.astype(np.uint64)

@@ -1,4 +1,4 @@
-"""What the user did, as screens and widgets say it. The app hears; nothing else acts."""
+"""Messages in which screens and widgets tell what the user did. Only the app acts on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from hvaeood_cli.tui.view import Snapshot, View
 
 
 class Ask(Message):
-    """The view should change. change: from the snapshot that holds by then, so no step is lost."""
+    """Asks for another view.
+
+    change: makes it from the snapshot that is current when the app acts, so that no step is lost.
+    """
 
     def __init__(self, change: Callable[[Snapshot], View]) -> None:
         super().__init__()
@@ -18,7 +21,7 @@ class Ask(Message):
 
 
 class Open(Message):
-    """Look at an image."""
+    """Asks for the screen that shows one image."""
 
     def __init__(self, row: int) -> None:
         super().__init__()
@@ -26,7 +29,7 @@ class Open(Message):
 
 
 class Glance(Message):
-    """The image alone, small, is wanted."""
+    """Asks for a row's image alone, small."""
 
     def __init__(self, row: int) -> None:
         super().__init__()
@@ -34,7 +37,7 @@ class Glance(Message):
 
 
 class Show(Message):
-    """The image and its reconstructions are wanted."""
+    """Asks for a row's image and its reconstructions."""
 
     def __init__(self, row: int) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class Show(Message):
 
 
 class Judge(Message):
-    """A row's image is judged. None leaves the mark, or the note, as it is."""
+    """Judges a row's image. None leaves the mark, or the note, as it is."""
 
     def __init__(self, row: int, mark: str | None = None, note: str | None = None) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ class Judge(Message):
 
 
 class Copy(Message):
-    """A row's path should go to the clipboard."""
+    """Asks for a row's path in the clipboard."""
 
     def __init__(self, row: int) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ class Copy(Message):
 
 
 class Write(Message):
-    """A list should go to a file. which: of `taking.LISTS`; form: of `taking.FORMATS`."""
+    """Asks for a list in the file `name`. which: of `taking.LISTS`; form: of `taking.FORMATS`."""
 
     def __init__(self, which: str, form: str, name: str) -> None:
         super().__init__()
@@ -66,4 +69,4 @@ class Write(Message):
 
 
 class Decide(Message):
-    """The threshold should become the decision in the score file."""
+    """Asks to write the threshold into the score file, as its decision."""

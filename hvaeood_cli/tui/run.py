@@ -28,9 +28,9 @@ P = "p"  # the p-values, beside the scores of the column table
 
 
 class Axis(NamedTuple):
-    """What images are measured by: a score, or P, at one k or layer.
+    """A number of each image that can be plotted: a score, or P, at one k or layer.
 
-    Of LLR and p, k = 0 means all k combined.
+    For LLR and P, k = 0 means the combined score.
     """
 
     measure: str  # a column's name, or P
@@ -38,7 +38,7 @@ class Axis(NamedTuple):
 
     @property
     def column(self) -> Column:
-        """What the column table says of it."""
+        """Its column in the column table."""
         if self == COMBINED:
             return column("combined")
         return column(self.measure if self.measure != P else "p_value" if self.k else "p_combined")
@@ -62,7 +62,7 @@ COMBINED = Axis("llr", 0)
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """N scored images of L layers, and what is usual. What is asked for is computed once."""
+    """N images scored by a model of L layers, and what is usual. Results are computed once."""
 
     scores: ScoreFile
     calibration: Calibration | None = None
@@ -71,14 +71,14 @@ class Run:
 
     @classmethod
     def of(cls, scores: ScoreFile, calibration: Calibration | None, why_not: str = "") -> Run:
-        """With the calibration, unless the scores were made in another way than it was."""
+        """The run with its calibration, unless that was made with other settings."""
         if calibration is None:
             model = printable(scores.header.model_name)
             mend = f"hvaeood calibrate HELD-OUT-IMAGES --model {model}"
             return cls(scores, None, why_not or f"not calibrated: {mend}")
         differing = calibration.mismatches(settings_of(scores.header))
         if differing:
-            why_not = f"the calibration was made otherwise ({'; '.join(differing)}): "
+            why_not = f"the calibration has other settings ({'; '.join(differing)}): "
             return cls(scores, None, why_not + "hvaeood calibrate with these settings")
         return cls(scores, calibration)
 
@@ -106,7 +106,8 @@ class Run:
         The calibration's combined score, in nats; without one, spreads above the batch's median.
         """
         if self.calibration is None:
-            return self._reference.combine(self.scores.llr).astype(np.float32)
+            combined = self._reference.combine(self.scores.llr, self.scores.scored)
+            return combined.astype(np.float32)
         found = np.full(len(self), np.nan)
         for first in range(0, len(self), _SLICE):
             part = slice(first, first + _SLICE)
@@ -129,20 +130,20 @@ class Run:
         return self._p(0, self.combined)
 
     def adjusted_p(self, kind: str) -> Values:
-        """(N,) p adjusted for the batch: an FDR rule of this kind flags what is <= its level."""
+        """(N,) p adjusted for the batch: an FDR rule of this kind flags those <= its level."""
         return self._keep(("adjusted", kind), lambda: self._adjust(kind))
 
     # -- what can be plotted ------------------------------------------------------------------
 
     @property
     def measures(self) -> list[str]:
-        """What images can be measured by, LLR first."""
+        """The names of what images can be measured by, LLR first."""
         names = [column.name for column in self.scores.scores]
         names = ["llr", *(name for name in names if name != "llr")]
         return [*names, P] if self.calibration else names
 
     def axes(self, measure: str) -> list[Axis]:
-        """A measure at every k or layer that it has; of LLR and p, the combined one first."""
+        """A measure at every k or layer that it has; for LLR and P, the combined score first."""
         combined = measure in (COMBINED.measure, P)
         found = column("llr" if combined else measure).indices(self.n_layers)
         indices = [0] if found is None else [0, *found] if combined else list(found)
@@ -154,11 +155,11 @@ class Run:
         return next((axis for axis in axes if axis.k == k), axes[0])
 
     def heading(self, measure: str) -> str:
-        """What people read of a measure."""
+        """A measure's name, for people."""
         return P if measure == P else column(measure).heading
 
     def label(self, axis: Axis) -> str:
-        """What people read of an axis."""
+        """An axis's name, for people."""
         if axis == COMBINED:
             return "combined score"
         if axis.measure == P:
@@ -166,26 +167,29 @@ class Run:
         return axis.column.titles(self.n_layers)[self._place(axis)]
 
     def values(self, axis: Axis) -> Values:
-        """(N,), NaN without scores."""
-        return self._keep(("values", axis), lambda: self._values(axis))
+        """The values on an axis, (N,); NaN for rows without scores.
+
+        A scored row whose value could not be computed stands at the odd end.
+        """
+        return self._keep(("values", axis), lambda: self._whole(axis, self._values(axis)))
 
     def usual(self, axis: Axis) -> Values | None:
-        """The calibration's values, sorted upwards; None where there is none."""
+        """The calibration's values on an axis, sorted upwards; None without a calibration."""
         return self._keep(("usual", axis), lambda: self._usual(axis))
 
     def shown_range(self, axis: Axis) -> tuple[float, float]:
-        """What a plot shows: all but the outermost thousandths, which end up at its edges."""
+        """The range of a plot: all but the outermost thousandths, which count at its edges."""
         return self._keep(("range", axis), lambda: self._range(axis))
 
     def percentile(self, row: int, axis: Axis) -> float | None:
-        """How many per cent of the calibration's images are below."""
+        """How many per cent of the calibration lie below a row; None if that is not known."""
         usual, value = self.usual(axis), float(self.values(axis)[row])
         if usual is None or math.isnan(value):
             return None
         return float(100 * np.searchsorted(usual, value, side="left") / len(usual))
 
     def p_of(self, row: int, k: int) -> float | None:
-        """The p-value of a row at one k (0: combined)."""
+        """The p-value of a row at one k (0: combined); None without a calibration or scores."""
         if self.calibration is None or not self.scores.scored[row]:
             return None
         values = self.combined[row : row + 1] if k == 0 else self.scores.llr[row : row + 1, k - 1]
@@ -194,7 +198,7 @@ class Run:
     # -- what can be sorted -------------------------------------------------------------------
 
     def order(self, axis: Axis) -> NDArray[np.int32]:
-        """Rows by an axis, upwards; those without scores last."""
+        """The rows sorted upwards by an axis, (N,); those without scores last."""
         key = ("order", axis)
 
         def sort() -> NDArray[np.int32]:
@@ -209,7 +213,10 @@ class Run:
 
     @cached_property
     def order_by_path(self) -> NDArray[np.int32]:
-        """Rows by the bytes of their paths: eight at a time, as numbers, which sorts faster."""
+        """The rows sorted by the bytes of their paths, (N,).
+
+        Eight bytes are compared at a time, as a number, which is faster.
+        """
         names = self.scores.names
         if len(names) < 2 or bool((names[:-1] <= names[1:]).all()):
             return np.arange(len(names), dtype=np.int32)
@@ -222,13 +229,13 @@ class Run:
         return np.lexsort(telling[::-1]).astype(np.int32)
 
     def containing(self, text: str) -> NDArray[np.bool_]:
-        """(N,) whose path holds a text; upper case matters where the text has any."""
+        """Which rows have a text in their path, (N,). Case matters if the text has upper case."""
         names, wanted = self.scores.names, text.encode("utf-8", "surrogateescape")
         if wanted == wanted.lower():
             names = np.char.lower(names)
         return np.asarray(np.char.find(names, wanted) >= 0)
 
-    # -- how ----------------------------------------------------------------------------------
+    # -- how it is computed ---------------------------------------------------------------------
 
     @cached_property
     def _reference(self) -> Reference:
@@ -254,6 +261,13 @@ class Run:
             found[scored] = false_discovery_control(self.p[scored], method=method)
         return found
 
+    def _whole(self, axis: Axis, values: Values) -> Values:
+        holes = np.isnan(values) & self.scores.scored
+        if not holes.any():
+            return values
+        worst = 0.0 if axis.measure == P else np.inf if axis.higher_is_odder else -np.inf
+        return np.where(holes, values.dtype.type(worst), values)
+
     def _values(self, axis: Axis) -> Values:
         if axis == COMBINED:
             return self.combined
@@ -271,14 +285,15 @@ class Run:
             return np.arange(1, n + 1) / (n + 1)
         if axis.measure not in self.calibration.columns:
             return None
-        return np.sort(self._part(axis, self.calibration[axis.measure]))
+        usual = self._part(axis, self.calibration[axis.measure])
+        return np.sort(usual[~np.isnan(usual)])
 
     def _part(self, axis: Axis, values: Values) -> Values:
-        """The values of one axis, (N,), of a column's (N,) or (N, n)."""
+        """The values on one axis, (N,), taken from those of its column, (N,) or (N, n)."""
         return values if values.ndim == 1 else np.ascontiguousarray(values[:, self._place(axis)])
 
     def _place(self, axis: Axis) -> int:
-        """Where an axis stands among its column's values."""
+        """The index of an axis among its column's values."""
         indices = axis.column.indices(self.n_layers)
         return 0 if indices is None else indices.index(axis.k)
 

@@ -1,4 +1,4 @@
-"""Lists to take away: images as CSV, or as paths for another program."""
+"""Lists of images to write to a file: as CSV, or as paths for another program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LISTS = ("flagged", "judged", "shown")
 
 
 def rows_of(snapshot: Snapshot, which: str) -> NDArray[np.int32]:
-    """The rows of a list: the oddest first; shown ones as the table has them."""
+    """The rows of a list, the oddest first; the list of shown images keeps the table's order."""
     if which == "shown":
         return snapshot.rows
     wanted = snapshot.flags.flagged if which == "flagged" else snapshot.marks > 0
@@ -32,7 +32,11 @@ def rows_of(snapshot: Snapshot, which: str) -> NDArray[np.int32]:
 
 
 def write_list(path: Path, snapshot: Snapshot, which: str, form: str) -> int:
-    """Write a list to a new file; returns how many images. Raises StoreError, UsageError."""
+    """Write a list to a new file; returns how many images it has.
+
+    Raises StoreError if the file exists or cannot be written; UsageError if its folder does not
+    exist, or a path cannot be written in this form.
+    """
     if path.exists() or path.is_symlink():
         raise StoreError(f"{path} is there already", "choose another name")
     if not path.parent.is_dir():

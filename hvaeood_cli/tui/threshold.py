@@ -13,14 +13,14 @@ from hvaeood_cli.calibration.rules import KINDS, Rule, check_level, least_level,
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.tui.run import COMBINED, Axis, P, Run
 
-_STEPS = 20  # of a level, a decade
+_STEPS = 20  # of a level in a decade
 _MAX_LEVEL = 0.5
-_SUSPICIOUS = 3.0  # spreads above the batch's median: where one starts without a calibration
+_SUSPICIOUS = 3.0  # spreads above the batch's median: the first threshold without a calibration
 
 
 @dataclass(frozen=True)
 class ByScore:
-    """Flags what is at least this odd on one axis. No rate is promised, but it can be estimated."""
+    """Flags what is at least this odd on one axis. Its error rate is not promised but estimated."""
 
     axis: Axis
     value: float
@@ -31,7 +31,7 @@ Threshold = Rule | ByScore
 
 @dataclass(frozen=True, eq=False)
 class Flags:
-    """What a threshold makes of a run."""
+    """What a threshold flags in a run."""
 
     threshold: Threshold
     flagged: NDArray[np.bool_]  # (N,)
@@ -40,7 +40,7 @@ class Flags:
 
 
 def kinds(run: Run) -> tuple[str, ...]:
-    """The rules there are to choose from."""
+    """The kinds of threshold to choose from."""
     return (*KINDS, "score") if run.calibration else ("score",)
 
 
@@ -49,7 +49,7 @@ def kind_of(threshold: Threshold) -> str:
 
 
 def first_threshold(run: Run) -> Threshold:
-    """The file's own rule, the usual one, or without a calibration a few spreads."""
+    """The rule of the file's decision, else the default one; without a calibration, a score."""
     if run.calibration is None:
         return ByScore(COMBINED, _SUSPICIOUS)
     decision = run.scores.decision
@@ -58,7 +58,7 @@ def first_threshold(run: Run) -> Threshold:
 
 
 def flag(run: Run, threshold: Threshold) -> Flags:
-    """What is flagged."""
+    """Flag the images of a run by a threshold."""
     if isinstance(threshold, Rule):
         p = run.p if threshold.kind == "fpr" else run.adjusted_p(threshold.kind)
         flagged = np.less_equal(p, threshold.level)  # NaN is not
@@ -74,7 +74,7 @@ def flag(run: Run, threshold: Threshold) -> Flags:
 
 
 def rate_of(run: Run, threshold: ByScore) -> float | None:
-    """How often an image that belongs is as odd, by the calibration."""
+    """How often an image that belongs is flagged, by the calibration; None without one."""
     usual = run.usual(threshold.axis)
     if usual is None:
         return None
@@ -86,7 +86,7 @@ def rate_of(run: Run, threshold: ByScore) -> float | None:
 
 
 def line_on(run: Run, flags: Flags, axis: Axis) -> float | None:
-    """Where the threshold stands on an axis; None where it is not about that axis."""
+    """The place of the threshold on an axis; None if it is not about that axis."""
     threshold = flags.threshold
     if isinstance(threshold, ByScore):
         return threshold.value if threshold.axis == axis else None
@@ -102,7 +102,7 @@ def line_on(run: Run, flags: Flags, axis: Axis) -> float | None:
 
 
 def moved(run: Run, threshold: Threshold, steps: int) -> Threshold:
-    """Stricter by so many steps (looser, where negative): fewer or more are flagged."""
+    """The threshold moved by so many steps: a stricter one flags fewer; negative is looser."""
     if isinstance(threshold, Rule):
         exponent = round(_STEPS * math.log10(threshold.level)) - steps
         level = float(f"{10 ** (exponent / _STEPS):.2g}")
@@ -115,7 +115,7 @@ def moved(run: Run, threshold: Threshold, steps: int) -> Threshold:
 
 
 def supported(run: Run, rule: Rule) -> Rule:
-    """The rule, at the least level that the calibration has images for if its own is below."""
+    """The rule, with its level raised to the least one that the calibration has images for."""
     assert run.calibration is not None
     try:
         check_level(rule, run.calibration, run.n_scored)
@@ -125,7 +125,7 @@ def supported(run: Run, rule: Rule) -> Rule:
 
 
 def asked(run: Run, threshold: Threshold, value: float) -> Threshold:
-    """The same kind of threshold at a value that was typed. Raises CalibrationError."""
+    """The same kind of threshold at a value that the user typed. Raises CalibrationError."""
     if isinstance(threshold, ByScore):
         return ByScore(threshold.axis, value)
     assert run.calibration is not None
@@ -135,7 +135,7 @@ def asked(run: Run, threshold: Threshold, value: float) -> Threshold:
 
 
 def pointed_at(run: Run, threshold: Threshold, axis: Axis, value: float) -> Threshold:
-    """The threshold that stands at a place on a plot: of its own kind, if it is about that axis."""
+    """The threshold at a place on a plot: of the same kind, if that is about the plot's axis."""
     if isinstance(threshold, ByScore) or not axis.is_combined or run.calibration is None:
         return ByScore(axis, value)
     p = value
@@ -151,7 +151,7 @@ def pointed_at(run: Run, threshold: Threshold, axis: Axis, value: float) -> Thre
 
 
 def by_score(run: Run, axis: Axis, n_flagged: int) -> ByScore:
-    """The score on an axis that flags about as many images."""
+    """The score on an axis that flags about `n_flagged` images."""
     values = run.values(axis)
     order = run.order(axis)[: run.n_scored]
     if not len(order):
@@ -163,7 +163,10 @@ def by_score(run: Run, axis: Axis, n_flagged: int) -> ByScore:
 
 
 def of_kind(run: Run, flags: Flags, kind: str, axis: Axis) -> Threshold:
-    """Another rule: at the usual level, or by a score that flags as many as now."""
+    """A threshold of another kind: a rule at the same or the default level, or by a score.
+
+    The score flags about as many images as are flagged now.
+    """
     if kind == "score":
         return by_score(run, axis, flags.n_flagged)
     here = flags.threshold
@@ -172,7 +175,7 @@ def of_kind(run: Run, flags: Flags, kind: str, axis: Axis) -> Threshold:
 
 
 def promise(run: Run, flags: Flags) -> str:
-    """What a threshold says of errors, in words."""
+    """What a threshold promises about errors, in words."""
     threshold, expected = flags.threshold, flags.expected
     if isinstance(threshold, Rule) and threshold.kind != "fpr":
         return f"of these, about {expected:,.1f} at most belong, on average"

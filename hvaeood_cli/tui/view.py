@@ -1,4 +1,4 @@
-"""What is asked for -> one frozen snapshot that every widget is drawn from."""
+"""From what the user asks for to one frozen snapshot, from which every widget is drawn."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hvaeood_cli.tui.run import COMBINED, Axis, Run
 from hvaeood_cli.tui.threshold import Flags, Threshold, first_threshold, flag
 
 ALL, FLAGGED, UNREADABLE, JUDGED = SHOWN = ("all", "flagged", "unreadable", "judged")
-MARK, PATH, K = "mark", "path", "k"  # columns to sort by that are no axis
+MARK, PATH, K = "mark", "path", "k"  # columns to sort by that are not an axis
 
-Column = Axis | str
+SortKey = Axis | str
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Filter:
 
     shown: str = ALL  # of SHOWN
     k: int = 0  # only images where this k differs most; 0: any
-    text: str = ""  # in the path
+    text: str = ""  # only images with this in their path
 
     def __bool__(self) -> bool:
         return self != Filter()
@@ -35,17 +35,17 @@ class View:
 
     axis: Axis
     threshold: Threshold
-    column: Column = COMBINED
+    column: SortKey = COMBINED
     descending: bool = True
     filter: Filter = field(default_factory=Filter)
-    log: bool = True  # counts; a few odd images among many are seen
+    log: bool = True  # whether counts are logarithmic, so that a few odd images are seen
 
     @classmethod
     def first(cls, run: Run) -> View:
         return cls(COMBINED, first_threshold(run))
 
-    def sorted_by(self, column: Column) -> View:
-        """By another column, its telling end first; by the same one, the other way round."""
+    def sorted_by(self, column: SortKey) -> View:
+        """The view sorted by a column, its odd end first; by the same column again, reversed."""
         if column == self.column:
             return replace(self, descending=not self.descending)
         odd_end = column.higher_is_odder if isinstance(column, Axis) else column != PATH
@@ -59,13 +59,13 @@ class Snapshot:
     run: Run
     view: View
     judgements: Judgements
-    marks: NDArray[np.int8]  # (N,), `Judgements.marks`
+    marks: NDArray[np.int8]  # (N,), as `Judgements.marks` gives them
     flags: Flags
-    rows: NDArray[np.int32]  # the table's, in its order
+    rows: NDArray[np.int32]  # the rows that the table lists, in its order
 
     @property
     def n_shown(self) -> dict[str, int]:
-        """How many images each filter has."""
+        """How many images each filter of SHOWN lets through."""
         n = len(self.run)
         judged = int((self.marks > 0).sum())
         counts = (n, self.flags.n_flagged, n - self.run.n_scored, judged)
@@ -73,7 +73,7 @@ class Snapshot:
 
 
 def take(run: Run, view: View, judgements: Judgements, before: Snapshot | None = None) -> Snapshot:
-    """The snapshot of a view. before: the last one; what did not change is not computed again."""
+    """Take the snapshot of a view. before: the last one, whose unchanged parts are used again."""
     same_run = before is not None and before.run is run
     if before is not None and same_run and before.judgements is judgements:
         marks = before.marks
@@ -90,8 +90,8 @@ def take(run: Run, view: View, judgements: Judgements, before: Snapshot | None =
     return Snapshot(run, view, judgements, marks, flags, rows)
 
 
-def columns(run: Run) -> list[Column]:
-    """What a table can be sorted by, from left to right."""
+def columns(run: Run) -> list[SortKey]:
+    """The columns by which the table can be sorted, from left to right."""
     by_k, single = listed_axes(run)
     return [MARK, COMBINED, *by_k, K, *single, PATH]
 
@@ -108,7 +108,7 @@ def listed_axes(run: Run) -> tuple[list[Axis], list[Axis]]:
 
 
 def _ordered(run: Run, view: View, marks: NDArray[np.int8]) -> NDArray[np.int32]:
-    """All rows, sorted; those without scores last, whichever way."""
+    """All rows, sorted; those without scores are last in either direction."""
     column = view.column
     if column == PATH:
         order = run.order_by_path
@@ -131,7 +131,7 @@ def _ordered(run: Run, view: View, marks: NDArray[np.int8]) -> NDArray[np.int32]
 def _kept(
     run: Run, wanted: Filter, marks: NDArray[np.int8], flags: Flags
 ) -> NDArray[np.bool_] | None:
-    """(N,), which rows a filter keeps; None for all."""
+    """Which rows a filter keeps, (N,); None for all."""
     if not wanted:
         return None
     kept = np.ones(len(run), np.bool_)

@@ -1,1 +1,1 @@
-"""Who runs the rows: one machine, or many."""
+"""Engines, which score the images of a run: on one machine, or on many."""

@@ -1,4 +1,4 @@
-"""What an engine is: whoever scores a manifest, in order, on one machine or on many."""
+"""The protocol of engines, which score the images of a manifest in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hvaeood_cli.store.journal import Batch
 
 
 class Engine(Protocol):
-    """Scores the images of a manifest.
+    """Scores the images of a manifest, on one machine or on many.
 
     An engine may work in any order and on any number of machines; what it yields is in the
     manifest's order, without a gap, so that a journal can be continued where it ends. An image
@@ -19,9 +19,9 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str:
-        """The kind of device that it computes on, such as "cpu": part of a run's identity."""
+        """The kind of device that it computes on, such as "cpu": a part of a run's identity."""
         ...
 
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
-        """The rows from `start` on, a batch at a time."""
+        """Yield the rows of the images from `start` on, batch by batch."""
         ...

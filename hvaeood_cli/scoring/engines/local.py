@@ -1,6 +1,6 @@
-"""One machine: threads read and decode ahead, one network scores, one journal keeps.
+"""The engine of one machine: threads read and decode images ahead, and one network scores them.
 
-The threads draw the noise too where the network runs on a CPU; another device draws its own.
+Where the network runs on a CPU, the threads draw the noise too; any other device draws its own.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ T = TypeVar("T")
 
 
 class _Prepared(NamedTuple):
-    """A batch that is read, before it is scored."""
+    """A batch that has been read and waits to be scored."""
 
     first: int
     rows: Rows  # status, hashes and conversions filled in
     errors: dict[int, str]
-    pixels: list[NDArray[np.uint8]]  # of the readable ones, (C, H, W)
+    pixels: list[NDArray[np.uint8]]  # of the readable images, (C, H, W)
     noises: list[ImageNoise]
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """The engine of one machine. Scores do not depend on batch_size or workers, speed does.
+    """The engine of one machine. Scores do not depend on batch_size or workers; speed does.
 
     batch_size: images read and scored together, rounded up to whole passes of the network; None
     for one pass. workers: threads that read ahead; 0 for none.
@@ -53,7 +53,7 @@ class LocalEngine:
         return self.scorer.device.type
 
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
-        """The rows from `start` on, in order."""
+        """Yield the rows of the images from `start` on, batch by batch, in order."""
         scorer, one_pass = self.scorer, self.scorer.images_per_pass
         size = -(-(self.batch_size or one_pass) // one_pass) * one_pass
 
@@ -71,13 +71,13 @@ class LocalEngine:
 def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prepared:
     config = scorer.ladder.config
     rows = blank_rows(last - first, config.n_layers)
-    batch = _Prepared(first, rows, {}, [], [])
+    batch, contents = _Prepared(first, rows, {}, [], []), []
     for row, i in zip(rows, range(first, last), strict=True):
         try:
             image, sha256 = manifest.read(i)
             pixels, conversions = preprocess(image, config.image_channels, config.image_size)
         except ImageError as error:
-            row["status"] = STATUS_CODES[error.code]
+            row["status"] = STATUS_CODES.get(error.code, STATUS_CODES["unreadable"])
             row["sha256"] = np.frombuffer(error.sha256 or bytes(32), np.uint8)
             batch.errors[i] = str(error)
             continue
@@ -86,12 +86,16 @@ def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prep
         row["content"] = shortened(content)
         row["conversions"] = int(conversions)
         batch.pixels.append(pixels)
-        batch.noises.append(scorer.noise(content))
+        contents.append(content)
+    batch.noises.extend(scorer.noises(contents))
     return batch
 
 
 def _ahead(function: Callable[[int], T], items: range, workers: int) -> Iterator[T]:
-    """Results in order, up to `workers` + 1 computed ahead in threads; none with workers = 0."""
+    """The function's results in order, up to `workers` + 1 of them computed ahead in threads.
+
+    With 0 workers there are no threads and nothing is computed ahead.
+    """
     if workers == 0:
         yield from map(function, items)
         return

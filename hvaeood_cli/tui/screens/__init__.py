@@ -1,1 +1,1 @@
-"""One file a screen."""
+"""The workbench's screens, one file each."""

@@ -19,7 +19,7 @@ from hvaeood_cli.tui.widgets.distribution import Distribution
 
 
 class AllKScreen(SnapshotScreen):
-    """One plot a k of the measure at hand; what is flagged is red in each."""
+    """One plot for each k of the measure; flagged images are red in each."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter,q,a", "app.pop_screen", "Back", key_display="esc"),
@@ -63,5 +63,5 @@ class AllKScreen(SnapshotScreen):
             plot.show(count, line_on(run, snapshot.flags, axis), view.log)
 
     def _n_columns(self) -> int:
-        """As many as leave each plot 36 columns."""
+        """How many plots stand side by side, so that each has at least 36 characters."""
         return max(1, min(len(self.query(Distribution)), self.size.width // 36))

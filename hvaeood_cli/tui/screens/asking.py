@@ -1,4 +1,4 @@
-"""Small questions over another screen: a line of text, or yes or no."""
+"""Dialogs over another screen: they ask for a line of text, or for yes or no."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hvaeood_cli.text import printable
 
 
 class AskText(ModalScreen[str | None]):
-    """A line of text; None where it was not given."""
+    """Asks for a line of text; the answer is None if the user cancels."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
 
     def __init__(
         self, title: str, about: str, value: str, check: Callable[[str], object] | None = None
     ) -> None:
-        """about: a sentence. check: raises HvaeoodError or ValueError for what will not do."""
+        """about: below the title. check: raises HvaeoodError or ValueError for a bad text."""
         super().__init__()
         self._title, self._about, self._value, self._check = title, about, value, check
 
@@ -62,7 +62,7 @@ class AskText(ModalScreen[str | None]):
 
 
 class Confirm(ModalScreen[bool]):
-    """Yes or no."""
+    """Asks for yes or no."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,n", "dismiss(False)", "No"),

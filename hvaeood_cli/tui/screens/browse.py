@@ -1,4 +1,4 @@
-"""The main screen: the flags, the distribution, the table, the image at hand."""
+"""The main screen: the flags, the distribution, the table, the image under the cursor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ THRESHOLD = Binding.Group("Threshold", compact=True)
 
 
 class BrowseScreen(JudgingScreen):
-    """Given a snapshot; says what is asked for next."""
+    """Draws a snapshot, and posts what the user asks for next."""
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (104, "-wide"), (128, "-roomy")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]
@@ -114,7 +114,7 @@ class BrowseScreen(JudgingScreen):
 
     @property
     def _by_p(self) -> bool:
-        """Whether the oddest have the least of what the first column shows: p."""
+        """Whether the first column shows p, which is least for the oddest images."""
         return self.snapshot.run.calibration is not None
 
     # -- parts --------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class BrowseScreen(JudgingScreen):
         if isinstance(threshold, ByScore):
             how = "r chooses FPR or FDR" if run.calibration else "hvaeood calibrate comes first"
             self.notify(
-                f"a score is no rule that a file can keep: {how}",
+                f"a score is no rule, and the file keeps a rule alone: {how}",
                 severity="warning",
                 markup=False,
             )
@@ -298,6 +298,6 @@ class BrowseScreen(JudgingScreen):
 
 
 def _number(text: str) -> float:
-    """A number; `1%` is 0.01. Raises ValueError."""
+    """The number that a text says; `1%` is 0.01. Raises ValueError."""
     text = text.strip()
     return float(text[:-1]) / 100 if text.endswith("%") else float(text)

@@ -1,4 +1,4 @@
-"""Two score files: their distributions over one another, and the images they share."""
+"""Compares two score files: their distributions in one plot, and the images they share."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from hvaeood_cli.tui.widgets.virtual_table import Cell, TableColumn, VirtualTabl
 
 
 class CompareScreen(Screen[None]):
-    """Given two snapshots. The first is drawn as bars, the second as a line.
+    """Draws two snapshots, the first as bars and the second as a line.
 
-    at: whose images are looked at, 0 or 1.
+    at: the one, 0 or 1, whose image opens when the user chooses a row.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -75,7 +75,7 @@ class CompareScreen(Screen[None]):
         scale = first.run.n_scored / max(second.run.n_scored, 1)
 
         def count(n_bins: int) -> Histogram:
-            """The second file stands where the calibration does elsewhere."""
+            """The histogram of the first file, with the second in the calibration's place."""
             bars, line = (
                 Binning(snapshot.run, axis, span, n_bins).count(snapshot.flags.flagged)
                 for snapshot in self._two

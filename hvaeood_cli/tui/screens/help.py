@@ -1,4 +1,4 @@
-"""Every key, and what the words mean."""
+"""The help: every key, and what the words mean."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _WORDS = (
 
 
 class HelpScreen(ModalScreen[None]):
-    """A page to scroll."""
+    """The help, as a page to scroll."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,enter", "dismiss", "Back")

@@ -1,4 +1,4 @@
-"""What browsing and looking share: judging the image at hand, and taking things away."""
+"""What the screens share that have an image at hand: judging it, and copying its path."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ JUDGE = Binding.Group("Judge", compact=True)
 
 
 class SnapshotScreen(Screen[None]):
-    """A screen that follows the snapshot."""
+    """A screen that is drawn from a snapshot, and drawn again from each new one."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__()
         self.snapshot = snapshot
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw another moment."""
+        """Draw another snapshot."""
         raise NotImplementedError
 
 
 class JudgingScreen(SnapshotScreen):
-    """A screen with an image at hand."""
+    """A screen with an image at hand, which the user can judge."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mark('ood')", "OOD", group=JUDGE),
@@ -41,7 +41,7 @@ class JudgingScreen(SnapshotScreen):
 
     @property
     def row(self) -> int | None:
-        """The image at hand."""
+        """The row of the image at hand; None if there is none."""
         raise NotImplementedError
 
     def action_mark(self, mark: str) -> None:

@@ -1,4 +1,4 @@
-"""One image beside what the model makes of it from each k."""
+"""One image beside its reconstructions from each k."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEP = Binding.Group("Other image", compact=True)
 
 
 class LookScreen(JudgingScreen):
-    """Given a snapshot and a place in its rows; pictures come when they are ready."""
+    """Shows one row of a snapshot; its pictures appear when they are ready."""
 
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -37,7 +37,7 @@ class LookScreen(JudgingScreen):
     def __init__(
         self, snapshot: Snapshot, row: int, image_widget: ImageWidget | None, no_model: str
     ) -> None:
-        """no_model: why there are no reconstructions; empty where there are."""
+        """no_model: why there are no reconstructions; empty if there are."""
         super().__init__(snapshot)
         self._row = row
         self._image_widget = image_widget
@@ -71,7 +71,7 @@ class LookScreen(JudgingScreen):
         self._describe()
 
     def show_look(self, row: int, look: Look | HvaeoodError) -> None:
-        """What came; late ones of another image are dropped."""
+        """Show a look that has arrived; drop it if the screen shows another row by now."""
         if row != self._row:
             return
         if isinstance(look, HvaeoodError):

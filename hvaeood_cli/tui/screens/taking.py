@@ -1,4 +1,4 @@
-"""What to take away: which list, in which form, under which name."""
+"""The dialog that writes a list: which one, in which form, under which name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ENDINGS = {"csv": ".csv", "lines": ".txt", "nul": ".list"}
 
 
 class TakeAway(ModalScreen[Write | None]):
-    """Three choices and a name; dismissed with what to write."""
+    """Asks for a list, a form and a name; the answer says what to write, None if cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel")]
 
     def __init__(self, stem: str, counts: dict[str, int]) -> None:
-        """stem: of the names that are offered. counts: images of each list."""
+        """stem: how offered names begin. counts: how many images each list has."""
         super().__init__()
         self._stem, self._counts = stem, counts
 
@@ -50,7 +50,7 @@ class TakeAway(ModalScreen[Write | None]):
 
     @on(RadioSet.Changed)
     def offer(self) -> None:
-        """Keep the offered name in step, unless another was typed."""
+        """Offer a name for the chosen list and form, unless the user has typed another."""
         field = self.query_one(Input)
         offered = {self._offered(i, j) for i in range(len(LISTS)) for j in range(len(FORMATS))}
         if field.value in offered:

@@ -1,1 +1,1 @@
-"""One file a widget."""
+"""The workbench's widgets, one file each."""

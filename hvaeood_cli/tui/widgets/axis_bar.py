@@ -1,4 +1,4 @@
-"""What is plotted: what is measured, the k, the scale; and what the colours mean."""
+"""The bar above the plot: its measure, k and scale, and what the colours mean."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hvaeood_cli.tui.widgets.chips import Chip, Chips
 
 
 class AxisBar(Horizontal):
-    """Chips on the left, a legend on the right where there is room."""
+    """Chips on the left, and a legend on the right where there is room."""
 
     DEFAULT_CSS = "AxisBar { height: 1; }"
 
@@ -49,6 +49,6 @@ class AxisBar(Horizontal):
     _label = ""
 
     def _widens(self, label: str) -> bool:
-        """Whether the legend's width changes: a layout costs more than the rest of a step."""
+        """Whether the legend's width changes. A new layout costs more than the rest of a step."""
         changed, self._label = label != self._label, label
         return changed

@@ -1,4 +1,4 @@
-"""Bars of characters: what stands in each cell of a bar chart, a bar a column."""
+"""Bar charts of characters: what stands in each cell, with one bar in each column."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ Place = tuple[int, int]  # column, row from the bottom
 
 @dataclass(frozen=True)
 class Bars:
-    """Heights in eighths of a cell. Of each bar the lowest part is flagged."""
+    """B bars in a chart of `rows` cells' height. The lowest part of each bar is flagged.
+
+    Heights are in eighths of a cell.
+    """
 
     rows: int
     here: NDArray[np.int64]  # (B,)
     flagged: NDArray[np.int64]  # (B,) <= here
 
     def cells(self, caps: NDArray[np.int64] | None) -> dict[CellStyle, list[Place]]:
-        """Cells by style. caps: (B,), heights that are marked by a stroke over the bars.
+        """The chart's cells, by style. caps: (B,), heights that a stroke over the bars marks.
 
-        Full cells are coloured behind a space: in some fonts a full block leaves gaps.
+        A full cell is a space on a coloured ground: in some fonts a full block leaves gaps.
         """
         styles: dict[Place, CellStyle] = {}
         for column, (here, flagged) in enumerate(zip(self.here, self.flagged, strict=True)):
@@ -46,7 +49,7 @@ class Bars:
 
     @staticmethod
     def _style(here: int, flagged: int) -> CellStyle:
-        """One cell, by what of its eight eighths is filled."""
+        """The style of one cell, which is filled and flagged up to these eighths."""
         if flagged >= 8:
             return " ", "", "flagged"
         if flagged > 0:

@@ -1,4 +1,4 @@
-"""A line of words to click: what there is to choose from, and what is chosen."""
+"""A line of chips, which are words to click: the choices, of which some are chosen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 
 class Chip(NamedTuple):
-    """text: shown. action: run on a click. chosen: whether it is what holds now."""
+    """A word to click. action: runs on a click. chosen: whether it is the current choice."""
 
     text: str
     action: str
@@ -18,7 +18,7 @@ class Chip(NamedTuple):
 
 
 class Chips(Static):
-    """Groups of chips; a group has a label, and a key that does the same."""
+    """Groups of chips. The label of a group names the key that does the same as a click."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chips--label", "chips--chip", "chips--chosen"}
     DEFAULT_CSS = """
@@ -40,7 +40,7 @@ class Chips(Static):
     _shown: tuple[tuple[str, list[Chip]], ...] = ()
 
     def show(self, *groups: tuple[str, list[Chip]]) -> None:
-        """groups: a label each, and its chips."""
+        """groups: for each its label and its chips."""
         if groups == self._shown:
             return
         self._shown = groups

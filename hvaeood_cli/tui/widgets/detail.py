@@ -1,4 +1,4 @@
-"""What there is to say of one image."""
+"""The details of one image, and the chips that judge it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Line = list[Content | str | tuple[str, str]]
 
 
 class Detail(Static):
-    """Path, scores, p-values and percentiles of a row; what a person made of it."""
+    """Path, scores, p-values, percentiles and judgement of a row."""
 
     DEFAULT_CSS = "Detail { height: auto; width: 1fr; }"
     _shown: tuple[str, Sequence[Span]] = ("", [])
 
     def show(self, snapshot: Snapshot, row: int, wide: bool = False) -> None:
-        """wide: more figures, and no path: it stands above."""
+        """Describe a row. wide: with more figures, and without the path, which stands above."""
         run, scores = snapshot.run, snapshot.run.scores
         path = Content(printable(bytes(scores.names[row]))).stylize("bold")
         lines: list[Content] = [] if wide else [path]
@@ -93,10 +93,10 @@ class Detail(Static):
 
 
 class MarkChips(Chips):
-    """The marks to click."""
+    """Chips for the marks."""
 
     def show_marks(self, snapshot: Snapshot, row: int, wide: bool = False) -> None:
-        """wide: there is room for more than marks."""
+        """Show the mark of a row as chosen. wide: there is room for more than marks."""
         here = int(snapshot.marks[row])
         chips = [
             Chip(f"{number} {MARK_WORDS[number]}", f"screen.mark('{mark}')", here == number)

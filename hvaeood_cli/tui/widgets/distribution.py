@@ -1,4 +1,4 @@
-"""A batch on one axis, beside the calibration, with the threshold as a line to move."""
+"""The plot of a batch on one axis, with the calibration, and the threshold as a line to move."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Counts(NumericAxisFormatter):
 
 
 class Distribution(PlotWidget, can_focus=False):
-    """Given histograms; says where it was clicked."""
+    """Draws histograms, and posts where the user clicked."""
 
     PARTS: ClassVar = ("here", "flagged", "usual", "line")
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"distribution--{part}" for part in PARTS}
@@ -56,14 +56,14 @@ class Distribution(PlotWidget, can_focus=False):
     """
 
     class Pointed(Message):
-        """A place on the axis was clicked, or the line dragged to it."""
+        """The user clicked a place on the axis, or dragged the line to it."""
 
         def __init__(self, value: float) -> None:
             super().__init__()
             self.value = value
 
     class Nudged(Message):
-        """The wheel turned: steps stricter, or looser."""
+        """The user turned the wheel: positive steps are stricter, negative ones looser."""
 
         def __init__(self, steps: int) -> None:
             super().__init__()
@@ -78,12 +78,16 @@ class Distribution(PlotWidget, can_focus=False):
         self._span = (0.0, 1.0)
 
     def show(self, count: Callable[[int], Histogram], line: float | None, log: bool) -> None:
-        """count: the histogram of so many bins. line: the threshold. log: counts, not the axis."""
+        """Draw a histogram.
+
+        count: makes it with so many bins. line: the threshold on the axis, or None. log: draw
+        the counts, not the axis, on a logarithmic scale.
+        """
         self._shown = (count, line, log)
         self._draw()
 
     def notify_style_update(self) -> None:
-        """A theme's colours are in the drawing."""
+        """Draw again, since the theme's colours are part of the drawing."""
         super().notify_style_update()
         self._draw()
 
@@ -92,7 +96,7 @@ class Distribution(PlotWidget, can_focus=False):
 
     @property
     def _inside(self) -> tuple[int, int]:
-        """Columns and rows between the axes: a bin a column."""
+        """Columns and rows between the axes. Each column is a bin."""
         width = self.size.width - self.margin_left - 2
         return width, self.size.height - self.margin_top - self.margin_bottom - 2
 
@@ -157,12 +161,12 @@ class Distribution(PlotWidget, can_focus=False):
 
 
 def _height(counts: NDArray[Any], log: bool) -> NDArray[np.float64]:
-    """Of a bar; no image is at 0 on either scale."""
+    """The heights of bars. A count of 0 has height 0 on either scale."""
     return np.log10(1.0 + counts) if log else counts.astype(np.float64)
 
 
 def _hex(style: Style) -> str:
-    """A theme's colour, by the name that a canvas takes."""
+    """The colour of a style, by the name that the plot takes."""
     return style.color.name if style.color else "default"
 
 

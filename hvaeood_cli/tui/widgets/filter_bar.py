@@ -1,4 +1,4 @@
-"""Which images the table lists, and how many there are of each kind."""
+"""The bar of filters: which images the table lists, and how many each filter lets through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many are flagged, by which rule, and what that promises."""
+"""The bar of flags: how many images are flagged, by which rule, and what that promises."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES = {"fpr": "FPR", "fdr": "FDR", "fdr-by": "FDR-BY", "score": "score"}
 
 
 class FlagBar(Vertical):
-    """Three lines: the flags, what was scored with what, the rules to choose from."""
+    """Three lines: the flags; the file, model and calibration; the rules to choose from."""
 
     DEFAULT_CSS = """
     FlagBar {

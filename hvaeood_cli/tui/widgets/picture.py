@@ -1,4 +1,4 @@
-"""An image in the terminal, by whichever way the terminal can show one, or not at all."""
+"""An image in the terminal, drawn in the way that the terminal supports, or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-ImageWidget = type[Widget]  # of textual-image; has an `image`
+ImageWidget = type[Widget]  # one of textual-image's, with an `image`
 
 _LEAST_SIDE = 256  # pixels: small images are enlarged to it without smoothing
 
@@ -35,7 +35,7 @@ class Picture(Vertical):
     """
 
     def __init__(self, caption: str, widget: ImageWidget | None, **options: str) -> None:
-        """widget: draws images; None where there is no way to."""
+        """widget: draws images; None if images are off."""
         super().__init__(**options)  # type: ignore[arg-type]
         self._caption = caption
         self._widget = widget
@@ -48,13 +48,13 @@ class Picture(Vertical):
                 yield self._widget(classes="image")
 
     def show(self, pixels: NDArray[np.uint8]) -> None:
-        """pixels: (H, W) or (H, W, 3)."""
+        """Show an image. pixels: (H, W) or (H, W, 3)."""
         self._say("" if self._widget else "images are off")
         if self._widget is not None:
             self._put(enlarge(pixels))
 
     def say(self, text: str) -> None:
-        """Words instead of an image."""
+        """Show words instead of an image."""
         self._say(text)
         if self._widget is not None:
             self._put(None)
@@ -71,7 +71,7 @@ class Picture(Vertical):
 
 
 def enlarge(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Whole multiples of the pixels, so that a terminal that smooths keeps them apart."""
+    """Enlarge by a whole factor, so that pixels stay apart in a terminal that smooths images."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     times = -(-_LEAST_SIDE // max(image.size))
     if times > 1:

@@ -1,4 +1,4 @@
-"""A table of any length that draws the lines in sight and no others."""
+"""A table of any length that draws only the lines in sight."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from hvaeood_cli.text import shorten
 
 
 class TableColumn(NamedTuple):
-    """key: what clicking its head says. width: 0 takes what the others leave."""
+    """A column. key: of the message when its head is clicked. width: 0 takes what others leave."""
 
     key: Hashable
     title: str
     width: int
     right: bool = True
-    from_width: int = 0  # left out where the table is narrower
+    from_width: int = 0  # the column is left out where the table is narrower
 
 
 Cell = tuple[str, str]  # text that is safe to show, and "", "flagged", "strong", "muted", "mark"
@@ -35,7 +35,7 @@ CellOf = Callable[[int, Hashable], Cell]
 
 
 class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
-    """Rows are numbers; what stands in a cell is asked for when it is drawn."""
+    """A table whose rows are numbers. The text of a cell is asked for when it is drawn."""
 
     STYLES: ClassVar = ("head", "cursor", "flagged", "strong", "muted", "mark", "sorted")
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"table--{name}" for name in STYLES}
@@ -63,24 +63,24 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
     ]
 
     class Moved(Message):
-        """The cursor stands on another row."""
+        """The cursor moved to another row."""
 
         def __init__(self, row: int) -> None:
             super().__init__()
             self.row = row
 
     class Opened(Moved):
-        """A row was opened."""
+        """The user opened a row."""
 
     class SortAsked(Message):
-        """A column's head was clicked."""
+        """The user clicked a column's head."""
 
         def __init__(self, key: Hashable) -> None:
             super().__init__()
             self.key = key
 
     def __init__(self, empty: str, **options: str) -> None:
-        """empty: what stands there instead of rows, and how to get some."""
+        """empty: the text where there are no rows, which says how to get some."""
         super().__init__(**options)  # type: ignore[arg-type]
         self._empty = empty
         self._columns: Sequence[TableColumn] = ()
@@ -88,7 +88,7 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._cell: CellOf = lambda row, key: ("", "")
         self._sorted: tuple[Hashable, bool] = ("", True)
         self.cursor = 0  # a place in the table, not a row
-        self._last: int | None = None  # the row that was last said to be under the cursor
+        self._last: int | None = None  # the row that the last `Moved` told of
 
     @property
     def row(self) -> int | None:
@@ -102,7 +102,7 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
         cell: CellOf,
         by: tuple[Hashable, bool],
     ) -> None:
-        """by: the column it is sorted by, and whether downwards.
+        """Show rows in this order. by: the column that sorts them, and whether downwards.
 
         The cursor stays on its row where a filter or a threshold leaves it in the table; sorting
         starts at the top.
@@ -124,7 +124,7 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._say()
 
     def start_over(self) -> None:
-        """Other rows come next, which have nothing to do with these: the cursor goes to the top."""
+        """Forget the rows, since the next ones are of another file: the cursor goes to the top."""
         self.cursor, self._last = 0, None
         self._rows = np.empty(0, np.int32)
 
@@ -213,7 +213,7 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
         return Strip(segments)
 
     def _laid_out(self) -> list[tuple[TableColumn, int]]:
-        """The columns that there is room for, and their widths."""
+        """The columns that there is room for, each with its width."""
         width = self.size.width
         shown = [column for column in self._columns if width >= column.from_width]
         left = width - sum(column.width + 1 for column in shown)
@@ -221,7 +221,7 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
 
 
 def _fit(text: str, width: int, right: bool) -> str:
-    """Text of just so many cells; a long one loses its middle."""
+    """The text in exactly `width` cells; a longer one loses its middle."""
     if cell_len(text) > width:
         text = shorten(text, width)
     if right:
