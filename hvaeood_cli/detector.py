@@ -12,6 +12,7 @@ from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from sklearn.base import BaseEstimator, OutlierMixin
 
 from hvaeood_cli.calibration.calibration import (
@@ -22,7 +23,7 @@ from hvaeood_cli.calibration.calibration import (
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
 from hvaeood_cli.calibration.reference import Reference, from_json
 from hvaeood_cli.calibration.rules import Rule, check_level
-from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
+from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
 from hvaeood_cli.images.arrays import array_in_memory
 from hvaeood_cli.images.preprocess import RULES, preprocess
 from hvaeood_cli.images.sources import Manifest, open_sources
@@ -106,10 +107,19 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         from hvaeood_cli.training.run import TrainingRun
 
         preset = get_preset(self.preset)
-        settings = preset.train.model_validate(
-            preset.train.model_dump() | dict(self.training or {})
-        )
-        folder = Path(self.out) if self.out else self._temporary_folder()
+        try:
+            settings = preset.train.model_validate(
+                preset.train.model_dump() | dict(self.training or {})
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(
+                f"training: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+                f"settings: {', '.join(type(preset.train).model_fields)}",
+            ) from None
+        folder = Path(self.out or mkdtemp(prefix="hvaeood-"))
+        if self.out is None:
+            finalize(self, rmtree, folder, ignore_errors=True)
         pixels = read_pixels(self.manifest(X), preset.model).pixels
         fabric = make_fabric(choose_device(self.device))
         run = TrainingRun(preset.model, settings, fabric, folder, folder.name)
@@ -260,11 +270,17 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return open_sources([os.fspath(path) for path in X])
 
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
-        """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError."""
-        config = self.bundle.config
-        images = (manifest.read(i)[0] for i in range(len(manifest)))
-        channels, size = config.image_channels, config.image_size
-        return np.stack([preprocess(image, channels, size).pixels for image in images])
+        """Every image as the model takes it, (N, C, H, W). Raises ImageError, which names it."""
+        channels, size = self.bundle.config.image_channels, self.bundle.config.image_size
+        pixels = []
+        for i in range(len(manifest)):
+            try:
+                image, _ = manifest.read(i)
+            except ImageError as error:
+                name = os.fsdecode(manifest.name(i))
+                raise ImageError(error.code, f"{name}: {error}", error.sha256) from None
+            pixels.append(preprocess(image, channels, size).pixels)
+        return np.stack(pixels)
 
     # -- derived from the parameters ----------------------------------------------------------
 

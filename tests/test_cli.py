@@ -496,8 +496,10 @@ def test_reconstruct_draws_a_picture(run, folder, tmp_path):
     code, _, err = run("reconstruct", "images/00.png", "-o", "grid.jpg")
     assert code == 2
     (folder / "bad.png").write_bytes(b"")
-    code, _, err = run("reconstruct", "images/bad.png", "-o", "g.png")
+    names = [f"images/{name}.png" for name in ("00", "01", "02", "bad")]
+    code, _, err = run("reconstruct", *names, "-o", "g.png")
     assert code == 3 and "no bytes" in err and not (tmp_path / "g.png").exists()
+    assert "images/bad.png" in err and "00.png" not in err
 
 
 @pytest.mark.parametrize("damage", ["missing", "weights", "json", "newer", "mixed"])

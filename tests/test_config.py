@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import get_type_hints
 
+import h5py
 import pytest
 import typer
 
@@ -129,7 +131,7 @@ def test_values_are_checked_as_on_the_command_line(run, folder, toml, line, word
     toml(f"# ours\n[score]\n{line}\n")
     code, out, err = run("score", "images")
     flat = " ".join(err.split())
-    assert code == 2 and not out and err.startswith("error: ")
+    assert code == 2 and not out and "error: " in err
     assert all(word in flat for word in words), err
 
 
@@ -165,3 +167,33 @@ def test_a_broken_file_is_an_error_with_a_hint_but_keeps_no_help_away(run, folde
 def test_a_pipe_is_not_waited_for(run, folder, tmp_path):
     os.mkfifo(tmp_path / FILE)
     assert run("models")[0] == 0
+
+
+def test_what_the_file_sets_is_said(run, folder, toml):
+    toml("[score]\nsamples = 3\nseed = 5\ntop = 2\n[report]\ntop = 3\n")
+    code, out, err = run("score", "images", "--seed", "6", "--jsonl")
+    assert code == 0 and err.startswith("hvaeood.toml sets samples = 3, top = 2\n")
+    assert "hvaeood.toml" not in out
+    assert "hvaeood.toml" not in run("score", "images", "--seed", "6", "--quiet")[2]
+    assert "hvaeood.toml" not in run("models")[2]
+
+
+@pytest.mark.parametrize("model", ["theirs", "./theirs", "images/../theirs", "/theirs"])
+def test_a_model_beside_the_images_is_not_taken(run, folder, toml, bundle, tmp_path, model):
+    shutil.copytree(bundle.folder, tmp_path / "theirs")
+    model = str(tmp_path / "theirs") if model == "/theirs" else model
+    toml(f"[score]\nmodel = '{model}'\n")
+    code, _, err = run("score", "images", "--model", "fashionmnist")
+    assert code == 2 and "hvaeood.toml, line 2: [score] model may be a name" in err
+    assert f"--model {model}" in " ".join(err.split())
+
+
+def test_a_model_of_ones_own_may_be_named(run, folder, toml, bundle, tmp_path, monkeypatch):
+    monkeypatch.delenv("HVAEOOD_MODEL")
+    for place in ("own-models", "."):
+        shutil.copytree(bundle.folder, tmp_path / place / "mine")
+    toml("[score]\nmodel = 'mine'\n")
+    code, out, err = run("score", "images")
+    assert code == 0 and "model small" in out and "hvaeood.toml sets model = mine" in err
+    with h5py.File("images.scores.h5") as file:
+        assert file.attrs["model_path"] == str(tmp_path / "own-models" / "mine")

@@ -301,3 +301,229 @@ def test_predict_flags_what_the_p_values_flag(bundle):
     assert (p == 21 / 141).all()
     assert (detector.predict(images[:10]) == 1).all()
     assert not np.isnan(detector.decision_function(images[:10])).any()
+
+
+# -- which calibration decides, and what stands ---------------------------------------------------
+
+
+@pytest.fixture
+def decided_by_mine(run, own, held_out, odd, tmp_path) -> str:
+    """The model has a calibration, and mixed.scores.h5 is decided by another: the other's id."""
+    assert run("calibrate", held_out, "-q")[0] == 0
+    arguments = (f"{held_out}#0:190", "--scores", "mine.h5", "-o", "mine.npz", "-q")
+    assert run("calibrate", *arguments)[0] == 0
+    assert run("score", "mixed", "-q")[0] == 0
+    decided = run("decide", "mixed.scores.h5", "--calibration", "mine.npz", "--fdr", "0.2", "-q")
+    assert decided[0] == 0
+    return Calibration.load(tmp_path / "mine.npz").id
+
+
+def facts(path: Path | str) -> tuple[str, float, str]:
+    """The rule, the level and the calibration of the decision in a file."""
+    with h5py.File(path) as file:
+        found = dict(file["decision"].attrs)
+    return found["rule"], float(found["level"]), found["calibration_id"]
+
+
+def age(path: Path, version: int = 2) -> None:
+    """Make a calibration one of another version of the format."""
+    with np.load(path) as file:
+        members = dict(file)
+    head = json.loads(str(members["head"])) | {"format_version": version}
+    np.savez_compressed(path, **members | {"head": np.array(json.dumps(head))})
+
+
+def test_a_small_calibration_keeps_no_scores_from_being_made(run, own, held_out, odd, tmp_path):
+    assert run("calibrate", f"{held_out}#0:120", "-q")[0] == 0
+    code, out, err = run("score", "mixed")
+    assert code == 0 and "23 of 23 images scored in" in out and "flagged" not in out
+    assert "not decided: FPR 1 %" in err
+    assert "as --fpr 0.012, or" in err and "at least 142 images" in err
+    code, out, _ = run("score", "mixed", "--fpr", "0.012")
+    assert code == 0 and "flagged at FPR 1.2 %" in out and "before; decided anew" in out
+    code, _, err = run("score", "mixed", "--fail-on-flagged", "-o", "other.h5")
+    assert code == 3 and "FPR 1 %" in err and not (tmp_path / "other.h5").exists()
+
+
+def test_a_decision_that_fails_leaves_the_scores(run, own, held_out, odd, tmp_path, monkeypatch):
+    run("calibrate", held_out, "-q")
+
+    def fail(*_: object) -> None:
+        raise CalibrationError("no decision", "think again")
+
+    monkeypatch.setattr("hvaeood_cli.calibration.rules.decide", fail)
+    code, out, err = run("score", "mixed")
+    assert code == 0 and "23 of 23" in out and "not decided: no decision" in err
+    code, _, err = run("score", "mixed", "--fpr", "0.05", "-o", "asked.h5")
+    assert code == 3 and "no decision" in err
+    for name in ("mixed.scores.h5", "asked.h5"):
+        with h5py.File(tmp_path / name) as file:
+            assert np.isfinite(file["scores/llr"][()]).all() and "decision" not in file
+
+
+def test_a_decision_stands_until_it_is_asked_for_anew(run, decided_by_mine, tmp_path):
+    code, out, err = run("score", "mixed")
+    assert code == 0 and facts("mixed.scores.h5") == ("fdr", 0.2, decided_by_mine)
+    assert "nothing has changed since" in out and "the decision stays as it is" in err
+    code, _, err = run("score", "mixed", "-q", "--fail-on-flagged")
+    assert (code, err) == (1, ""), "the flags that stand are the ones that count"
+    code, _, err = run("decide", "mixed.scores.h5")
+    assert code == 3 and decided_by_mine in err and "--calibration FILE" in err
+    assert facts("mixed.scores.h5") == ("fdr", 0.2, decided_by_mine)
+
+
+@pytest.mark.parametrize("command", [["score", "mixed"], ["decide", "mixed.scores.h5"]])
+def test_another_calibration_decides_where_a_level_asks_for_it(run, own, decided_by_mine, command):
+    code, out, err = run(*command, "--fpr", "0.05")
+    theirs = Calibration.load(own / "calibration.npz").id
+    assert code == 0 and facts("mixed.scores.h5") == ("fpr", 0.05, theirs)
+    assert theirs in err and decided_by_mine in err and "nothing has changed" not in out
+
+
+@pytest.mark.parametrize("command", [["score", "mixed"], ["decide", "mixed.scores.h5"]])
+def test_of_the_models_own_the_one_that_decided_decides_again(run, own, decided_by_mine, command):
+    shutil.copy("mine.npz", own / "calibrations.npz")
+    code, out, err = run(*command)
+    assert (code, err) == (0, "") and "batch: " in out
+    assert facts("mixed.scores.h5") == ("fdr", 0.2, decided_by_mine)
+    assert run(*command, "--fdr", "0.3")[0] == 0
+    assert facts("mixed.scores.h5") == ("fdr", 0.3, decided_by_mine)
+
+
+def test_a_file_that_is_replaced_keeps_its_rule(run, own, decided_by_mine, tmp_path):
+    code, out, err = run("score", "mixed", "--force")
+    theirs = Calibration.load(own / "calibration.npz").id
+    assert code == 0 and "scored in" in out and "flagged at FDR 20 %" in out
+    assert facts("mixed.scores.h5") == ("fdr", 0.2, theirs) and decided_by_mine in err
+    (tmp_path / "mixed.scores.h5").write_bytes(b"cut")
+    assert run("score", "mixed", "--force", "-q")[0] == 0
+    assert facts("mixed.scores.h5") == ("fpr", 0.01, theirs)
+
+
+def test_a_report_takes_the_calibration_that_decided(run, own, decided_by_mine):
+    def drift(*arguments: str) -> str:
+        code, out, err = run("report", "mixed.scores.h5", "--format", "json", *arguments)
+        assert (code, err) == (0, "")
+        found = json.loads(out)["files"][0]["drift"]
+        return found["n_calibration"] if found else None
+
+    assert drift() is None, "another one is no stand-in"
+    assert drift("--calibration", "mine.npz") == 190
+    theirs = str(own / "calibration.npz")
+    code, _, err = run("report", "mixed.scores.h5", "--calibration", theirs)
+    assert code == 3 and decided_by_mine in err and Calibration.load(Path(theirs)).id in err
+    shutil.copy("mine.npz", own / "calibrations.npz")
+    assert drift() == 190
+
+
+def test_a_calibration_that_cannot_be_read_hides_no_other(run, own, held_out, odd, tmp_path):
+    run("calibrate", held_out, "-q")
+    shutil.copy(own / "calibration.npz", own / "calibration-old.npz")
+    age(own / "calibration-old.npz")
+    first = tmp_path / "own-models" / "calibrations"  # looked at before the model's folder
+    first.mkdir(parents=True)
+    broken = first / f"{read_bundle(own).sha256[:16]}.npz"
+    broken.write_bytes(b"cut")
+    commands = [["score", "mixed"], ["decide", "mixed.scores.h5"], ["report", "mixed.scores.h5"]]
+    for command in commands:
+        code, _, err = run(*command)
+        flat = " ".join(err.split())
+        assert code == 0, err
+        assert flat.count(str(broken)) == flat.count("calibration-old.npz has format") == 1
+        assert run(*command, "-q", *(["--force"] if command[0] == "report" else []))[2] == ""
+    assert facts("mixed.scores.h5")[:2] == ("fpr", 0.01)
+    code, out, _ = run("models", own)
+    flat = "".join(out.split())
+    assert code == 0 and "200images" in flat and "formatversion2" in flat and broken.name in flat
+
+
+def test_where_there_are_only_old_calibrations_a_decision_is_refused(run, own, held_out, odd):
+    run("calibrate", held_out, "-q")
+    run("score", "mixed", "-q")
+    age(own / "calibration.npz")
+    code, out, err = run("score", "mixed", "-o", "other.h5")
+    assert code == 0 and "23 of 23" in out and "not decided: " in err and "version 2" in err
+    code, _, err = run("score", "mixed", "--fpr", "0.05", "-o", "more.h5")
+    assert code == 3 and "version 2" in err and "hvaeood calibrate" in err
+    code, _, err = run("decide", "mixed.scores.h5", "--fpr", "0.05")
+    assert code == 3 and "version 2" in err
+    code, _, err = run("report", "mixed.scores.h5")
+    assert code == 0 and "version 2" in err
+    code, _, err = run("calibrate", held_out)
+    assert (code, err) == (0, ""), "the hint is enough"
+    assert run("decide", "mixed.scores.h5", "--fpr", "0.05", "-q")[0] == 0
+
+
+@pytest.mark.parametrize("version", [None, 99])
+def test_a_calibration_is_replaced_unasked_only_where_nothing_is_lost(run, own, held_out, version):
+    run("calibrate", held_out, "-q")
+    place = own / "calibration.npz"
+    if version:
+        age(place, version)
+    else:
+        place.write_bytes(place.read_bytes()[:500])
+    before = place.read_bytes()
+    code, _, err = run("calibrate", held_out)
+    assert code == 3 and "--force" in err and place.read_bytes() == before
+    assert run("calibrate", held_out, "--force")[0] == 0 and len(Calibration.load(place)) == 200
+
+
+def test_an_option_counts_that_says_what_is_usual(run, own, held_out):
+    run("score", held_out, "-S", "4", "-o", "s4.h5", "-q")
+    code, _, err = run("calibrate", "s4.h5", "-S", "16")
+    assert code == 2 and "4 there, 16 asked for" in err
+    assert run("calibrate", "s4.h5")[0] == 0 and run("calibrate", "s4.h5", "-S", "4")[0] == 0
+
+
+def test_quiet_is_quiet(run, own, held_out, odd):
+    run("calibrate", held_out, "-q")
+    assert run("score", "mixed", "-S", "2", "-q") == (0, "", "")
+    assert run("score", "mixed", "-o", "s.h5", "-q") == (0, "", "")
+    assert run("decide", "s.h5", "--fdr", "0.05", "--by", "-q") == (0, "", "")
+
+
+def test_a_model_that_is_installed_comes_before_the_one_that_a_file_names(
+    run, own, held_out, odd, tmp_path
+):
+    """A folder with the same config.json would decide by a calibration of its own."""
+    run("calibrate", held_out, "-q")
+    theirs = tmp_path / "theirs"
+    shutil.copytree(own, theirs)
+    run("calibrate", f"{held_out}#0:150", "--scores", "t.h5", "-o", theirs / "c.npz", "-q")
+    (theirs / "c.npz").replace(theirs / "calibration.npz")
+    run("score", "mixed", "-S", "16", "-q", "--model", theirs)
+    id_of = {folder: Calibration.load(folder / "calibration.npz").id for folder in (own, theirs)}
+    assert facts("mixed.scores.h5")[2] == id_of[theirs] != id_of[own]
+    with h5py.File("mixed.scores.h5", "r+") as file:
+        del file["decision"]
+    (tmp_path / "own-models").mkdir(exist_ok=True)
+    shutil.copytree(own, tmp_path / "own-models" / "own")
+    assert run("decide", "mixed.scores.h5", "-q")[0] == 0
+    assert facts("mixed.scores.h5")[2] == id_of[own]
+
+
+def test_a_folder_without_the_weights_is_not_the_model(run, own, held_out, odd):
+    run("calibrate", held_out, "-q")
+    run("score", "mixed", "-q")
+    (own / "model.safetensors").write_bytes(b"others")
+    code, _, err = run("decide", "mixed.scores.h5", "--fpr", "0.05")
+    assert code == 3 and "not calibrated" in err
+
+
+def test_p_values_in_data_flag_what_the_decision_flags(run, own, held_out, odd):
+    """With six digits, p = 1/141 is above a threshold of 1/141."""
+    run("calibrate", held_out, "-q")
+    run("score", "mixed", "--fdr", "0.2", "-q")
+    whole = json.loads(run("score", "mixed", "--json")[1])
+    threshold = whole["decision"]["threshold"]
+    assert any(image["p_combined"] == threshold for image in whole["images"])
+    for image in whole["images"]:
+        assert (image["p_combined"] <= threshold) == image["flagged"]
+    rows = list(csv.DictReader(io.StringIO(run("score", "mixed", "--csv")[1])))
+    assert [float(row["p_combined"]) <= threshold for row in rows] == [
+        image["flagged"] for image in whole["images"]
+    ]
+    with h5py.File("mixed.scores.h5") as file:
+        combined = file["decision/combined"][()]
+    assert [float(row["combined"]) for row in rows] == list(combined)
+    assert all(len(row["lower_bound_0"].strip("-").replace(".", "")) <= 6 for row in rows)

@@ -128,3 +128,10 @@ def test_settings_without_a_reference_cannot_decide(bundle, folder):
         Detector(bundle.folder, n_importance_samples=3).predict(str(folder))
     with pytest.raises(UsageError):
         _ = Detector(bundle.folder, proposal="median").settings
+
+
+@pytest.mark.parametrize("training", [{"epochz": 1}, {"epochs": "many"}])
+def test_a_wrong_training_setting_is_a_usage_error(training):
+    with pytest.raises(UsageError, match=next(iter(training))) as caught:
+        Detector(training=training).fit(np.zeros((4, 28, 28), np.uint8))
+    assert "epochs" in caught.value.hint

@@ -19,6 +19,7 @@ import pytest
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli import tui as command
 from hvaeood_cli.cli.app import main
+from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.looks.look import Look
 from hvaeood_cli.store.judgements import judgements_path, read_judgements
@@ -98,6 +99,31 @@ def test_models_and_calibrations_that_do_not_fit(run, scores):
     assert code == 3 and "was scored with" in err and "name the model that made" in err
     code, err = run("mixed.h5", "--fpr", "0.05")
     assert code == 3 and "not calibrated" in err
+
+
+def test_a_level_that_the_calibration_cannot_support_is_refused(run, scores):
+    for rule in (["--fpr", "1e-6"], ["--fdr", "1e-6", "--by"]):
+        code, err = run("mixed.h5", *rule)
+        assert code == 3 and "the least that this calibration's" in err
+    code, err = run("mixed.h5", "--fpr", "0.01")
+    assert code == 2 and "needs a terminal" in err, "it came as far as that"
+
+
+def test_what_is_named_must_fit_both_files(run, scores):
+    """Else the second one is shown by another model or calibration than was named."""
+    shutil.copy("mixed.h5", "other.h5")
+    calibration = Detector().bundle.calibrations[0]
+    named = ["--calibration", calibration, "--model", "fashionmnist"]
+    code, err = run("mixed.h5", "other.h5", *named)
+    assert code == 2 and "needs a terminal" in err, "it came as far as that"
+    with h5py.File("other.h5", "r+") as file:
+        file.attrs["n_importance_samples"] = 4
+    code, err = run("mixed.h5", "other.h5", "--calibration", calibration)
+    assert code == 3 and "other.h5" in err and "16 calibrated, 4 here" in err
+    with h5py.File("other.h5", "r+") as file:
+        file.attrs["model_sha256"] = "b" * 64
+    code, err = run("mixed.h5", "other.h5", "--model", "fashionmnist")
+    assert code == 3 and "other.h5 was scored with" in err
 
 
 def test_what_is_opened_for_scores_of_an_unknown_model(scores):

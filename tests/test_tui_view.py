@@ -101,6 +101,14 @@ def test_every_step_of_a_level_moves_it_or_ends(run, level, steps, kind):
     assert moved or here.level <= least * 1.1 or here.level >= 0.5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_least_level_is_one_that_every_command_takes(run, kind):
+    least = thresholds.supported(run, Rule(kind, 1e-9))
+    assert thresholds.asked(run, least, least.level) == least
+    with pytest.raises(CalibrationError, match="least that this calibration"):
+        thresholds.asked(run, least, least.level * 0.9)
+
+
 def test_levels_below_what_the_calibration_has_images_for(run):
     assert thresholds.supported(run, Rule("fpr", 1e-7)).level == pytest.approx(1 / 1401, rel=0.1)
     with pytest.raises(CalibrationError, match="least that this calibration"):
@@ -305,6 +313,8 @@ def test_the_flagged_as_csv(snapshot, tmp_path):
     assert [float(row["p_combined"]) for row in rows] == sorted(
         float(row["p_combined"]) for row in rows
     )
+    p = snapshot.run.p[snapshot.flags.flagged]
+    assert sorted(float(row["p_combined"]) for row in rows) == sorted(p), "with all their digits"
     assert all(row["flagged"] == "1" and row["path"].startswith("photos/") for row in rows)
     taking.write_list(tmp_path / "judged.csv", snapshot, "judged", "csv")
     with (tmp_path / "judged.csv").open(newline="") as file:

@@ -13,7 +13,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,10 @@ MUST_AGREE = {
     "precision": "the precision",
     "preprocessing": "the preprocessing",
 }
+
+
+class OutdatedError(CalibrationError):
+    """A calibration of an older format: nothing is lost with the file, for nothing reads it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +238,10 @@ class Calibration:
                     raise ValueError("its content is not what it was when it was written")
         except _UNREADABLE as error:
             reason = str(error).strip().split("\n")[0][:200]
-            raise CalibrationError(f"{path} is not a whole calibration ({reason})", again) from None
+            raise CalibrationError(
+                f"{path} is not a whole calibration ({reason})",
+                "hvaeood calibrate SOURCE --force makes it anew",
+            ) from None
         return found
 
     def _check_shapes(self) -> None:
@@ -267,21 +274,38 @@ class Calibration:
         return arrays | {f"density_{name}": getattr(self.density, name) for name in _DENSITY}
 
 
-def find_calibration(paths: Sequence[Path], settings: Mapping[str, Any]) -> Calibration | None:
-    """The first calibration that was made with these settings; None where no file exists.
+def find_calibration(
+    paths: Sequence[Path],
+    settings: Mapping[str, Any],
+    preferred: str = "",
+    skipped: Callable[[CalibrationError], None] = lambda _: None,
+) -> Calibration | None:
+    """The first calibration that is made for these settings; else the first that is there, whose
+    `mismatches` say why it cannot decide; None where there is none.
 
-    Where all were made with other settings, returns the first of them, whose `mismatches` say why
-    it cannot decide. Raises CalibrationError for a broken file that comes before the match.
+    preferred: an id; of those that are made for these settings, the one that has it comes first.
+    skipped: told of each file that cannot be read, which hides no other. Raises CalibrationError
+    where there are only such files.
     """
-    first = None
+    there, unreadable = read_calibrations(paths)
+    if unreadable and not there:
+        raise unreadable[0]
+    for error in unreadable:
+        skipped(error)
+    fitting = [one for one in there if not one.mismatches(settings)]
+    wanted = [one for one in fitting if one.id == preferred]
+    return next(iter([*wanted, *fitting, *there]), None)
+
+
+def read_calibrations(paths: Sequence[Path]) -> tuple[list[Calibration], list[CalibrationError]]:
+    """Those of the files that can be read, and why the others cannot."""
+    there, unreadable = [], []
     for path in paths:
-        if not path.is_file():
-            continue
-        found = Calibration.load(path)
-        if not found.mismatches(settings):
-            return found
-        first = first or found
-    return first
+        try:
+            there.append(Calibration.load(path))
+        except CalibrationError as error:
+            unreadable.append(error)
+    return there, unreadable
 
 
 def check_enough(n_images: int) -> None:
@@ -302,13 +326,12 @@ def _check_version(path: Path, head: dict[str, Any], again: str) -> None:
     """Raise ValueError for another format, CalibrationError for another version of this one."""
     if head["format"] != FORMAT:
         raise ValueError(f"its format is {head['format']!r}")
-    if head["format_version"] != FORMAT_VERSION:
-        newer = head["format_version"] > FORMAT_VERSION
-        raise CalibrationError(
-            f"{path} has format version {head['format_version']}; this program reads "
-            f"version {FORMAT_VERSION}",
-            "upgrade: pip install --upgrade hvaeood" if newer else again,
-        )
+    version = head["format_version"]
+    said = f"{path} has format version {version}; this program reads version {FORMAT_VERSION}"
+    if version < FORMAT_VERSION:
+        raise OutdatedError(said, again)
+    if version > FORMAT_VERSION:
+        raise CalibrationError(said, "upgrade: pip install --upgrade hvaeood")
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:

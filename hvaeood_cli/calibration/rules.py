@@ -92,30 +92,38 @@ def decide_as_asked(calibration: Calibration, scores: ScoreFile, asked: Rule | N
 
 def check_level(rule: Rule, calibration: Calibration, n_images: int) -> None:
     """Raise CalibrationError where no p-value of this calibration could ever be flagged."""
-    needed = rule.level
-    if rule.kind == "fdr-by":
-        needed /= _harmonic(max(n_images, 1))
+    needed = rule.level / _price(rule, n_images)
     n = len(calibration.combined)
     if least_p(n) > needed:
+        least = least_level(rule, calibration, n_images)
         raise CalibrationError(
             f"{rule} takes p-values down to {needed:.3g}; the least that this calibration's "
             f"{n:,} images can give is 1/{n + 1} = {least_p(n):.3g}",
-            f"choose a level of {_level_for(rule, needed, n):.2g} or more, or calibrate on at "
-            f"least {calibration.images_for(n_needed(needed)):,} images",
+            f"choose a level of {least:.2g} or more, as --{rule.kind[:3]} {least:.2g}, or "
+            f"calibrate on at least {calibration.images_for(n_needed(needed)):,} images",
         )
+
+
+def least_level(rule: Rule, calibration: Calibration, n_images: int) -> float:
+    """The least level at which such a rule can flag any of so many images, up to two digits."""
+    level = least_p(len(calibration.combined)) * _price(rule, n_images)
+    digits = 1 - math.floor(math.log10(level))
+    return math.ceil(level * 10.0**digits) / 10.0**digits
 
 
 def least_group(rule: Rule, n_calibration: int, n_images: int) -> int:
     """How many images must stand out together before any of them can be flagged under an FDR."""
     if rule.kind == "fpr":
         return 1
-    harmonic = _harmonic(n_images) if rule.kind == "fdr-by" else 1.0
-    return max(1, math.ceil(n_images * harmonic * least_p(n_calibration) / rule.level - 1e-9))
+    least = least_p(n_calibration) * _price(rule, n_images)
+    return max(1, math.ceil(n_images * least / rule.level - 1e-9))
 
 
-def _harmonic(n: int) -> float:
-    """1 + 1/2 + ... + 1/n: the factor that Benjamini-Yekutieli pays for any dependence."""
-    return float((1.0 / np.arange(1, n + 1)).sum())
+def _price(rule: Rule, n_images: int) -> float:
+    """By what a rule divides its level: 1 + 1/2 + ... + 1/n, for any dependence among n images."""
+    if rule.kind != "fdr-by":
+        return 1.0
+    return float((1.0 / np.arange(1, max(n_images, 1) + 1)).sum())
 
 
 def _threshold(rule: Rule, p: Float64) -> float:
@@ -136,13 +144,6 @@ def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float64:
     llr = np.where(scores.scored[:, None], scores.llr, np.nan)
     columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
     return np.stack([conformal_p(usual, here) for usual, here in columns], axis=1)
-
-
-def _level_for(rule: Rule, needed: float, n: int) -> float:
-    """The least level that n images support, rounded up to two digits."""
-    level = rule.level / needed * least_p(n)
-    digits = 1 - math.floor(math.log10(level))
-    return math.ceil(level * 10.0**digits) / 10.0**digits
 
 
 def rule_of(decision: Decision) -> Rule:

@@ -12,7 +12,7 @@ import typer
 
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.calibrate import calibrate
-from hvaeood_cli.cli.config import load_defaults, place_of
+from hvaeood_cli.cli.config import ConfiguredCommand, load_defaults, place_of, source_of
 from hvaeood_cli.cli.decide import decide
 from hvaeood_cli.cli.models import models
 from hvaeood_cli.cli.reconstruct import reconstruct
@@ -32,14 +32,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: **hvaeood score FOLDER**",
 )
-app.command()(score)
-app.command()(tui)
-app.command()(report)
-app.command()(decide)
-app.command()(calibrate)
-app.command()(train)
-app.command()(models)
-app.command()(reconstruct)
+app.command(cls=ConfiguredCommand)(score)
+app.command(cls=ConfiguredCommand)(tui)
+app.command(cls=ConfiguredCommand)(report)
+app.command(cls=ConfiguredCommand)(decide)
+app.command(cls=ConfiguredCommand)(calibrate)
+app.command(cls=ConfiguredCommand)(train)
+app.command(cls=ConfiguredCommand)(models)
+app.command(cls=ConfiguredCommand)(reconstruct)
 
 
 def _print_version(wanted: bool) -> None:
@@ -120,9 +120,7 @@ def _misused(raised: typer.TyperException) -> UsageError:
     """The error for a wrong command line; if hvaeood.toml has the bad value, with its line."""
     context, parameter = getattr(raised, "ctx", None), getattr(raised, "param", None)
     path = getattr(context, "command_path", "hvaeood")
-    message = raised.format_message()  # empty where the help was shown instead
-    if context and parameter:
-        source = context.get_parameter_source(parameter.name)
-        if source and source.name == "DEFAULT_MAP":
-            message = f"{place_of(context.info_name, parameter.opts)}: {message}"
+    message = raised.format_message()  # there is none where the help was shown instead
+    if context and parameter and source_of(context, parameter.name) == "DEFAULT_MAP":
+        message = f"{place_of(context.info_name, parameter.opts)}: {message}"
     return UsageError(message, f"{path} --help")

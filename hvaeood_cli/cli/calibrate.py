@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvaeood_cli.cli import console, options, scoring
+from hvaeood_cli.cli import config, console, options, scoring
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.text import printable
 
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from hvaeood_cli.store.score_file import ScoreFile
 
 _ENDING = ".h5"
+_SETTINGS = {  # of a score file, by the option that asks for them
+    "samples": "n_importance_samples",
+    "samples_k": "n_importance_samples_k",
+    "proposal": "proposal",
+    "precision": "precision",
+}
 
 
 def calibrate(
+    context: typer.Context,
     sources: options.Sources,
     model: options.Model = "fashionmnist",
     output: Annotated[
@@ -90,7 +97,7 @@ def calibrate(
                 "a score file must be the only SOURCE", f"one {_ENDING} file, or images"
             )
         found = read_scores(Path(sources[0]))
-        _check_as_asked(detector, found)
+        _check_as_asked(context, found)
     else:
         manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
         check_enough(len(manifest))
@@ -107,17 +114,16 @@ def calibrate(
         _show(calibration, found, place)
 
 
-def _check_as_asked(detector: Detector, scores: ScoreFile) -> None:
-    """Raise UsageError for options that a score file was not made with."""
-    from hvaeood_cli.calibration.calibration import MUST_AGREE, settings_of
+def _check_as_asked(context: typer.Context, scores: ScoreFile) -> None:
+    """Raise UsageError where options ask for other settings than a score file was made with."""
+    from hvaeood_cli.calibration.calibration import MUST_AGREE
 
-    there = settings_of(scores.header)
-    usual = type(detector)().get_params()
-    for name, value in detector.get_params().items():
-        if name in MUST_AGREE and value != usual[name] and value != there[name]:
+    for option, setting in _SETTINGS.items():
+        there, value = getattr(scores.header, setting), context.params[option]
+        if config.is_given(context, option) and value != there:
             raise UsageError(
-                f"{scores.path} was scored with another setting, {MUST_AGREE[name]}: "
-                f"{there[name]} there, {value} asked for",
+                f"{scores.path} was scored with another setting, {MUST_AGREE[setting]}: "
+                f"{there} there, {value} asked for",
                 "leave the option out, or name the images to score them anew",
             )
 
@@ -141,20 +147,33 @@ def _save(calibration: Calibration, place: Path, force: bool) -> None:
     """Save, unless this very calibration is there already. Raises StoreError for another one."""
     if place.is_dir():
         raise UsageError(f"{place} is a folder", "name a file: -o calibration.npz")
-    if place.exists() and not force:
-        there = _load(place)
-        if there and there.id == calibration.id:
-            return
-        raise StoreError(
-            f"{place} holds another calibration ({there.id if there else 'damaged'})",
-            "--force replaces it; -o FILE keeps both",
-        )
+    if place.exists() and not force and _is_there(calibration, place):
+        return
     try:
         calibration.save(place)
     except OSError as error:
         raise StoreError(
             f"cannot write {place}: {error.strerror}", "make room, or choose another -o"
         ) from None
+
+
+def _is_there(calibration: Calibration, place: Path) -> bool:
+    """Whether a file holds that very calibration; False where nothing is lost by replacing it.
+
+    Raises StoreError where something would be.
+    """
+    from hvaeood_cli.calibration.calibration import Calibration, OutdatedError
+
+    hint = "--force replaces it; -o FILE keeps both"
+    try:
+        there = Calibration.load(place)
+    except OutdatedError:
+        return False
+    except CalibrationError as error:
+        raise StoreError(error.message, hint) from None
+    if there.id != calibration.id:
+        raise StoreError(f"{place} holds another calibration ({there.id})", hint)
+    return True
 
 
 def _load(place: Path) -> Calibration | None:

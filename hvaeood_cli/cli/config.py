@@ -1,19 +1,25 @@
 """hvaeood.toml: default options for a folder, in one table for each command.
 
-Options on the command line win over HVAEOOD_* variables, and those over the file. The file may
-have come with somebody else's images, so it may set only how things are computed and shown
-(`MAY_BE_SET`). What is read or written, what replaces or downloads files, what lifts a refusal
-and the form of the output are for the command line alone.
+Flags win over HVAEOOD_* variables, and those over the file. The file may have come with somebody
+else's images, so it may only set how things are computed and shown (`MAY_BE_SET`): never what is
+read or written, and nothing that replaces, downloads, lifts a refusal or changes the form of the
+output. Those are for the command line. A model is named there, never a folder; and what the file
+sets is said.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import typer
+from typer.core import TyperCommand
+
+from hvaeood_cli.cli import console
 from hvaeood_cli.errors import UsageError
 
 FILE = Path("hvaeood.toml")
@@ -41,6 +47,32 @@ class Option(NamedTuple):
     many: bool  # whether it may be given more than once
 
 
+class ConfiguredCommand(TyperCommand):
+    """A command that says on standard error what hvaeood.toml sets for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        named = {parameter.name: max(parameter.opts, key=len) for parameter in self.params}
+        settings = [
+            f"{named[name].lstrip('-')} = {' '.join([value] if isinstance(value, str) else value)}"
+            for name, value in (ctx.default_map or {}).items()
+            if source_of(ctx, name) == "DEFAULT_MAP"
+        ]
+        if settings and not ctx.params.get("quiet"):
+            console.say(f"{FILE} sets {', '.join(settings)}")
+        return super().invoke(ctx)
+
+
+def source_of(context: typer.Context, parameter: str) -> str:
+    """Where a parameter's value is from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP or DEFAULT."""
+    source = context.get_parameter_source(parameter)
+    return source.name if source else "DEFAULT"
+
+
+def is_given(context: typer.Context, parameter: str) -> bool:
+    """Whether somebody set a parameter, if only to its default."""
+    return source_of(context, parameter) != "DEFAULT"
+
+
 def load_defaults(group: object) -> dict[str, dict[str, str | list[str]]]:
     """The defaults that hvaeood.toml in the current folder sets, by command and parameter.
 
@@ -59,6 +91,8 @@ def load_defaults(group: object) -> dict[str, dict[str, str | list[str]]]:
         defaults[command] = {}
         for key, value in table.items():
             option = _checked(command, key, commands[command])
+            if key == "model":
+                _check_name(command, value)
             defaults[command][option.parameter] = _value(command, key, value, option.many)
     return defaults
 
@@ -109,6 +143,19 @@ def _checked(command: str, key: str, options: Mapping[str, Option]) -> Option:
             f"give it on the command line; a file may set {may}",
         )
     return option
+
+
+def _check_name(command: str, model: object) -> None:
+    """Raise UsageError for a model's folder: one beside somebody's images brings what decides."""
+    from hvaeood_cli.model.bundle import folder_named
+
+    text = str(model).partition("\0")[0]
+    if folder_named(text) is None and (os.sep in text or os.path.isdir(text)):
+        raise UsageError(
+            f"{place_of(command, ['model'])}: [{command}] model may be a name, and {text} is a "
+            "folder",
+            f"hvaeood models lists names; a folder is for the command line: --model {text}",
+        )
 
 
 def _value(command: str, key: str, value: object, many: bool) -> str | list[str]:

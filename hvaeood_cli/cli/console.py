@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +58,18 @@ def say(message: str, style: str | None = None) -> None:
 
 def warn(message: str) -> None:
     err().print(f"warning: {printable(message)}", style="yellow", soft_wrap=True)
+
+
+def warner(quiet: bool = False) -> Callable[[str], None]:
+    """`warn`, of each thing once; of nothing where quiet."""
+    said: set[str] = set()
+
+    def warn_once(message: str) -> None:
+        if not quiet and message not in said:
+            warn(message)
+        said.add(message)
+
+    return warn_once
 
 
 def fail(error: HvaeoodError) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from hvaeood_cli.cli import deciding, options
+from hvaeood_cli.cli import console, deciding, options
 from hvaeood_cli.cli.printing import Printing
-from hvaeood_cli.errors import ExitCode
+from hvaeood_cli.errors import CalibrationError, ExitCode
 
 
 def decide(
@@ -34,7 +34,8 @@ def decide(
     Example: **hvaeood decide photos.scores.h5 --fdr 0.05**
 
     Reads the scores and the calibration alone: no image, no model, no waiting. The decision in
-    the file is replaced. Without a level, the file's own rule is applied again.
+    the file is replaced. Without a level, the file's own rule is applied again, by the calibration
+    that decided it.
 
     Next: **hvaeood report FILE.h5**
     """
@@ -46,15 +47,23 @@ def decide(
     from hvaeood_cli.store.writer import write_decision
 
     scores = read_scores(file)
-    found = deciding.calibration_of(scores, model, calibration)
+    warn = console.warner(quiet)
+    standing = scores.decision
+    found = deciding.calibration_of(scores, model, calibration, warn)
+    if standing and not (rule or calibration or deciding.made(standing, found)):
+        raise CalibrationError(
+            f"the calibration {standing.calibration_id}, which decided {file}, is not at hand",
+            "name it, --calibration FILE; or a level, as --fpr 0.01, for the model's own",
+        )
     if found is None:
         raise deciding.not_calibrated(scores.header.model_name)
     decision = decide_as_asked(found, scores, rule)
     if decision is not scores.decision:
         write_decision(scores, decision)
         scores = replace(scores, decision=decision)
-    if printing is not Printing.NOTHING:
-        deciding.warn_of_group(scores)
+    if calibration is None:
+        deciding.warn_of_another(standing, decision, warn)
+    deciding.warn_of_group(scores, warn)
     given = {"--model": model, "--calibration": calibration}
     again = {name: str(value) for name, value in given.items() if value is not None}
     done = f"on {scores.header.created}"

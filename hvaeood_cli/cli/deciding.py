@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from hvaeood_cli.cli import console
-from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
+from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.calibration.rules import Rule
     from hvaeood_cli.detector import Detector
+    from hvaeood_cli.model.bundle import Bundle
+    from hvaeood_cli.store.decision import Decision
     from hvaeood_cli.store.score_file import ScoreFile
+
+Warn = Callable[[str], None]
 
 
 def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
@@ -31,44 +36,138 @@ def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
     return None if fpr is None else Rule("fpr", fpr)
 
 
-def calibration_to_score_by(
-    detector: Detector, path: Path | None, rule: Rule | None, n_images: int, needed: bool
+class Asked(NamedTuple):
+    """What the command line of `score` says of the decision."""
+
+    rule: Rule | None
+    calibration: Path | None
+    to_fail: bool  # --fail-on-flagged
+    force: bool
+
+
+@dataclass
+class Decider:
+    """Decides a run as `score` was asked to, and remembers how that went."""
+
+    calibration: Calibration | None  # None: nothing is decided, or what is decided stays
+    rule: Rule | None
+    standing: Decision | None  # what was decided in the file before
+    asked: Asked
+    anew: bool = False  # whether it made a decision that was not there
+    refused: CalibrationError | None = None  # why it could not decide
+
+    @classmethod
+    def of(cls, detector: Detector, out: Path, n_images: int, asked: Asked, warn: Warn) -> Self:
+        """For a run of n images into a file.
+
+        A decision that is there already stays, unless another is asked for. Raises
+        CalibrationError where one is asked for and cannot be made, before anything is scored.
+        """
+        from hvaeood_cli.calibration.rules import rule_of
+
+        standing = _standing_decision(out)
+        rule = asked.rule or (rule_of(standing) if standing else None)
+        decider = cls(None, rule, standing, asked)
+        if not decider.leaves_what_stands:
+            decider.calibration = _calibration_to_score_by(detector, decider, n_images, warn)
+        return decider
+
+    @property
+    def leaves_what_stands(self) -> bool:
+        asked_anew = self.asked.rule or self.asked.calibration or self.asked.force
+        return self.standing is not None and not asked_anew
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a decision was asked for that is not there."""
+        asked = self.asked.rule or self.asked.calibration or self.asked.to_fail
+        return bool(asked) and not self.leaves_what_stands
+
+    def __call__(self, scores: ScoreFile) -> Decision | None:
+        from hvaeood_cli.calibration.rules import decide_as_asked
+
+        if self.calibration is None:
+            return None
+        try:
+            decision = decide_as_asked(self.calibration, scores, self.rule)
+        except CalibrationError as error:  # the scores are worth keeping without a decision
+            self.refused = error
+            return None
+        self.anew = decision is not scores.decision
+        return decision
+
+    def that_decided(self, scores: ScoreFile, model: str, warn: Warn) -> Calibration | None:
+        """The calibration that decided the run, if it is at hand; and what is to be said of it.
+
+        Raises CalibrationError where a decision was asked for and could not be made.
+        """
+        if self.refused and self.is_needed:
+            raise self.refused
+        if self.refused:
+            warn(_undecided(self.refused))
+        if self.asked.calibration is None:
+            warn_of_another(self.standing, scores.decision, warn)
+        warn_of_group(scores, warn)
+        if made(scores.decision, self.calibration):
+            return self.calibration
+        found = calibration_that_decided(scores, model, warn)
+        if self.leaves_what_stands and found is None:
+            warn("the decision stays as it is: the calibration that made it is not at hand")
+        return found
+
+
+def _standing_decision(out: Path) -> Decision | None:
+    """What is decided in a score file that is there already; None for a file that is broken.
+
+    Whoever is to replace it need not be able to read it; the run refuses it otherwise.
+    """
+    from hvaeood_cli.calibration.rules import rule_of
+    from hvaeood_cli.store.reader import read_scores
+
+    try:
+        found = read_scores(out).decision if out.is_file() else None
+        return found if found and rule_of(found) else None
+    except HvaeoodError:
+        return None
+
+
+def _calibration_to_score_by(
+    detector: Detector, decider: Decider, n_images: int, warn: Warn
 ) -> Calibration | None:
     """The calibration that will decide a run of n images; None where none has its settings.
 
-    path: the calibration that the user named. needed: whether the user asked for a decision. If
-    so, raises CalibrationError where none can be made; if not, warns why nothing is decided.
+    Raises CalibrationError where a decision is needed and cannot be made; where it is not needed,
+    a warning says why nothing is decided.
     """
-    from hvaeood_cli.calibration.calibration import Calibration, find_calibration
-    from hvaeood_cli.calibration.rules import check_level
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.calibration.rules import Rule, check_level
 
-    settings = detector.calibration_settings
-    if path is not None:
-        found: Calibration | None = Calibration.load(path)
-    else:
-        found = find_calibration(detector.bundle.calibrations, settings)
-    if found is None:
-        if needed:
-            raise not_calibrated(detector.bundle.name)
+    bundle, settings = detector.bundle, detector.calibration_settings
+    path = decider.asked.calibration
+    try:
+        found = Calibration.load(path) if path else _find(bundle, settings, decider.standing, warn)
+        if found is not None:
+            found.check(settings)
+            check_level(decider.rule or Rule(), found, n_images)
+    except CalibrationError as error:
+        if decider.is_needed:
+            raise
+        warn(_undecided(error))
         return None
-    differing = found.mismatches(settings)
-    if differing and (needed or path is not None):
-        found.check(settings)
-    if differing:
-        console.warn("not decided: the calibration has other settings: " + "; ".join(differing))
-        return None
-    if rule:
-        check_level(rule, found, n_images)
+    if found is None and decider.is_needed:
+        raise not_calibrated(bundle.name)
     return found
 
 
-def calibration_of(scores: ScoreFile, model: str | None, path: Path | None) -> Calibration | None:
-    """The calibration for a score file: the one at `path`, else one of the model that scored it.
+def calibration_of(
+    scores: ScoreFile, model: str | None, path: Path | None, warn: Warn
+) -> Calibration | None:
+    """The calibration for a score file: what is named, else that of the model that made it.
 
-    Returns None where that model is not among the models here. Raises CalibrationError for a
-    broken calibration, and ModelError for a `model` that does not exist or did not score the file.
+    Of the model's, the one that decided the file, if it is at hand. Raises CalibrationError for a
+    broken one, ModelError for a model that is named and not there.
     """
-    from hvaeood_cli.calibration.calibration import Calibration, find_calibration, settings_of
+    from hvaeood_cli.calibration.calibration import Calibration, settings_of
     from hvaeood_cli.looks.looker import bundle_of
 
     if path is not None:
@@ -79,7 +178,61 @@ def calibration_of(scores: ScoreFile, model: str | None, path: Path | None) -> C
         if model is not None:
             raise
         return None
-    return find_calibration(bundle.calibrations, settings_of(scores.header))
+    return _find(bundle, settings_of(scores.header), scores.decision, warn)
+
+
+def calibration_that_decided(
+    scores: ScoreFile, model: str | None, warn: Warn
+) -> Calibration | None:
+    """Of a model's own calibrations the one that decided a score file, if it is at hand."""
+    if scores.decision is None:
+        return None
+    try:
+        found = calibration_of(scores, model, None, warn)
+    except CalibrationError as error:
+        warn(left_out(error))
+        return None
+    return found if made(scores.decision, found) else None
+
+
+def _find(
+    bundle: Bundle, settings: Mapping[str, Any], standing: Decision | None, warn: Warn
+) -> Calibration | None:
+    """Of a model's own calibrations the one that made the standing decision, else one that fits.
+
+    Warns of those that cannot be read. Raises CalibrationError where there are only such.
+    """
+    from hvaeood_cli.calibration.calibration import find_calibration
+
+    preferred = standing.calibration_id if standing else ""
+
+    def skipped(error: CalibrationError) -> None:
+        warn(left_out(error))
+
+    return find_calibration(bundle.calibrations, settings, preferred, skipped)
+
+
+def made(decision: Decision | None, calibration: Calibration | None) -> bool:
+    """Whether this calibration made this decision."""
+    return bool(decision and calibration and decision.calibration_id == calibration.id)
+
+
+def warn_of_another(before: Decision | None, now: Decision | None, warn: Warn) -> None:
+    """Say where another calibration decides than the one that did before."""
+    if before and now and before.calibration_id != now.calibration_id:
+        warn(
+            f"decided by the model's own calibration, {now.calibration_id}; the decision before "
+            f"was by {before.calibration_id}: --calibration FILE names that one"
+        )
+
+
+def left_out(error: CalibrationError) -> str:
+    """That a calibration cannot be read, and what mends it."""
+    return f"left out: {error.message}: {error.hint}"
+
+
+def _undecided(error: CalibrationError) -> str:
+    return f"not decided: {error.message}: {error.hint}"
 
 
 def not_calibrated(model: str) -> CalibrationError:
@@ -89,8 +242,8 @@ def not_calibrated(model: str) -> CalibrationError:
     )
 
 
-def warn_of_group(scores: ScoreFile) -> None:
-    """Warn if this FDR can flag no single image, however odd, but only several together."""
+def warn_of_group(scores: ScoreFile, warn: Warn) -> None:
+    """Say where an FDR cannot flag a single image, however odd."""
     from hvaeood_cli.calibration.rules import least_group, rule_of
 
     decision, n = scores.decision, scores.n_scored
@@ -99,7 +252,7 @@ def warn_of_group(scores: ScoreFile) -> None:
     rule = rule_of(decision)
     group = least_group(rule, decision.n_calibration, n)
     if group > 1:
-        console.warn(
+        warn(
             f"with {decision.n_calibration:,} calibration images, {rule} can flag images among "
             f"{n:,} only where {group} or more stand out together"
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hvaeood_cli.cli import console, options
+from hvaeood_cli.cli import console, deciding, options
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
@@ -70,11 +70,12 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _calibrations(bundle: Bundle) -> str:
-    """The calibrations by which `score` decides, in words, one line each."""
-    from hvaeood_cli.calibration.calibration import Calibration
+    """By what `score` decides, in words: a line for each set of settings."""
+    from hvaeood_cli.calibration.calibration import read_calibrations
 
-    lines = []
-    for found in map(Calibration.load, bundle.calibrations):
+    there, unreadable = read_calibrations(bundle.calibrations)
+    lines = list(map(deciding.left_out, unreadable))
+    for found in there:
         settings = found.settings
         lines.append(
             f"{found.id}: {len(found):,} images, S = {settings['n_importance_samples']} in L and "

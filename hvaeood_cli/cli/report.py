@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from hvaeood_cli.cli import console, deciding, options
-from hvaeood_cli.errors import HvaeoodError, StoreError, UsageError
+from hvaeood_cli.errors import CalibrationError, HvaeoodError, StoreError, UsageError
 from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -83,10 +83,13 @@ def report(
 
     scored = [read_scores(path) for path in files]
     known = read_labels(labels) if labels else None
-    found = [
-        Input(scores, _calibration(scores, model, calibration), read_judgements(scores.path))
-        for scores in scored
-    ]
+    named = _named(calibration, scored) if calibration else None
+    warn = console.warner(quiet)
+    found = []
+    for scores in scored:
+        decided_by = named if deciding.made(scores.decision, named) else None
+        decided_by = decided_by or deciding.calibration_that_decided(scores, model, warn)
+        found.append(Input(scores, decided_by, read_judgements(scores.path)))
     fingerprint = _fingerprint(found, labels, (format_, top, __version__))
     if out and out.exists():
         _check_no_input(out, [*files, *map(judgements_path, files), labels, calibration])
@@ -101,7 +104,7 @@ def report(
         show = _Show(model, data_root, device) if format_ == "html" and top else None
         lines = _written(format_, found, known, top, show, fingerprint)
     if len(found) > 1 and not have_one_calibration(scored):
-        console.warn(_OTHER_CALIBRATION)
+        warn(_OTHER_CALIBRATION)
     if out is None:
         console.emit(lines)
         return
@@ -138,12 +141,20 @@ def _output(output: Path | None, format_: str) -> Path | None:
     return out
 
 
-def _calibration(scores: ScoreFile, model: str | None, path: Path | None) -> Calibration | None:
-    """The calibration that decided a file; None if it is not at hand or the file is undecided."""
-    found = deciding.calibration_of(scores, model, path)
-    if found is None or scores.decision is None:
-        return None
-    return found if found.id == scores.decision.calibration_id else None
+def _named(path: Path, files: list[ScoreFile]) -> Calibration:
+    """The calibration that is named. Raises CalibrationError where it decided no decided file."""
+    from hvaeood_cli.calibration.calibration import Calibration
+
+    named = Calibration.load(path)
+    others = {scores.path: scores.decision for scores in files if scores.decision}
+    if others and not any(deciding.made(decision, named) for decision in others.values()):
+        file, decision = next(iter(others.items()))
+        raise CalibrationError(
+            f"{file} is decided by the calibration {decision.calibration_id}, not by {path}, "
+            f"which is {named.id}",
+            f"hvaeood decide {file} --calibration {path}, or leave --calibration out",
+        )
+    return named
 
 
 def _data(format_: str, inputs: list[Input], labels: Labels | None) -> Iterator[str]:

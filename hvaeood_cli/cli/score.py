@@ -14,8 +14,6 @@ from hvaeood_cli.errors import ExitCode
 
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.store.decision import Decision
-    from hvaeood_cli.store.score_file import ScoreFile
 
 
 def score(
@@ -63,7 +61,6 @@ def score(
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rule = deciding.asked_rule(fpr, fdr, by)
     from hvaeood_cli.calibration.ranking import Ranking
-    from hvaeood_cli.calibration.rules import decide_as_asked
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
 
@@ -80,27 +77,24 @@ def score(
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
-    needed = rule is not None or fail_on_flagged
-    found = deciding.calibration_to_score_by(detector, calibration, rule, len(manifest), needed)
     out = output or scoring.output_for(sources)
     scoring.check_output(out)
+    warn = console.warner(quiet)
+    asked = deciding.Asked(rule, calibration, fail_on_flagged, force)
+    decide = deciding.Decider.of(detector, out, len(manifest), asked, warn)
     if not quiet and manifest.skipped:
         files = "file" if manifest.skipped == 1 else "files"
         console.say(f"left out: {manifest.skipped} {files} without an image's ending")
 
-    def decide(scores: ScoreFile) -> Decision | None:
-        return decide_as_asked(found, scores, rule) if found else None
-
     started = time.monotonic()
     run = detector.run(manifest, label)
     scores, fresh = scoring.score_into(run, out, decide, force, not quiet)
-    done = "before; nothing has changed since"
+    done = "before; decided anew" if decide.anew else "before; nothing has changed since"
     if fresh:
         done = f"in {time.monotonic() - started:.1f} s on {detector.scorer.device}"
-    if not quiet:
-        for line in scoring.remarks(detector, scores):
-            console.warn(line)
-        deciding.warn_of_group(scores)
+    found = decide.that_decided(scores, model, warn)
+    for line in scoring.remarks(detector, scores):
+        warn(line)
     ranking = Ranking.of(scores, found, detector.reference)
     printing.show(scores, ranking, top, done, _repeated(detector, data_root, calibration))
     if fail_on_flagged and scores.decision and scores.decision.n_flagged:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvaeood_cli.cli import deciding, options
+from hvaeood_cli.cli import console, deciding, options
 from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, StoreError, UsageError
 from hvaeood_cli.text import printable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hvaeood_cli.calibration.rules import Rule
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
     from hvaeood_cli.store.score_file import ScoreFile
@@ -70,14 +71,9 @@ def tui(
     paths = files or [_only_file(Path())]
     if len(paths) > 2:
         raise UsageError(f"{len(paths)} score files; two can be compared", "name one or two")
-    opened = [_open(paths[0], model, calibration, data_root, device)]
-    for path in paths[1:]:
-        try:
-            opened.append(_open(path, model, calibration, data_root, device))
-        except (ModelError, CalibrationError):  # --model and --calibration fit the first file
-            opened.append(_open(path, None, None, data_root, device))
-    if rule and opened[0].run.calibration is None:
-        raise deciding.not_calibrated(opened[0].run.scores.header.model_name)
+    opened = [_open(path, model, calibration, data_root, device) for path in paths]
+    if rule:
+        _check_rule(rule, [one.run for one in opened])
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "the workbench needs a terminal",
@@ -87,6 +83,17 @@ def tui(
     from hvaeood_cli.tui.app import Workbench
 
     Workbench(opened, widget, rule, hint=_first_time()).run()
+
+
+def _check_rule(rule: Rule, runs: list[Run]) -> None:
+    """Raise CalibrationError where the first file has no calibration, or one is too small."""
+    from hvaeood_cli.calibration.rules import check_level
+
+    if runs[0].calibration is None:
+        raise deciding.not_calibrated(runs[0].scores.header.model_name)
+    for run in runs:
+        if run.calibration is not None:
+            check_level(rule, run.calibration, run.n_scored)
 
 
 def _only_file(folder: Path) -> Path:
@@ -144,14 +151,17 @@ def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
     why_not = ""
     found = None
     try:
-        found = deciding.calibration_of(scores, model, calibration)
+        found = deciding.calibration_of(scores, model, calibration, console.warner())
     except HvaeoodError as error:
         if model is not None or calibration is not None:
             raise
         why_not = printable(f"{error.message}: {error.hint}")
     run = Run.of(scores, found, why_not)
     if calibration is not None and found is not None and run.calibration is None:
-        found.check(settings_of(scores.header))
+        try:
+            found.check(settings_of(scores.header))
+        except CalibrationError as error:
+            raise CalibrationError(f"{scores.path}: {error.message}", error.hint) from None
     return run
 
 

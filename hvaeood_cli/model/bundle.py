@@ -103,16 +103,8 @@ class Bundle:
             raise ModelError(f"{path} is damaged: {error}", "copy the model again") from None
         return np.asarray(hashes, np.uint64)
 
-    def load_ladder(self) -> Ladder:
-        """The model itself, on the CPU, in evaluation mode.
-
-        Raises ModelError for weights that are damaged or do not fit the architecture.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        from hvaeood_cli.model.build import build_ladder
-
+    def read_weights(self) -> bytes:
+        """The file of the weights. Raises ModelError where it is not the one that was described."""
         path = self.folder / WEIGHTS
         data = _read_bytes(path)
         if hashlib.sha256(data).hexdigest() != self.weights_sha256:
@@ -120,6 +112,16 @@ class Bundle:
                 f"{path} is not the file that {CONFIG} describes (its SHA-256 differs)",
                 "copy the whole model folder again, or train it anew",
             )
+        return data
+
+    def load_ladder(self) -> Ladder:
+        """The model itself, on the CPU, in evaluation mode. Raises ModelError."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        from hvaeood_cli.model.build import build_ladder
+
+        data = self.read_weights()
         try:
             ladder = build_ladder(self.config.model_copy(update={"weight_norm": False}))
             ladder.load_state_dict(load(data))
@@ -212,25 +214,38 @@ def _own_calibrations() -> Path:
 
 
 def bundle_by_hash(sha256: str, hint: Path | None = None) -> Bundle | None:
-    """The model with this hash, in the folder `hint` or among `list_bundles`; else None."""
-    if hint is not None and (hint / CONFIG).is_file():
-        with contextlib.suppress(ModelError):
-            bundle = read_bundle(hint)
-            if bundle.sha256 == sha256:
-                return bundle
-    return next((bundle for bundle in list_bundles() if bundle.sha256 == sha256), None)
+    """The model with this hash, among `list_bundles` or in `hint`, a folder; None if nowhere.
+
+    A hint may come with somebody else's score file: it counts for less than what is installed,
+    and only where the weights themselves are there.
+    """
+    for bundle in list_bundles():
+        if bundle.sha256 == sha256:
+            return bundle
+    with contextlib.suppress(ModelError, OSError):
+        if hint is not None and (found := read_bundle(hint)).sha256 == sha256:
+            found.read_weights()
+            return found
+    return None
 
 
 def find_bundle(name_or_folder: str) -> Bundle:
-    """A model by its name or folder; names come first. Raises ModelError for an unknown one."""
-    for parent in model_folders():
-        plain = name_or_folder and os.sep not in name_or_folder
-        if plain and (parent / name_or_folder / CONFIG).is_file():
-            return read_bundle(parent / name_or_folder)
+    """A model by name or folder, names first. Raises ModelError with the names there are."""
+    named = folder_named(name_or_folder)
+    if named is not None:
+        return read_bundle(named)
     if os.path.isdir(name_or_folder):
         return read_bundle(Path(name_or_folder))
     names = ", ".join(bundle.name for bundle in list_bundles()) or "none"
     raise ModelError(f"no model {name_or_folder!r}", f"models: {names}; or give a model's folder")
+
+
+def folder_named(name: str) -> Path | None:
+    """The folder of the model that has this name; None where no model has it, or it is a path."""
+    if not name or os.sep in name:
+        return None
+    folders = [parent / name for parent in model_folders()]
+    return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
 
 
 def list_bundles() -> list[Bundle]:

@@ -167,7 +167,11 @@ def _drift(drift: Drift | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """A number or an array as JSON takes it: six significant digits, null if it is not finite."""
+    """What JSON has for a number or an array of them; null for NaN.
+
+    A float64, such as a p-value that a threshold is compared with, has all its digits; a float32
+    has six significant ones.
+    """
     if isinstance(value, np.ndarray):
         return [_plain(each) for each in value]
     if isinstance(value, np.bool_):
@@ -175,4 +179,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     number = float(value)
-    return float(f"{number:.6g}") if math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    return number if isinstance(value, np.float64) else float(f"{number:.6g}")

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,10 +74,15 @@ def _as_csv(snapshot: Snapshot, rows: NDArray[np.int32]) -> Iterator[bytes]:
         judgement = snapshot.judgements.of(run.scores, row)
         scored = bool(run.scores.scored[row])
         rank = run.p[row] if run.calibration else run.combined[row]
-        numbers = [f"{value:.6g}" if scored else "" for value in (rank, *run.scores.llr[row])]
+        numbers = [_number(value) if scored else "" for value in (rank, *run.scores.llr[row])]
         k = str(run.k[row]) if scored else ""
         cells = [defuse(name), str(int(snapshot.flags.flagged[row])), numbers[0], k]
         yield _line([*cells, *numbers[1:], judgement.mark, defuse(judgement.note)])
+
+
+def _number(value: np.floating[Any]) -> str:
+    """A float64, which a threshold is compared with, in full; a float32 to six digits."""
+    return repr(float(value)) if isinstance(value, np.float64) else f"{value:.6g}"
 
 
 def _line(cells: list[str]) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration import conformal
-from hvaeood_cli.calibration.rules import KINDS, Rule, check_level, rule_of
+from hvaeood_cli.calibration.rules import KINDS, Rule, check_level, least_level, rule_of
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.tui.run import COMBINED, Axis, P, Run
 
@@ -120,11 +120,7 @@ def supported(run: Run, rule: Rule) -> Rule:
     try:
         check_level(rule, run.calibration, run.n_scored)
     except CalibrationError:
-        least = conformal.least_p(len(run.calibration.combined))
-        if rule.kind == "fdr-by":
-            least *= float((1.0 / np.arange(1, max(run.n_scored, 1) + 1)).sum())
-        digits = 1 - math.floor(math.log10(least))
-        return Rule(rule.kind, min(math.ceil(least * 10**digits) / 10**digits, 0.99))
+        return Rule(rule.kind, least_level(rule, run.calibration, run.n_scored))
     return rule
 
 
