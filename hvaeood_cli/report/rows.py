@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import defuse
 
 JSON_FORMAT, JSON_VERSION = "hvaeood-score", 2
+
+_AT_ONCE = 4096  # rows whose numbers are made plain together
 
 
 class Listing(NamedTuple):
@@ -131,24 +134,42 @@ def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
 
 
 def _rows(listing: Listing) -> Iterator[dict[str, Any]]:
+    """An object an image, in manifest order. Numbers are made plain for many images at once."""
     scores, ranking, judgements = listing
-    decision = scores.decision
-    values = {column.name: scores[column.name] for column in scores.scores}
-    decided = [column.name for column in columns("decision") if column.csv]
     judged = dict(judgements.rows(scores))
-    for i in range(len(scores)):
-        row = {
-            "path": scores.name(i),
-            "status": scores.status_name(i),
-            "error": scores.errors[i],
-            "combined": _plain(ranking.combined[i]),
-            "k": int(ranking.k[i]) or None,
-        }
-        row |= {name: _plain(of_all[i]) for name, of_all in values.items()}
-        row |= {name: _plain(getattr(decision, name)[i]) if decision else None for name in decided}
-        if i in judged:
-            row |= {"mark": judged[i].mark, "note": judged[i].note}
-        yield row
+    columns_of_rows = _columns(listing)
+    undecided = {} if scores.decision else dict.fromkeys(_decided())
+    for first in range(0, len(scores), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        plain = {name: _plain(values[part]) for name, values in columns_of_rows.items()}
+        for i in range(first, min(first + _AT_ONCE, len(scores))):
+            row = {
+                "path": scores.name(i),
+                "status": scores.status_name(i),
+                "error": scores.errors[i],
+                "combined": plain["combined"][i - first],
+                "k": int(ranking.k[i]) or None,
+            }
+            row |= {name: values[i - first] for name, values in plain.items()}
+            row |= undecided
+            if i in judged:
+                row |= {"mark": judged[i].mark, "note": judged[i].note}
+            yield row
+
+
+def _columns(listing: Listing) -> dict[str, NDArray[Any]]:
+    """What every row has, by name: (N,) or (N, n)."""
+    scores, ranking, _ = listing
+    found: dict[str, NDArray[Any]] = {"combined": ranking.combined}
+    found |= {column.name: scores[column.name] for column in scores.scores}
+    if scores.decision:
+        found |= {name: getattr(scores.decision, name) for name in _decided()}
+    return found
+
+
+def _decided() -> list[str]:
+    """The columns of a decision that rows have."""
+    return [column.name for column in columns("decision") if column.csv]
 
 
 def _decision(decision: Decision | None) -> dict[str, Any] | None:
@@ -166,19 +187,19 @@ def _drift(drift: Drift | None) -> dict[str, Any] | None:
     return facts | {"level": LEVEL, "shifts": shifts}
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has for a number or an array of them; null for NaN.
+def _plain(values: NDArray[Any]) -> list[Any]:
+    """What JSON has for an array of numbers, nested as it is: (n,) or (n, m). Null for NaN.
 
     A float64, such as a p-value that a threshold is compared with, has all its digits; a float32
     has six significant ones.
     """
-    if isinstance(value, np.ndarray):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, np.integer):
-        return int(value)
-    number = float(value)
-    if not math.isfinite(number):
-        return None
-    return number if isinstance(value, np.float64) else float(f"{number:.6g}")
+    if values.dtype.kind != "f":
+        return list(values.tolist())
+    if values.ndim > 1:
+        flat = iter(_plain(values.ravel()))
+        return [list(itertools.islice(flat, values.shape[1])) for _ in range(len(values))]
+    whole = values.dtype == np.float64
+    return [
+        None if not math.isfinite(value) else value if whole else float(f"{value:.6g}")
+        for value in values.tolist()
+    ]
