@@ -117,9 +117,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"training: {'.'.join(map(str, first['loc']))}: {first['msg']}",
                 f"settings: {', '.join(type(preset.train).model_fields)}",
             ) from None
-        folder = Path(self.out or mkdtemp(prefix="hvaeood-"))
-        if self.out is None:
-            finalize(self, rmtree, folder, ignore_errors=True)
+        folder = Path(self.out) if self.out else self._temporary_folder()
         pixels = read_pixels(self.manifest(X), preset.model).pixels
         fabric = make_fabric(choose_device(self.device))
         run = TrainingRun(preset.model, settings, fabric, folder, folder.name)
@@ -270,7 +268,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return open_sources([os.fspath(path) for path in X])
 
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
-        """Every image as the model takes it, (N, C, H, W). Raises ImageError, which names it."""
+        """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it."""
         channels, size = self.bundle.config.image_channels, self.bundle.config.image_size
         pixels = []
         for i in range(len(manifest)):

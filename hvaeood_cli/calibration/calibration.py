@@ -280,12 +280,12 @@ def find_calibration(
     preferred: str = "",
     skipped: Callable[[CalibrationError], None] = lambda _: None,
 ) -> Calibration | None:
-    """The first calibration that is made for these settings; else the first that is there, whose
-    `mismatches` say why it cannot decide; None where there is none.
+    """The first calibration that was made with these settings; None where no file exists.
 
-    preferred: an id; of those that are made for these settings, the one that has it comes first.
-    skipped: told of each file that cannot be read, which hides no other. Raises CalibrationError
-    where there are only such files.
+    preferred: the id of the one that comes first, if it was made with these settings. skipped: is
+    called with the reason for each file that cannot be read. Where all were made with other
+    settings, returns the first of them, whose `mismatches` say why it cannot decide. Raises
+    CalibrationError where there are files and none can be read.
     """
     there, unreadable = read_calibrations(paths)
     if unreadable and not there:

@@ -120,7 +120,7 @@ def _misused(raised: typer.TyperException) -> UsageError:
     """The error for a wrong command line; if hvaeood.toml has the bad value, with its line."""
     context, parameter = getattr(raised, "ctx", None), getattr(raised, "param", None)
     path = getattr(context, "command_path", "hvaeood")
-    message = raised.format_message()  # there is none where the help was shown instead
+    message = raised.format_message()  # empty where the help was shown instead
     if context and parameter and source_of(context, parameter.name) == "DEFAULT_MAP":
         message = f"{place_of(context.info_name, parameter.opts)}: {message}"
     return UsageError(message, f"{path} --help")

@@ -115,7 +115,7 @@ def calibrate(
 
 
 def _check_as_asked(context: typer.Context, scores: ScoreFile) -> None:
-    """Raise UsageError where options ask for other settings than a score file was made with."""
+    """Raise UsageError for options that a score file was not made with."""
     from hvaeood_cli.calibration.calibration import MUST_AGREE
 
     for option, setting in _SETTINGS.items():

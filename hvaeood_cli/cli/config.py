@@ -1,10 +1,10 @@
 """hvaeood.toml: default options for a folder, in one table for each command.
 
-Flags win over HVAEOOD_* variables, and those over the file. The file may have come with somebody
-else's images, so it may only set how things are computed and shown (`MAY_BE_SET`): never what is
-read or written, and nothing that replaces, downloads, lifts a refusal or changes the form of the
-output. Those are for the command line. A model is named there, never a folder; and what the file
-sets is said.
+Options on the command line win over HVAEOOD_* variables, and those over the file. The file may
+have come with somebody else's images, so it may set only how things are computed and shown
+(`MAY_BE_SET`). What is read or written, what replaces or downloads files, what lifts a refusal
+and the form of the output are for the command line alone. The file may set a model by its name,
+never by its folder, and each command says what the file sets for it.
 """
 
 from __future__ import annotations

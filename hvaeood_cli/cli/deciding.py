@@ -162,10 +162,11 @@ def _calibration_to_score_by(
 def calibration_of(
     scores: ScoreFile, model: str | None, path: Path | None, warn: Warn
 ) -> Calibration | None:
-    """The calibration for a score file: what is named, else that of the model that made it.
+    """The calibration for a score file: the one at `path`, else one of the model that scored it.
 
-    Of the model's, the one that decided the file, if it is at hand. Raises CalibrationError for a
-    broken one, ModelError for a model that is named and not there.
+    Of the model's, the one that decided the file comes first. Returns None where that model is not
+    among the models here. Raises CalibrationError for a broken calibration, and ModelError for a
+    `model` that does not exist or did not score the file.
     """
     from hvaeood_cli.calibration.calibration import Calibration, settings_of
     from hvaeood_cli.looks.looker import bundle_of
@@ -243,7 +244,7 @@ def not_calibrated(model: str) -> CalibrationError:
 
 
 def warn_of_group(scores: ScoreFile, warn: Warn) -> None:
-    """Say where an FDR cannot flag a single image, however odd."""
+    """Warn if this FDR can flag no single image, however odd, but only several together."""
     from hvaeood_cli.calibration.rules import least_group, rule_of
 
     decision, n = scores.decision, scores.n_scored

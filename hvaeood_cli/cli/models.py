@@ -70,7 +70,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _calibrations(bundle: Bundle) -> str:
-    """By what `score` decides, in words: a line for each set of settings."""
+    """The calibrations by which `score` decides, in words, one line each."""
     from hvaeood_cli.calibration.calibration import read_calibrations
 
     there, unreadable = read_calibrations(bundle.calibrations)

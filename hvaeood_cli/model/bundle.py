@@ -115,7 +115,10 @@ class Bundle:
         return data
 
     def load_ladder(self) -> Ladder:
-        """The model itself, on the CPU, in evaluation mode. Raises ModelError."""
+        """The model itself, on the CPU, in evaluation mode.
+
+        Raises ModelError for weights that are damaged or do not fit the architecture.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
