@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 from textual_image.widget import HalfcellImage
 
 from hvaeood_cli.cli import console, tui
@@ -35,11 +37,11 @@ def hvaeood(*words: str) -> None:
 
 def picture_of_score() -> None:
     """What `hvaeood score examples/mixed` prints."""
-    recorder = Console(record=True, width=WIDTH, force_terminal=True, color_system="truecolor")
-    plain = console.out
-    console.out = lambda: recorder  # type: ignore[assignment]
+    terminal = Console(width=WIDTH, force_terminal=True, color_system="truecolor", markup=False)
+    recorder = Console(record=True, width=WIDTH, file=io.StringIO())
+    console.out = lambda: terminal  # type: ignore[assignment]
+    console.emit = lambda parts: recorder.print(Text.from_ansi("".join(parts)))
     hvaeood("score", "examples/mixed")
-    console.out = plain
     recorder.save_svg(str(DOCS / "score.svg"), title="hvaeood score examples/mixed")
 
 
