@@ -19,9 +19,9 @@ from scipy.stats import binom, false_discovery_control
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p
 from hvaeood_cli.calibration.drift import LEVEL, measure_drift
-from hvaeood_cli.calibration.rules import Rule, decide
+from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.report.metrics import compare
-from hvaeood_cli.store.decision import Decision
+from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.reader import ScoreFile, read_scores
 
 

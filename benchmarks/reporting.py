@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.rules import Rule, decide
+from hvaeood_cli.calibration.rules import decide
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.writer import write_decision
 from tests.score_files import make_scores
 

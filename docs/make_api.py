@@ -21,12 +21,12 @@ PUBLIC = {
         "store/reader.py": ["read_scores"],
         "store/score_file.py": ["ScoreFile"],
         "store/header.py": ["RunHeader"],
-        "store/decision.py": ["Decision"],
+        "store/decision.py": ["Decision", "Rule"],
         "store/columns.py": ["Column", "columns", "column"],
     },
     "Calibration and decisions": {
         "calibration/calibration.py": ["Calibration", "find_calibration"],
-        "calibration/rules.py": ["Rule", "decide"],
+        "calibration/rules.py": ["decide"],
         "calibration/ranking.py": ["Ranking"],
     },
     "Runs, engines and sources": {

@@ -22,7 +22,7 @@ from hvaeood_cli.calibration.calibration import (
 )
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
 from hvaeood_cli.calibration.reference import Reference, from_json
-from hvaeood_cli.calibration.rules import Rule, check_level
+from hvaeood_cli.calibration.rules import check_level
 from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
 from hvaeood_cli.images.arrays import array_in_memory
 from hvaeood_cli.images.preprocess import RULES, preprocess
@@ -30,6 +30,7 @@ from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.score_file import ScoreFile
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, th
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.ranking import Ranking
-from hvaeood_cli.calibration.rules import Rule, decide, least_group
+from hvaeood_cli.calibration.rules import decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.writer import write_decision
 from tests.score_files import make_scores

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.rules import Rule, decide
+from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.report import figures
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.judgements import judge
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.writer import write_decision, write_scores

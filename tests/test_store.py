@@ -84,6 +84,8 @@ def test_the_file_is_as_the_contract_says(tmp_path):
         for name, (shape, kind) in types.items():
             assert (file[name].shape, file[name].dtype) == (shape, kind), name
             assert file[name].fletcher32, name
+        assert file["/scores/llr"].attrs["unit"] == "nats"
+        assert "L - L^{>k}" in file["/scores/llr"].attrs["meaning"]
         assert list(file["/images/path"]) == NAMES
         assert list(file["/images/error"].asstr()) == ["", "", "", "it is damaged", ""]
         status = file["/images/status"][()]

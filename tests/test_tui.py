@@ -12,9 +12,9 @@ import pytest
 from textual.command import CommandPalette
 from textual.widgets import Input
 
-from hvaeood_cli.calibration.rules import Rule
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.store.columns import columns
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.judgements import judgements_path, read_judgements
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.tui.messages import Open

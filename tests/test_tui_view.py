@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.rules import KINDS, Rule, decide
+from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.store.columns import columns as of_table
+from hvaeood_cli.store.decision import KINDS, Rule
 from hvaeood_cli.store.judgements import Judgement, Judgements, key_of
 from hvaeood_cli.tui import taking
 from hvaeood_cli.tui import threshold as thresholds

@@ -7,42 +7,14 @@ many of the other images it finds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
 from hvaeood_cli.calibration.conformal import Float64, conformal_p, least_p, n_needed
 from hvaeood_cli.errors import CalibrationError
-from hvaeood_cli.store.decision import Decision
+from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.score_file import ScoreFile
-
-KINDS = ("fpr", "fdr", "fdr-by")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Says which images are flagged, by their p-values.
-
-    fpr: every image with p <= level, so that each in-distribution image is flagged with at most
-    this probability. fdr: Benjamini-Hochberg over the batch, so that on average at most this
-    fraction of what is flagged is in-distribution (Bates et al., 2023: conformal p-values that
-    share their calibration depend on one another in a way that it allows). fdr-by: the same
-    promise under any dependence, by Benjamini-Yekutieli.
-    """
-
-    kind: str = "fpr"
-    level: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise CalibrationError(f"no rule is called {self.kind!r}", f"rules: {', '.join(KINDS)}")
-        if not 0.0 < self.level < 1.0:
-            raise CalibrationError(f"a level of {self.level:g} is not between 0 and 1", "try 0.01")
-
-    def __str__(self) -> str:
-        by = " (Benjamini-Yekutieli)" if self.kind == "fdr-by" else ""
-        return f"{self.kind[:3].upper()} {100 * self.level:.4g} %{by}"
 
 
 def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
@@ -84,8 +56,8 @@ def decide_as_asked(calibration: Calibration, scores: ScoreFile, asked: Rule | N
     Raises CalibrationError as `decide` does.
     """
     there = scores.decision
-    rule = asked or (rule_of(there) if there else Rule())
-    if there and (rule_of(there), there.calibration_id) == (rule, calibration.id):
+    rule = asked or (there.by if there else Rule())
+    if there and (there.by, there.calibration_id) == (rule, calibration.id):
         return there
     return decide(calibration, scores, rule)
 
@@ -144,8 +116,3 @@ def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float64:
     llr = np.where(scores.scored[:, None], scores.llr, np.nan)
     columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
     return np.stack([conformal_p(usual, here) for usual, here in columns], axis=1)
-
-
-def rule_of(decision: Decision) -> Rule:
-    """The rule that made a decision. Raises CalibrationError for an unknown rule."""
-    return Rule(decision.rule, decision.level)

@@ -11,10 +11,9 @@ from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, Usage
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.calibration.rules import Rule
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.model.bundle import Bundle
-    from hvaeood_cli.store.decision import Decision
+    from hvaeood_cli.store.decision import Decision, Rule
     from hvaeood_cli.store.score_file import ScoreFile
 
 Warn = Callable[[str], None]
@@ -22,7 +21,7 @@ Warn = Callable[[str], None]
 
 def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
     """The rule that the command line asks for; None if it asks for none. Raises UsageError."""
-    from hvaeood_cli.calibration.rules import Rule
+    from hvaeood_cli.store.decision import Rule
 
     if fpr is not None and fdr is not None:
         raise UsageError("--fpr and --fdr exclude one another", "choose one error rate")
@@ -63,10 +62,9 @@ class Decider:
         A decision that is there already stays, unless another is asked for. Raises
         CalibrationError where one is asked for and cannot be made, before anything is scored.
         """
-        from hvaeood_cli.calibration.rules import rule_of
 
         standing = _standing_decision(out)
-        rule = asked.rule or (rule_of(standing) if standing else None)
+        rule = asked.rule or (standing.by if standing else None)
         decider = cls(None, rule, standing, asked)
         if not decider.leaves_what_stands:
             decider.calibration = _calibration_to_score_by(detector, decider, n_images, warn)
@@ -121,12 +119,12 @@ def _standing_decision(out: Path) -> Decision | None:
 
     Whoever is to replace it need not be able to read it; the run refuses it otherwise.
     """
-    from hvaeood_cli.calibration.rules import rule_of
+
     from hvaeood_cli.store.reader import read_scores
 
     try:
         found = read_scores(out).decision if out.is_file() else None
-        return found if found and rule_of(found) else None
+        return found if found and found.by else None
     except HvaeoodError:
         return None
 
@@ -140,7 +138,8 @@ def _calibration_to_score_by(
     a warning says why nothing is decided.
     """
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.calibration.rules import Rule, check_level
+    from hvaeood_cli.calibration.rules import check_level
+    from hvaeood_cli.store.decision import Rule
 
     bundle, settings = detector.bundle, detector.calibration_settings
     path = decider.asked.calibration
@@ -245,12 +244,12 @@ def not_calibrated(model: str) -> CalibrationError:
 
 def warn_of_group(scores: ScoreFile, warn: Warn) -> None:
     """Warn if this FDR can flag no single image, however odd, but only several together."""
-    from hvaeood_cli.calibration.rules import least_group, rule_of
+    from hvaeood_cli.calibration.rules import least_group
 
     decision, n = scores.decision, scores.n_scored
     if decision is None or decision.rule == "fpr" or decision.n_flagged:
         return
-    rule = rule_of(decision)
+    rule = decision.by
     group = least_group(rule, decision.n_calibration, n)
     if group > 1:
         warn(

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hvaeood_cli.calibration.ranking import Ranking
-from hvaeood_cli.calibration.rules import rule_of
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import format_p, printable, shorten
@@ -72,7 +71,7 @@ def _headline(scores: ScoreFile, done: str) -> Text:
 def _decision(scores: ScoreFile, decision: Decision) -> Text:
     """How many are flagged, by which rule, and what that rule promises."""
     n, n_flagged = scores.n_scored, decision.n_flagged
-    rule = rule_of(decision)
+    rule = decision.by
     text = Text.assemble((f"{n_flagged:,} flagged", "bold red" if n_flagged else "bold"))
     text.append(f" at {rule}: ")
     if rule.kind == "fpr":

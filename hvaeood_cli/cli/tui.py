@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hvaeood_cli.calibration.rules import Rule
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
+    from hvaeood_cli.store.decision import Rule
     from hvaeood_cli.store.score_file import ScoreFile
     from hvaeood_cli.tui.app import Opened
     from hvaeood_cli.tui.run import Run

@@ -14,12 +14,12 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import threshold
 from hvaeood_cli.calibration.drift import Drift
 from hvaeood_cli.calibration.ranking import Ranking
-from hvaeood_cli.calibration.rules import Rule, rule_of
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.looks.look import Look, Looker
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.report.gallery import Sight, picture
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.judgements import Judgement, Judgements
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -103,7 +103,7 @@ def gather(
     return Section(
         scores=scores,
         ranking=ranking,
-        rule=rule_of(decision) if decision else None,
+        rule=scores.rule,
         n_flagged=decision.n_flagged if decision else 0,
         cut_in_words=f"p = {decision.threshold:.2g}" if decision and decision.threshold else "",
         calibrated=calibration is not None,

@@ -8,7 +8,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.errors import CalibrationError
+
 GROUP = "decision"
+KINDS = ("fpr", "fdr", "fdr-by")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Says which images are flagged, by their p-values.
+
+    fpr: every image with p <= level, so that each in-distribution image is flagged with at most
+    this probability. fdr: Benjamini-Hochberg over the batch, so that on average at most this
+    fraction of what is flagged is in-distribution (Bates et al., 2023: conformal p-values that
+    share their calibration depend on one another in a way that it allows). fdr-by: the same
+    promise under any dependence, by Benjamini-Yekutieli.
+    """
+
+    kind: str = "fpr"
+    level: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise CalibrationError(f"no rule is called {self.kind!r}", f"rules: {', '.join(KINDS)}")
+        if not 0.0 < self.level < 1.0:
+            raise CalibrationError(f"a level of {self.level:g} is not between 0 and 1", "try 0.01")
+
+    def __str__(self) -> str:
+        by = " (Benjamini-Yekutieli)" if self.kind == "fdr-by" else ""
+        return f"{self.kind[:3].upper()} {100 * self.level:.4g} %{by}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +56,11 @@ class Decision:
 
     def __len__(self) -> int:
         return len(self.flagged)
+
+    @property
+    def by(self) -> Rule:
+        """The rule that made it. Raises CalibrationError for one that is none."""
+        return Rule(self.rule, self.level)
 
     @property
     def n_flagged(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.store.columns import Column, blank_rows, columns
-from hvaeood_cli.store.decision import Decision
+from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, check_next
 from hvaeood_cli.store.status import STATUS_CODES
@@ -110,6 +110,11 @@ class ScoreFile:
     @cached_property
     def n_scored(self) -> int:
         return int(self.scored.sum())
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule by which its images are flagged; None if nothing is decided."""
+        return self.decision.by if self.decision else None
 
     def name(self, row: int | np.integer[Any]) -> str:
         """The name of a row's image; bytes that are not UTF-8 are surrogates."""

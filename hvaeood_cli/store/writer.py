@@ -151,10 +151,13 @@ def _write_column(file: h5py.File, column: Column, values: NDArray[Any]) -> None
     Each k or layer has chunks of its own; the bytes of a hash stay together.
     """
     wide = values.shape[1:] if column.each == "byte" else tuple(1 for _ in values.shape[1:])
-    file.create_dataset(
+    dataset = file.create_dataset(
         column.dataset,
         data=values.astype(column.dtype, copy=False),
         chunks=(max(1, min(len(values), _CHUNK)), *wide),
         fletcher32=True,
         track_times=False,
     )
+    dataset.attrs["meaning"] = column.sentence
+    if column.unit:
+        dataset.attrs["unit"] = column.unit

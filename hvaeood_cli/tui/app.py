@@ -16,9 +16,10 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.worker import get_current_worker
 
-from hvaeood_cli.calibration.rules import Rule, decide
+from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.errors import HvaeoodError, StoreError
 from hvaeood_cli.looks.look import Look
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.judgements import Judgements, judge
 from hvaeood_cli.store.writer import write_decision
 from hvaeood_cli.text import printable

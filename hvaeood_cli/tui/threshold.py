@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration import conformal
-from hvaeood_cli.calibration.rules import KINDS, Rule, check_level, least_level, rule_of
+from hvaeood_cli.calibration.rules import check_level, least_level
 from hvaeood_cli.errors import CalibrationError
+from hvaeood_cli.store.decision import KINDS, Rule
 from hvaeood_cli.tui.run import COMBINED, Axis, P, Run
 
 _STEPS = 20  # of a level in a decade
@@ -53,7 +54,7 @@ def first_threshold(run: Run) -> Threshold:
     if run.calibration is None:
         return ByScore(COMBINED, _SUSPICIOUS)
     decision = run.scores.decision
-    rule = rule_of(decision) if decision else Rule()
+    rule = decision.by if decision else Rule()
     return supported(run, rule)
 
 
