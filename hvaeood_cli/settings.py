@@ -20,7 +20,9 @@ class TrainSettings(BaseModel):
     minutes: Annotated[float, Field(gt=0)] | None = None  # stop then; schedules shrink to fit
     batch_size: Annotated[int, Field(ge=1)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    validation: Annotated[int, Field(ge=0)] = 1000  # images set aside, not trained on
+    # Images set aside and not trained on; None for a share of them all (`training/run.py`).
+    validation: Annotated[int, Field(ge=0)] | None = None  # for the curve and the reference
+    calibration: Annotated[int, Field(ge=0)] | None = None  # to calibrate the model on
 
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3

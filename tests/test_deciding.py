@@ -527,3 +527,32 @@ def test_p_values_in_data_flag_what_the_decision_flags(run, own, held_out, odd):
         combined = file["decision/combined"][()]
     assert [float(row["combined"]) for row in rows] == list(combined)
     assert all(len(row["lower_bound_0"].strip("-").replace(".", "")) <= 6 for row in rows)
+
+
+def test_train_then_score_is_all_it_takes(run, tmp_path):
+    """The README's order, on images of one's own: what is odd comes first, and is flagged."""
+    random = np.random.default_rng(0)
+    usual = random.integers(0, 40, (500, 8, 8), np.uint8)
+    np.save(tmp_path / "usual.npy", usual)
+    command = ("--image-size", "8", "--epochs", "4", "--batch-size", "32")
+    code, _, err = run("train", "usual.npy", "--out", "mine", *command)
+    assert code == 0 and "325 to train on, 25 for the curve, 150 to calibrate on" in err
+    assert "not calibrated" not in err
+    odd = np.concatenate([random.integers(0, 40, (40, 8, 8)), random.integers(0, 256, (3, 8, 8))])
+    np.save(tmp_path / "new.npy", odd.astype(np.uint8))
+    code, out, _ = run("score", "new.npy", "--model", "mine", "--json")
+    rows = json.loads(out)["images"]
+    assert code == 0 and [row["flagged"] for row in rows[40:]] == [True] * 3
+    # images that were chosen to calibrate on replace those that were set aside, unasked
+    np.save(tmp_path / "held.npy", random.integers(0, 40, (200, 8, 8), np.uint8))
+    code, out, err = run("calibrate", "held.npy", "--model", "mine")
+    assert (code, err) == (0, "") and "200 images" in out
+    assert run("calibrate", "usual.npy", "--model", "mine")[0] == 3  # and are not replaced so
+
+
+def test_a_model_of_few_images_says_that_it_cannot_flag(run, tmp_path):
+    np.save(tmp_path / "few.npy", make_images(100, size=8)[:, 0])
+    options = ("--image-size", "8", "--epochs", "1", "--batch-size", "16")
+    code, _, err = run("train", "few.npy", "--out", "mine", *options)
+    assert code == 0 and "95 to train on, 5 for the curve, 0 to calibrate on" in err
+    assert "it is not calibrated" in err and "hvaeood calibrate" in err

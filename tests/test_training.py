@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.detector import Detector
 from hvaeood_cli.device import make_fabric
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.images.content import short_key
@@ -482,3 +485,49 @@ def test_compiled_training_takes_the_same_steps(tmp_path, monkeypatch):
     assert compiled
     for name, value in weights_of(whole).items():
         torch.testing.assert_close(value, weights_of(trained)[name], atol=1e-4, rtol=1e-3)
+
+
+# -- what is set aside ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "shares"),
+    [
+        (60_000, (57_000, 1000, 2000)),
+        (3000, (2250, 150, 600)),
+        (650, (468, 32, 150)),  # enough to flag at 1 %
+        (320, (198, 16, 106)),
+        (290, (276, 14, 0)),  # too few to calibrate on
+    ],
+)
+def test_shares_of_any_number_of_images(n, shares):
+    settings = SETTINGS.model_copy(update={"validation": None, "calibration": None})
+    split = TrainingRun(SMALL, settings, CPU, Path("m"), "m").split(n)
+    assert tuple(map(len, split)) == shares
+    assert sorted(np.concatenate(split)) == list(range(n))
+    again = TrainingRun(SMALL, settings, CPU, Path("m"), "m").split(n)
+    assert all(np.array_equal(one, other) for one, other in zip(split, again, strict=True))
+
+
+def test_a_model_calibrates_itself_on_what_it_has_not_seen(tmp_path):
+    images = make_images(400)
+    images[:40] = images[40:80]  # copies, some of them on either side
+    settings = SETTINGS.model_copy(update={"validation": None, "epochs": 1})
+    run = TrainingRun(SMALL, settings, CPU, tmp_path / "m", "m")
+    bundle = run.of(images)
+    (path,) = bundle.calibrations
+    calibration = Calibration.load(path)
+    split = run.split(400)
+    trained = {short_key(images[i]) for i in split.trained_on}
+    fresh = [short_key(images[i]) for i in split.calibration if short_key(images[i]) not in trained]
+    assert len(fresh) < len(split.calibration) == 133
+    assert sorted(calibration.content) == sorted(fresh)
+    assert bundle.training["n_calibration"] == 133
+    detector = Detector(tmp_path / "m")
+    assert detector.calibration is not None and detector.calibration.id == calibration.id
+    assert detector.p_values(images[:5, 0]).shape == (5,)
+
+
+def test_none_is_made_where_none_is_wanted(tmp_path):
+    settings = SETTINGS.model_copy(update={"calibration": 0, "epochs": 1})
+    assert not TrainingRun(SMALL, settings, CPU, tmp_path, "m").of(make_images(400)).calibrations

@@ -171,6 +171,8 @@ def _is_there(calibration: Calibration, place: Path) -> bool:
         return False
     except CalibrationError as error:
         raise StoreError(error.message, hint) from None
+    if there.id != calibration.id and there.about.get("made_by") == "train":
+        return False  # the images that are given now were chosen, those not
     if there.id != calibration.id:
         raise StoreError(f"{place} holds another calibration ({there.id})", hint)
     return True

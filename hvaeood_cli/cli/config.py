@@ -33,8 +33,9 @@ MAY_BE_SET = frozenset(
         # of a decision, and of what is shown
         *("fpr", "fdr", "by", "top", "images"),
         # of a training
-        *("preset", "image-size", "channels", "epochs", "minutes", "validation", "learning-rate"),
-        *("semantic-weight", "set", "devices", "strategy", "compile", "checkpoint-every"),
+        *("preset", "image-size", "channels", "epochs", "minutes", "validation", "calibrate"),
+        *("learning-rate", "semantic-weight", "set", "devices", "strategy", "compile"),
+        "checkpoint-every",
     )
 )
 

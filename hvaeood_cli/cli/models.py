@@ -94,7 +94,8 @@ def _show(bundle: Bundle) -> None:
         facts[f"z_{i}"] = "x".join(map(str, bundle.config.latent_shape(i)))
     if training:
         facts["trained on"] = (
-            f"{training['n_trained_on']:,} images, {training['n_validation']:,} more for the curve"
+            f"{training['n_trained_on']:,} images; {training['n_validation']:,} more for the "
+            f"curve, {training.get('n_calibration', 0):,} to calibrate on"
         )
         facts["trained in"] = f"{training['minutes']} minutes, {training['steps']:,} steps"
         facts["finished"] = training["finished"]

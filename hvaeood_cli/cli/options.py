@@ -145,7 +145,19 @@ Minutes = Annotated[
 ]
 Validation = Annotated[
     int | None,
-    typer.Option(metavar="N", min=0, help="Images set aside for the curve.", show_default="1000"),
+    typer.Option(
+        metavar="N", min=0, help="Images set aside for the curve.", show_default="5 %, at most 1000"
+    ),
+]
+CalibrationShare = Annotated[
+    int | None,
+    typer.Option(
+        "--calibrate",
+        metavar="N",
+        min=0,
+        help="Images set aside to calibrate the model on; 0 for none.",
+        show_default="20 %, at most 2000",
+    ),
 ]
 TrainBatchSize = Annotated[
     int | None,

@@ -34,6 +34,7 @@ def train(
     epochs: options.Epochs = None,
     minutes: options.Minutes = None,
     validation: options.Validation = None,
+    calibrate: options.CalibrationShare = None,
     batch_size: options.TrainBatchSize = None,
     learning_rate: options.LearningRate = None,
     semantic_weight: options.SemanticWeight = None,
@@ -55,8 +56,10 @@ def train(
 
     Example: **hvaeood train photos/ --out my-model --minutes 30**
 
-    DIR becomes a model for score --model DIR. After an interruption, the same command goes on from
-    the last checkpoint. Next: **hvaeood score FOLDER --model DIR**
+    DIR becomes a model for score --model DIR, calibrated on images that are set aside, so that
+    score can flag. After an interruption, the same command goes on from the last checkpoint.
+
+    Next: **hvaeood score FOLDER --model DIR**
     """
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.model.presets import for_images, get_preset
@@ -68,6 +71,7 @@ def train(
         "epochs": epochs,
         "minutes": minutes,
         "validation": validation,
+        "calibration": calibrate,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "semantic_weight": semantic_weight,
@@ -107,6 +111,12 @@ def train(
         checkpoint_seconds=checkpoint_every,
         command=["hvaeood", *sys.argv[1:]],
     )
+    split = run.split(len(read.pixels))
+    if talk:
+        console.say(
+            f"{len(split.trained_on):,} to train on, {len(split.validation):,} for the curve, "
+            f"{len(split.calibration):,} to calibrate on"
+        )
     with _progress(settings, talk) as report, _interruptible() as stop:
         try:
             bundle = run.of(read.pixels, force, stop, report)
@@ -236,4 +246,9 @@ def _tell(bundle: Bundle, out: Path) -> None:
         console.say(f"validation, bits/dim (S = 1): {parts}")
     minutes = bundle.training.get("minutes", 0.0)
     console.say(f"model {bundle.name} in {out}, trained in {minutes:.1f} minutes")
+    if not bundle.calibrations:
+        console.warn(
+            "it is not calibrated, for too few images were set aside: score will rank, and flag "
+            f"nothing. hvaeood calibrate HELD-OUT-IMAGES --model {shlex.quote(str(out))}"
+        )
     console.say(f"next: hvaeood score FOLDER --model {shlex.quote(str(out))}")

@@ -1,8 +1,8 @@
 """A training run: set some images aside, train on the rest, and write a bundle.
 
 images  ->  train on most     ->  score those set aside  ->  bundle
-            checkpoints,          the model's reference      weights, provenance,
-            resumable             for rankings               what was trained on
+            checkpoints,          a reference to rank by,    weights, provenance,
+            resumable             a calibration to decide    what was trained on
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from hvaeood_cli.calibration.calibration import LEAST_IMAGES, Calibration
 from hvaeood_cli.calibration.reference import to_json
 from hvaeood_cli.device import precision_of
 from hvaeood_cli.errors import TrainingError, UsageError
+from hvaeood_cli.images.arrays import array_in_memory
 from hvaeood_cli.images.content import short_key
+from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.ladder import Ladder
+from hvaeood_cli.scoring.engines.local import LocalEngine
+from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.training.checkpoint import Checkpoints
@@ -35,6 +40,22 @@ from hvaeood_cli.training.loop import CHECKPOINT_SECONDS, Progress, Trained, tra
 from hvaeood_cli.version import __version__
 
 Pixels = NDArray[np.uint8]
+
+MADE_BY = "train"  # in `about` of a calibration that a training run made
+
+_MOST_VALIDATION, _MOST_CALIBRATION = (
+    1000,
+    2000,
+)  # images that are set aside, however many there are
+_FOR_ONE_PER_CENT = 150  # images that a calibration needs to flag at a false-positive rate of 1 %
+
+
+class Split(NamedTuple):
+    """Rows of the images, (n,) each, in order."""
+
+    trained_on: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    calibration: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -73,11 +94,12 @@ class TrainingRun:
         fingerprint = self._fingerprint(pixels)
         if (self.out / CONFIG).is_file() and not force:
             return self._finished(fingerprint)
-        used, aside = self._split(len(pixels))
+        split = self.split(len(pixels))
+        aside, used = pixels[split.validation], pixels[split.trained_on]
         checkpoints = Checkpoints(self.out / "checkpoints", fingerprint)
         trained = train(
-            pixels[used],
-            pixels[aside],
+            used,
+            aside,
             self.config,
             self.settings,
             checkpoints,
@@ -88,17 +110,19 @@ class TrainingRun:
             stop,
             report,
         )
-        reference = self._reference(trained.ladder, pixels[aside])
+        reference = self._reference(trained.ladder, aside)
         if not self.fabric.is_global_zero:
             self.fabric.barrier()  # process 0 writes the bundle
             return read_bundle(self.out)
-        hashes = np.array([short_key(image) for image in pixels[used]], np.uint64)
+        hashes = np.array([short_key(image) for image in used], np.uint64)
         counts = {"n_images": len(pixels), "n_trained_on": len(used), "n_validation": len(aside)}
+        counts["n_calibration"] = len(split.calibration)
         provenance = counts | self._provenance(trained, fingerprint)
         ladder = trained.ladder
         bundle = write_bundle(
             self.out, self.name, self.config, ladder, provenance, reference, hashes
         )
+        self._calibrate(bundle, ladder, pixels[split.calibration])
         checkpoints.clear()
         self.fabric.barrier()
         return bundle
@@ -138,20 +162,49 @@ class TrainingRun:
             )
         return bundle
 
-    def _split(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows to train on and the rows set aside; the seed decides, so a resumed run agrees.
+    def split(self, n: int) -> Split:
+        """Which of n images are trained on; the seed decides, so a resumed run agrees.
 
-        Raises TrainingError for too few images to fill a batch.
+        By default a twentieth is set aside for the curve, and a fifth to calibrate on: more of few,
+        so that 1 % can be flagged, and none where even that is too little. Raises TrainingError for
+        too few images to fill a batch.
         """
-        n_aside, batch_size = self.settings.validation, self.settings.batch_size
-        if n - n_aside < batch_size:
+        settings = self.settings
+        n_validation = settings.validation
+        if n_validation is None:
+            n_validation = min(_MOST_VALIDATION, n // 20)
+        n_calibration = settings.calibration
+        if n_calibration is None:
+            share = min(_MOST_CALIBRATION, max(n // 5, min(_FOR_ONE_PER_CENT, n // 3)))
+            n_calibration = share if share >= LEAST_IMAGES else 0
+        n_aside = n_validation + n_calibration
+        if n - n_aside < settings.batch_size:
             raise TrainingError(
-                f"{n} images are too few: {n_aside} are set aside for validation and "
-                f"a batch takes {batch_size}",
-                "give more images, or lower --validation and --batch-size",
+                f"{n} images are too few: {n_validation} are set aside for validation, "
+                f"{n_calibration} to calibrate on, and a batch takes {settings.batch_size}",
+                "give more images, or lower --validation, --calibrate and --batch-size",
             )
-        order = np.random.Generator(np.random.Philox(key=self.settings.seed)).permutation(n)
-        return np.sort(order[n_aside:]), np.sort(order[:n_aside])
+        order = np.random.Generator(np.random.Philox(key=settings.seed)).permutation(n)
+        ends = (n_validation, n_aside)
+        validation, calibration, trained_on = map(np.sort, np.split(order, ends))
+        return Split(trained_on, validation, calibration)
+
+    def _calibrate(self, bundle: Bundle, ladder: Ladder, pixels: Pixels) -> None:
+        """Calibrate the new model with the settings that `score` uses by default.
+
+        Copies of images that it was trained on are left out. Fewer than a calibration takes make
+        none.
+        """
+        seen = bundle.training_hashes()
+        fresh = [image for image in pixels if not np.isin(short_key(image), seen)]
+        if len(fresh) < LEAST_IMAGES:
+            return
+        images = np.stack(fresh)  # (N, C, H, W)
+        images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
+        engine = LocalEngine(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
+        manifest = Manifest([array_in_memory(images)])
+        scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda: engine).in_memory()
+        Calibration.of(scores, {"made_by": MADE_BY}).save(bundle.calibration_place())
 
     def _reference(self, ladder: Ladder, aside: Pixels) -> dict[str, Any]:
         """LLR^{>k} of the images set aside, with the settings that `score` uses by default.
