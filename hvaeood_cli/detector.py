@@ -119,10 +119,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"settings: {', '.join(type(preset.train).model_fields)}",
             ) from None
         folder = Path(self.out) if self.out else self._temporary_folder()
-        pixels = read_pixels(self.manifest(X), preset.model).pixels
+        read = read_pixels(self.manifest(X), preset.model)
         fabric = make_fabric(choose_device(self.device))
-        run = TrainingRun(preset.model, settings, fabric, folder, folder.name)
-        self.bundle_ = run.of(pixels)
+        run = TrainingRun(
+            preset.model, settings, fabric, folder, folder.name, conversions=read.conversions
+        )
+        self.bundle_ = run.of(read.pixels)
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:

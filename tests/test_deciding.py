@@ -543,6 +543,9 @@ def test_train_then_score_is_all_it_takes(run, tmp_path):
     code, out, _ = run("score", "new.npy", "--model", "mine", "--json")
     rows = json.loads(out)["images"]
     assert code == 0 and [row["flagged"] for row in rows[40:]] == [True] * 3
+    larger = np.kron(odd, np.ones((1, 2, 2))).astype(np.uint8)
+    np.save(tmp_path / "larger.npy", larger)
+    assert "was trained on 8x8 grey images" in run("score", "larger.npy", "--model", "mine")[2]
     # images that were chosen to calibrate on replace those that were set aside, unasked
     np.save(tmp_path / "held.npy", random.integers(0, 40, (200, 8, 8), np.uint8))
     code, out, err = run("calibrate", "held.npy", "--model", "mine")
@@ -556,3 +559,12 @@ def test_a_model_of_few_images_says_that_it_cannot_flag(run, tmp_path):
     code, _, err = run("train", "few.npy", "--out", "mine", *options)
     assert code == 0 and "95 to train on, 5 for the curve, 0 to calibrate on" in err
     assert "it is not calibrated" in err and "hvaeood calibrate" in err
+
+
+def test_a_model_of_resized_images_is_not_surprised_by_others(run, tmp_path):
+    """A warning that their scores may be high for that alone would be wrong."""
+    np.save(tmp_path / "usual.npy", make_images(60, size=16)[:, 0])
+    options = ("--image-size", "8", "--epochs", "1", "--batch-size", "16", "--quiet")
+    assert run("train", "usual.npy", "--out", "mine", *options)[0] == 0
+    code, _, err = run("score", "usual.npy", "--model", "mine")
+    assert code == 0 and "60 resized to 8x8" in err and "was trained on" not in err

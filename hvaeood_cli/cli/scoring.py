@@ -62,7 +62,8 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
     said = conversions_in_words(scores.n_scored, done, config.image_size)
     if said:
         yield said
-    foreign = max((done.get(name, 0) for name in ("resized", "greyed", "coloured")), default=0)
+    telling = {"resized", "greyed", "coloured"} - _usual_conversions(detector)
+    foreign = max((done.get(name, 0) for name in telling), default=0)
     if scores.n_scored and foreign > scores.n_scored / 2:
         kind = "grey" if config.image_channels == 1 else "colour"
         yield (
@@ -75,6 +76,13 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
             f"{detector.bundle.name} has no reference scores for these settings: images are "
             "ranked against this batch alone"
         )
+
+
+def _usual_conversions(detector: Detector) -> set[str]:
+    """What was done to most of the images that the model was trained on, as far as it is known."""
+    training = detector.bundle.training
+    counts = training.get("conversions", {})
+    return {name for name, count in counts.items() if count > training.get("n_images", 0) / 2}
 
 
 @contextlib.contextmanager

@@ -110,6 +110,7 @@ def train(
         compiled=compile_,
         checkpoint_seconds=checkpoint_every,
         command=["hvaeood", *sys.argv[1:]],
+        conversions=read.conversions,
     )
     split = run.split(len(read.pixels))
     if talk:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -43,10 +43,7 @@ Pixels = NDArray[np.uint8]
 
 MADE_BY = "train"  # in `about` of a calibration that a training run made
 
-_MOST_VALIDATION, _MOST_CALIBRATION = (
-    1000,
-    2000,
-)  # images that are set aside, however many there are
+_MOST_VALIDATION, _MOST_CALIBRATION = 1000, 2000  # images that are set aside by default
 _FOR_ONE_PER_CENT = 150  # images that a calibration needs to flag at a false-positive rate of 1 %
 
 
@@ -63,7 +60,8 @@ class TrainingRun:
     """The model to make, how to train it, and where to write it. `of` trains it on images.
 
     out: the bundle's folder. name: the model's. fabric, compiled, checkpoint_seconds: as in
-    `train`. command: the command line, which the bundle keeps for people.
+    `train`. command: the command line, which the bundle keeps for people. conversions: to how many
+    of the images each was done; the bundle keeps them, so that `score` knows what is usual.
     """
 
     config: ModelConfig
@@ -74,6 +72,7 @@ class TrainingRun:
     compiled: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     command: Sequence[str] = ()
+    conversions: Mapping[str, int] = field(default_factory=dict)
 
     def of(
         self,
@@ -228,6 +227,7 @@ class TrainingRun:
         """How, from what and when the model was made, for `training.json`."""
         return {
             "command": list(self.command),
+            "conversions": dict(self.conversions),
             "fingerprint": fingerprint,
             "n_parameters": trained.n_parameters,
             "minutes": round(trained.state.seconds / 60.0, 2),
