@@ -393,7 +393,7 @@ def test_train_makes_a_model_that_scores(run, folder, tmp_path):
     code, _, err = run(*arguments, "--seed", "3")
     assert code == 3 and "already holds a model" in err
     code, out, _ = run("models", "mine")
-    assert code == 0 and "32 images, 8 more" in out and "--validation 8" in out
+    assert code == 0 and "32 images; 8 more" in out and "--validation 8" in out
     code, out, _ = run("score", "train", "--model", "mine")
     assert code == 0 and "40 of 40" in out
 

@@ -568,3 +568,12 @@ def test_a_model_of_resized_images_is_not_surprised_by_others(run, tmp_path):
     assert run("train", "usual.npy", "--out", "mine", *options)[0] == 0
     code, _, err = run("score", "usual.npy", "--model", "mine")
     assert code == 0 and "60 resized to 8x8" in err and "was trained on" not in err
+
+
+@pytest.mark.parametrize("level", ["0.05", "5%", " 5 %"])
+def test_a_level_may_be_given_in_per_cent(run, own, held_out, odd, level):
+    run("calibrate", held_out)
+    code, out, _ = run("score", "mixed", "--fpr", level)
+    assert code == 0 and "flagged at FPR 5 %" in out
+    code, _, err = run("score", "mixed", "--fpr", "some%")
+    assert code == 2 and "some%" in err

@@ -81,9 +81,21 @@ ScoreOutput = Annotated[
         show_default="SOURCE.scores.h5",
     ),
 ]
+
+
+def level(given: str | float) -> float:
+    """An error rate, such as 0.05 or 5%. Raises ValueError."""
+    text = str(given).strip()
+    try:
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no level: 0.05 or 5%") from None
+
+
 Fpr = Annotated[
     float | None,
     typer.Option(
+        parser=level,
         metavar="LEVEL",
         help="Flag images with p <= LEVEL: each image that belongs is flagged this often at most.",
         show_default="the file's rule, else 0.01",
@@ -92,6 +104,7 @@ Fpr = Annotated[
 Fdr = Annotated[
     float | None,
     typer.Option(
+        parser=level,
         metavar="LEVEL",
         help="Flag by Benjamini-Hochberg: of what is flagged, this fraction at most belongs.",
         show_default=False,
