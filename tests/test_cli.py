@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -229,7 +230,16 @@ def test_defaults_come_from_flags_then_environment_then_file(run, folder, tmp_pa
 # -- interruptions --------------------------------------------------------------------------------
 
 
-def start(tmp_path: Path, bundle, *arguments: str, **options) -> subprocess.Popen[bytes]:
+def start(
+    tmp_path: Path, bundle, *arguments: str, prepare: Callable[[], None] = lambda: None, **options
+) -> subprocess.Popen[bytes]:
+    """The command in a process of its own, in which `prepare` runs first."""
+
+    def before() -> None:
+        # A shell's background job ignores Ctrl+C, and so would all that it starts.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        prepare()
+
     environment = os.environ | {"HVAEOOD_MODEL": str(bundle.folder), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     return subprocess.Popen(
@@ -238,8 +248,7 @@ def start(tmp_path: Path, bundle, *arguments: str, **options) -> subprocess.Pope
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell's background job ignores Ctrl+C, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=before,  # noqa: PLW1509
         **options,
     )
 
@@ -358,7 +367,7 @@ def test_a_full_disk_loses_nothing(tmp_path, bundle):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    full = start(tmp_path, bundle, *arguments, preexec_fn=small_disk)
+    full = start(tmp_path, bundle, *arguments, prepare=small_disk)
     _, err = full.communicate()
     assert full.returncode == 3
     assert err.startswith(
