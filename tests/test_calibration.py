@@ -16,10 +16,11 @@ from scipy.stats import binom, false_discovery_control
 from sklearn.mixture import GaussianMixture
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold
+from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold, two_sided_p
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.calibration.rules import decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
 from hvaeood_cli.store.decision import Rule
@@ -475,3 +476,34 @@ def test_the_combined_score_of_an_image_is_its_own(calibration, usual, n):
         rows = slice(first, first + n)
         few = {name: values[rows] for name, values in usual.columns.items()}
         np.testing.assert_array_equal(calibration.combine(few), together[rows])
+
+
+# -- why an image is odd --------------------------------------------------------------------------
+
+
+def test_an_image_that_is_plainer_or_stranger_than_usual_is_said_to_be(
+    calibration, usual, tmp_path
+):
+    odd = make_scores(tmp_path / "odd.h5", 3)
+    for name in calibration.statistics:  # an image in the middle of the usual ones, thrice
+        odd.columns[name][:] = np.median(usual.columns[name], axis=0)
+    odd.llr[0, 1] += 100.0
+    odd.llr[1, 1] -= 100.0
+    odd["kl"][2, 0] = np.quantile(usual["kl"][:, 0], 0.97)
+    odd["kl"][2, 1] = np.quantile(usual["kl"][:, 1], 0.03)
+    high, low, mixed = reasons(calibration, odd, [0, 1, 2])
+    assert high.title == low.title == "LLR>2"
+    assert high.sentence.startswith("stranger above layer 2 than any of 1,000 usual images")
+    assert low.sentence.startswith("plainer above layer 2 than any of 1,000 usual images")
+    assert high.spreads > 0 > low.spreads and high.p == low.p == pytest.approx(2 / 1001)
+    assert mixed.sentence.startswith("an unusual combination: ")
+
+
+def test_a_row_without_scores_has_no_reason(calibration, tmp_path):
+    assert reasons(calibration, make_scores(tmp_path / "s.h5", 3, bad=(1,)), [1]) == [None]
+
+
+def test_p_of_both_ends_is_twice_the_smaller_one():
+    usual = np.arange(99.0)
+    p = two_sided_p(usual, np.array([-1.0, 49.0, 99.0, np.nan]))
+    assert p[:3].tolist() == [2 / 100, 1.0, 2 / 100] and np.isnan(p[3])

@@ -133,6 +133,11 @@ class Calibration:
         return np.sort(self.llr, axis=0)
 
     @cached_property
+    def usual_statistics(self) -> NDArray[np.float64]:
+        """The statistics that the density takes, of every image: (n, D), each sorted upwards."""
+        return np.sort(statistics(self.columns, self.statistics), axis=0)
+
+    @cached_property
     def id(self) -> str:
         """A hash of the settings, the scores, and how the density is made from them.
 

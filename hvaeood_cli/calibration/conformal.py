@@ -27,6 +27,17 @@ def conformal_p(calibration: Numbers, scores: Numbers) -> Float64:
     return np.where(np.isnan(scores), np.nan, (1.0 + at_least) / (n + 1.0))
 
 
+def two_sided_p(calibration: Numbers, scores: Numbers) -> Float64:
+    """Twice the smaller p-value of the two ends, at most 1: a score may be too low or too high.
+
+    Arguments and result as in `conformal_p`.
+    """
+    n = len(calibration)
+    at_most = np.searchsorted(calibration, scores, side="right")
+    low = np.where(np.isnan(scores), np.nan, (1.0 + at_most) / (n + 1.0))
+    return np.minimum(1.0, 2.0 * np.minimum(low, conformal_p(calibration, scores)))
+
+
 def least_p(n: int) -> float:
     """The smallest p-value that n calibration scores can give."""
     return 1.0 / (n + 1.0)

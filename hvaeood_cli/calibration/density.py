@@ -92,6 +92,21 @@ class Density:
             by_component.append(log_weight + log_det - 0.5 * distance)
         return np.where(finite, -np.logaddexp.reduce(by_component, axis=0), np.inf)
 
+    def given_others(self, values: Float64) -> Float64:
+        """How far each statistic of one image is from what its others let expect: (D,) -> (D,).
+
+        In standard deviations of the conditional Gaussian, in the component nearest to the image.
+        """
+        standard = (values - self.centre) / self.spread
+        distances = [
+            float(_squared_norm((standard - mean)[:, None], precision)[0])
+            for mean, precision in zip(self.means, self.precisions, strict=True)
+        ]
+        nearest = int(np.argmin(distances))
+        precision = self.precisions[nearest] @ self.precisions[nearest].T  # (D, D)
+        off: Float64 = precision @ (standard - self.means[nearest])
+        return off / np.sqrt(np.diag(precision))
+
 
 def _squared_norm(columns: Float64, upper: Float64) -> Float64:
     """|x U|^2 of every x, (N,). columns: (D, N), an x each; upper: (D, D), U, upper triangular.

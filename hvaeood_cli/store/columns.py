@@ -38,6 +38,10 @@ class Column:
     density: slice | None = None  # which of its values the density takes; None: none
     odd_end: Literal["high", "low", "either"] = "high"  # where images that do not belong lie
     listed: bool = False  # whether lists of images show it, where there is room
+    above: str = (
+        ""  # what a value above usual images' says of an image: "... than most"; {} as above
+    )
+    below: str = ""  # ... and a value below theirs
     optional: bool = False  # added within this version of the format: older files may lack it
 
     @property
@@ -93,6 +97,8 @@ TABLE: list[Column] = [
         csv="lower_bound_{}",
         density=slice(0, 1),  # L^{>k} for k > 0 is L minus a ratio, and adds nothing
         odd_end="low",
+        above="plainer",
+        below="richer, or harder to explain,",
     ),
     Column(
         "kl",
@@ -106,6 +112,8 @@ TABLE: list[Column] = [
         csv="kl_{}",
         density=slice(None),
         odd_end="either",
+        above="more surprising in layer {}",
+        below="less surprising in layer {}",
     ),
     Column(
         "log_px",
@@ -120,6 +128,8 @@ TABLE: list[Column] = [
         csv="log_px_{}",
         density=slice(None),
         odd_end="either",
+        above="reproduced better from k = {}",
+        below="reproduced worse from k = {}",
     ),
     Column(
         "llr",
@@ -133,6 +143,8 @@ TABLE: list[Column] = [
         csv="llr_{}",
         density=slice(None),
         listed=True,
+        above="stranger above layer {}",
+        below="plainer above layer {}",
     ),
     Column(
         "llr_share",
@@ -144,6 +156,8 @@ TABLE: list[Column] = [
         title="LLR>{}/-L",
         csv="llr_share_{}",
         density=slice(None),
+        above="resting more on detail up to layer {}",
+        below="resting less on detail up to layer {}",
     ),
     Column(
         "bits_per_dim",

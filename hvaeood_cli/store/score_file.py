@@ -136,6 +136,18 @@ class ScoreFile:
         yield from zip(column.titles(self.n_layers), parts, strict=True)
 
     @cached_property
+    def first_copies(self) -> NDArray[np.int64]:
+        """The first scored row with the same pixels as each row's, (N,): copies of one image.
+
+        A row without copies before it, and one without scores, is its own.
+        """
+        first = np.arange(len(self))
+        rows = np.flatnonzero(self.scored)
+        _, places, which = np.unique(self.content[rows], return_index=True, return_inverse=True)
+        first[rows] = rows[places][which]
+        return first
+
+    @cached_property
     def _status_names(self) -> dict[int, str]:
         return {code: name for name, code in self.status_codes.items()}
 

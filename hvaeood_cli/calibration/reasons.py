@@ -1,0 +1,116 @@
+"""Why an image is odd, in words: the statistic that is least usual, and how far off it is.
+
+The combined score says how rare an image's statistics are together. Here each is looked at on its
+own, at both ends: an image may be odd because a score is too low as well as because it is too high.
+Where no statistic is rare by itself, the one is named that the others make least likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.conformal import Float64, two_sided_p
+from hvaeood_cli.calibration.density import statistics
+from hvaeood_cli.store.columns import Column, column
+from hvaeood_cli.store.score_file import ScoreFile
+
+_RARE = 0.05  # a two-sided p, corrected for the number of statistics, at which one is named alone
+
+
+class Reason(NamedTuple):
+    """The statistic of an image that is least usual."""
+
+    title: str  # of the statistic, such as LLR>2
+    spreads: float  # standard deviations of usual images above their mean; negative: below
+    p: float  # two-sided, of this statistic alone
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class _Statistic(NamedTuple):
+    """One number of the density's statistics."""
+
+    column: Column
+    place: int  # among the column's values
+
+    def title(self, n_layers: int) -> str:
+        return self.column.titles(n_layers)[self.place]
+
+    def phrase(self, above: bool, n_layers: int) -> str:
+        indices = self.column.indices(n_layers)
+        words = self.column.above if above else self.column.below
+        return words.format("" if indices is None else indices[self.place])
+
+
+def reasons(
+    calibration: Calibration, scores: ScoreFile, rows: Sequence[int] | NDArray[np.int64]
+) -> list[Reason | None]:
+    """Why each of these rows is odd; None for a row without scores, or with one that is no number.
+
+    calibration: the one that decided the scores, or any other of the same model and settings.
+    """
+    chosen = np.asarray(rows, np.int64)
+    columns = {name: scores.columns[name][chosen] for name in calibration.statistics}
+    values = statistics(columns, calibration.statistics)  # (n, D)
+    usual = calibration.usual_statistics  # (m, D), each column sorted upwards
+    p = np.stack(
+        [two_sided_p(known, here) for known, here in zip(usual.T, values.T, strict=True)], axis=1
+    )
+    spreads = (values - usual.mean(0)) / np.maximum(usual.std(0), 1e-6)
+    named = _statistics(calibration)
+    found: list[Reason | None] = []
+    for i, row in enumerate(chosen):
+        if not scores.scored[row] or not np.isfinite(values[i]).all():
+            found.append(None)
+        else:
+            alone = _alone(calibration, named, p[i], spreads[i])
+            found.append(alone or _together(calibration, named, values[i]))
+    return found
+
+
+def _alone(
+    calibration: Calibration, named: list[_Statistic], p: Float64, spreads: Float64
+) -> Reason | None:
+    """The rarest statistic, if it is rare by itself; of equally rare ones, that furthest off."""
+    j = int(np.lexsort([-np.abs(spreads), p])[0])
+    if min(1.0, p[j] * len(p)) > _RARE:
+        return None
+    n, n_layers, above = len(calibration), calibration.n_layers, bool(spreads[j] > 0)
+    title, phrase = named[j].title(n_layers), named[j].phrase(above, n_layers)
+    beyond = round((1.0 - p[j] / 2.0) * (n + 1))  # usual images on its one side, at most n
+    most = (
+        f"any of {n:,} usual images" if beyond >= n else f"{100 * beyond / n:.4g} % of usual images"
+    )
+    side = "high" if above else "low"
+    sentence = f"{phrase} than {most}: {title} is {abs(spreads[j]):.1f} spreads {side}"
+    return Reason(title, float(spreads[j]), float(p[j]), sentence)
+
+
+def _together(calibration: Calibration, named: list[_Statistic], values: Float64) -> Reason:
+    """The statistic that the image's other ones make least likely."""
+    off = calibration.density.given_others(values)
+    j = int(np.abs(off).argmax())
+    title = named[j].title(calibration.n_layers)
+    side = "higher" if off[j] > 0 else "lower"
+    sentence = (
+        f"an unusual combination: {title} is {abs(off[j]):.1f} spreads {side} than the other "
+        "scores let expect"
+    )
+    return Reason(title, float(off[j]), 1.0, sentence)
+
+
+def _statistics(calibration: Calibration) -> list[_Statistic]:
+    """What each number of the density's statistics is, in their order."""
+    found = []
+    for name in calibration.statistics:
+        one = column(name)
+        n = len(one.titles(calibration.n_layers))
+        found += [_Statistic(one, place) for place in range(n)[one.density or slice(None)]]
+    return found
