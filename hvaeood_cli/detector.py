@@ -35,6 +35,7 @@ from hvaeood_cli.store.score_file import ScoreFile
 
 if TYPE_CHECKING:
     from hvaeood_cli.scoring.engines.engine import Engine
+    from hvaeood_cli.scoring.folds import FoldScorer
     from hvaeood_cli.scoring.scorer import Reconstructions, Scorer
 
 Images = NDArray[np.uint8] | str | os.PathLike[str] | Sequence[str]
@@ -306,15 +307,15 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise UsageError(f"invalid settings for scoring: {reason}") from None
 
     @property
-    def scorer(self) -> Scorer:
+    def scorer(self) -> Scorer | FoldScorer:
         """The model on its device; it is loaded at the first use."""
         from hvaeood_cli.device import choose_device
-        from hvaeood_cli.scoring.scorer import Scorer
+        from hvaeood_cli.scoring.folds import scorer_of
 
         return self._kept(
             "scorer",
             (self.bundle, self.settings, self.device),
-            lambda: Scorer.on(self.bundle.load_ladder(), self.settings, choose_device(self.device)),
+            lambda: scorer_of(self.bundle, self.settings, choose_device(self.device)),
         )
 
     @property

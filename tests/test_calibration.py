@@ -106,8 +106,32 @@ def test_what_cannot_be_computed_is_odd_and_both_tails_are(usual):
     assert (combined[2:] > density.minus_log(values).max()).all()
 
 
+def test_neither_tail_of_l_can_hide(usual):
+    """A density is wide where usual images are: far out there, L alone must be odd enough."""
+    values = statistics(usual.columns, statistic_names())
+    fitted = Density.fit(values)
+    density = replace(fitted, precisions=fitted.precisions * 0.01)  # a hundred times as wide
+    odd = np.tile(values.mean(0), (3, 1))
+    odd[1, 0] += 8.0 * values[:, 0].std()
+    odd[2, 0] -= 8.0 * values[:, 0].std()
+    wide = density.minus_log(odd)
+    middle, plain, rich = density.combined(odd) - density.tail[0]
+    assert np.ptp(wide) < 2.0 and plain == pytest.approx(rich) and plain > 10.0 > 0.0 > middle
+
+
+def test_odd_images_among_those_fitted_do_not_pass_as_usual(usual):
+    """Alike as they are, a mixture would give them a component of their own."""
+    values = statistics(usual.columns, statistic_names())
+    odd = values[:30] + 12.0 * values.std(0)
+    mixed = np.concatenate([values, odd])
+    trimmed, plain = Density.fit_trimmed(mixed), Density.fit(mixed)
+    usual_most = np.quantile(trimmed.combined(values), 0.99)
+    assert (trimmed.combined(odd) > usual_most).all()
+    assert (plain.minus_log(odd) < np.quantile(plain.minus_log(values), 0.99)).all()
+
+
 def test_few_images_get_a_simple_density(tmp_path):
-    density = Calibration.of(make_scores(tmp_path / "s.h5", 120)).density
+    density = Calibration.of(make_scores(tmp_path / "s.h5", 120)).densities[0]
     assert len(density.log_weights) == 1 and np.isfinite(density.precisions).all()
 
 
@@ -159,10 +183,10 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         "not a whole calibration": lambda: path.write_bytes(data[: len(data) // 2]),
         "(": lambda: path.write_bytes(b"text"),
         "format is": lambda: head(format="other"),
-        "version 4": lambda: head(format_version=4),
+        "version 5": lambda: head(format_version=5),
         "version 1": lambda: head(format_version=1),
         "not what it was when it was written": lambda: head(id="0" * 16),
-        "is not what it was": lambda: rewrite(lambda a: a["density_means"].__iadd__(1e-9)),
+        "is not what it was": lambda: rewrite(lambda a: a["density0_means"].__iadd__(1e-9)),
         "wrong shape": lambda: rewrite(lambda a: a.update(score_kl=a["score_kl"][1:])),
         "score_kl": lambda: rewrite(lambda a: a.pop("score_kl")),
         "'nonsense'": lambda: head(statistics=["nonsense"]),
@@ -174,7 +198,7 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         with pytest.raises(CalibrationError) as caught:
             Calibration.load(path)
         assert words in caught.value.message and caught.value.hint
-        assert ("upgrade" in caught.value.hint) == (words == "version 4")
+        assert ("upgrade" in caught.value.hint) == (words == "version 5")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
@@ -365,6 +389,7 @@ def test_the_decision_is_as_the_contract_says(tmp_path, calibration):
         write_decision(scores, decision)
         with h5py.File(scores.path) as file:
             group = file["decision"]
+            kept = bytes(group["calibration"][()])
             shapes = {name: (group[name].shape, group[name].dtype) for name in group}
             assert shapes == {
                 "p_value": ((50, 2), np.float64),
@@ -372,7 +397,9 @@ def test_the_decision_is_as_the_contract_says(tmp_path, calibration):
                 "combined": ((50,), np.float64),
                 "k": ((50,), np.int8),
                 "flagged": ((50,), np.bool_),
+                "calibration": ((len(kept),), np.uint8),
             }
+            assert Calibration.of_bytes(kept, "kept").id == calibration.id
             attributes = dict(group.attrs)
             assert (attributes["rule"], attributes["level"]) == (rule.kind, rule.level)
             assert attributes["calibration_id"] == calibration.id
@@ -438,8 +465,9 @@ def test_one_ratio_that_is_no_number_leaves_the_drift_test_its_voice(tmp_path, c
 
 
 def test_the_id_is_of_what_was_measured_not_of_the_last_digits_of_the_fit(calibration):
-    density = replace(calibration.density, means=calibration.density.means * (1 + 1e-15))
-    assert replace(calibration, density=density).id == calibration.id
+    (density,) = calibration.densities
+    other = replace(density, means=density.means * (1 + 1e-15))
+    assert replace(calibration, densities=(other,)).id == calibration.id
     moved = {"llr": calibration.llr + 1}
     assert replace(calibration, columns=calibration.columns | moved).id != calibration.id
 

@@ -63,7 +63,7 @@ def test_a_new_score_is_an_entry_and_a_function(brightness, run, bundle, tmp_pat
     scores = read_scores(tmp_path / "s.h5")
     calibration = Calibration.of(scores)
     assert calibration.statistics == statistic_names() and "brightness" in calibration.statistics
-    assert len(calibration.density.centre) == 12
+    assert len(calibration.densities[0].centre) == 12
     calibration.save(tmp_path / "c.npz")
     np.testing.assert_array_equal(Calibration.load(tmp_path / "c.npz")["brightness"].shape, 120)
 

@@ -285,7 +285,7 @@ def test_what_ships_stays_in_use_beside_a_calibration_of_ones_own(run, tmp_path,
 class Endless:
     """A density under which every image is infinitely odd."""
 
-    def minus_log(self, values):
+    def combined(self, values):
         return np.full(len(values), np.inf)
 
 
@@ -296,7 +296,7 @@ def test_predict_flags_what_the_p_values_flag(bundle):
     calibration = detector.calibrate(images)
     endless = np.full(20, np.inf)
     usual = np.sort(np.concatenate([calibration.combined[:-20], endless]))
-    detector.calibration_ = replace(calibration, combined=usual, density=Endless())
+    detector.calibration_ = replace(calibration, combined=usual, densities=(Endless(),))
     p = detector.p_values(images[:10])
     assert (p == 21 / 141).all()
     assert (detector.predict(images[:10]) == 1).all()
@@ -364,20 +364,38 @@ def test_a_decision_that_fails_leaves_the_scores(run, own, held_out, odd, tmp_pa
 def test_a_decision_stands_until_it_is_asked_for_anew(run, decided_by_mine, tmp_path):
     code, out, err = run("score", "mixed")
     assert code == 0 and facts("mixed.scores.h5") == ("fdr", 0.2, decided_by_mine)
-    assert "nothing has changed since" in out and "the decision stays as it is" in err
+    assert "nothing has changed since" in out and decided_by_mine in err
     code, _, err = run("score", "mixed", "-q", "--fail-on-flagged")
     assert (code, err) == (1, ""), "the flags that stand are the ones that count"
-    code, _, err = run("decide", "mixed.scores.h5")
-    assert code == 3 and decided_by_mine in err and "--calibration FILE" in err
+    assert run("decide", "mixed.scores.h5")[0] == 0
     assert facts("mixed.scores.h5") == ("fdr", 0.2, decided_by_mine)
 
 
 @pytest.mark.parametrize("command", [["score", "mixed"], ["decide", "mixed.scores.h5"]])
-def test_another_calibration_decides_where_a_level_asks_for_it(run, own, decided_by_mine, command):
-    code, out, err = run(*command, "--fpr", "0.05")
+def test_the_file_keeps_the_calibration_that_decided_it(run, own, decided_by_mine, command):
+    """Wherever that file and the model are now; another calibration decides where it is named."""
+    (Path("mine.npz")).unlink()
     theirs = Calibration.load(own / "calibration.npz").id
+    code, out, err = run(*command, "--fpr", "0.05")
+    assert code == 0 and facts("mixed.scores.h5") == ("fpr", 0.05, decided_by_mine)
+    assert theirs in err and "--calibration FILE" in err and "nothing has changed" not in out
+    code, _, err = run(*command, "--calibration", own / "calibration.npz")
     assert code == 0 and facts("mixed.scores.h5") == ("fpr", 0.05, theirs)
-    assert theirs in err and decided_by_mine in err and "nothing has changed" not in out
+    shutil.rmtree(own)
+    if command[0] == "decide":
+        code, _, err = run(*command, "--fpr", "0.1")
+        assert (code, err) == (0, "") and facts("mixed.scores.h5") == ("fpr", 0.1, theirs)
+
+
+def test_a_calibration_in_a_file_is_checked(run, decided_by_mine):
+    with h5py.File("mixed.scores.h5", "r+") as file:
+        kept = file["decision/calibration"][()]
+        kept[len(kept) // 2 :] = 0
+        file["decision/calibration"][:] = kept
+    for command in ("decide", "report"):
+        code, _, err = run(command, "mixed.scores.h5")
+        assert "the calibration in mixed.scores.h5 is not a whole" in " ".join(err.split())
+        assert code == (3 if command == "decide" else 0)
 
 
 @pytest.mark.parametrize("command", [["score", "mixed"], ["decide", "mixed.scores.h5"]])
@@ -407,7 +425,7 @@ def test_a_report_takes_the_calibration_that_decided(run, own, decided_by_mine):
         found = json.loads(out)["files"][0]["drift"]
         return found["n_calibration"] if found else None
 
-    assert drift() is None, "another one is no stand-in"
+    assert drift() == 190, "it is in the file"
     assert drift("--calibration", "mine.npz") == 190
     theirs = str(own / "calibration.npz")
     code, _, err = run("report", "mixed.scores.h5", "--calibration", theirs)
@@ -429,7 +447,8 @@ def test_a_calibration_that_cannot_be_read_hides_no_other(run, own, held_out, od
         code, _, err = run(*command)
         flat = " ".join(err.split())
         assert code == 0, err
-        assert flat.count(str(broken)) == flat.count("calibration-old.npz has format") == 1
+        once = command[0] == "score"  # the others have the calibration in the file
+        assert flat.count(str(broken)) == flat.count("calibration-old.npz has format") == once
         assert run(*command, "-q", *(["--force"] if command[0] == "report" else []))[2] == ""
     assert facts("mixed.scores.h5")[:2] == ("fpr", 0.01)
     code, out, _ = run("models", own)
@@ -445,6 +464,9 @@ def test_where_there_are_only_old_calibrations_a_decision_is_refused(run, own, h
     assert code == 0 and "23 of 23" in out and "not decided: " in err and "version 2" in err
     code, _, err = run("score", "mixed", "--fpr", "0.05", "-o", "more.h5")
     assert code == 3 and "version 2" in err and "hvaeood calibrate" in err
+    assert run("decide", "mixed.scores.h5", "--fpr", "0.05")[0] == 0, "it is in the file"
+    with h5py.File("mixed.scores.h5", "r+") as file:
+        del file["decision/calibration"]
     code, _, err = run("decide", "mixed.scores.h5", "--fpr", "0.05")
     assert code == 3 and "version 2" in err
     code, _, err = run("report", "mixed.scores.h5")
@@ -505,6 +527,8 @@ def test_a_model_that_is_installed_comes_before_the_one_that_a_file_names(
 def test_a_folder_without_the_weights_is_not_the_model(run, own, held_out, odd):
     run("calibrate", held_out, "-q")
     run("score", "mixed", "-q")
+    with h5py.File("mixed.scores.h5", "r+") as file:
+        del file["decision"]
     (own / "model.safetensors").write_bytes(b"others")
     code, _, err = run("decide", "mixed.scores.h5", "--fpr", "0.05")
     assert code == 3 and "not calibrated" in err

@@ -1,9 +1,11 @@
 """A calibration: the scores of usual images, with which the scores of others are compared.
 
-It is kept in a file, `calibration.npz`, beside the model: the scores of n held-out
-in-distribution images, the density fitted to some of them, and the settings that made them. The
-density is fitted to one split and the p-values come from the other, so that the p-values of the
-combined score hold for the final decision.
+It is kept in a file, `calibration.npz`, beside the model, and as a copy in each score file that it
+decides: the scores of n held-out in-distribution images, the density fitted to some of them, and
+the settings that made them. The density is fitted to one split and the p-values come from the
+other, so that the p-values of the combined score hold for the final decision.
+
+A cross-fitted model has a density for each of its folds, whose networks differ.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from hvaeood_cli.store.columns import column
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
 
-FORMAT, FORMAT_VERSION = "hvaeood-calibration", 3
+FORMAT, FORMAT_VERSION = "hvaeood-calibration", 4
 LEAST_IMAGES = 100
 _LEAST_FITTED = 10  # images with every score, among those that the density is fitted on
 
 _FIT_FRACTION = 0.3  # the share of images that the density is fitted to; the rest give p-values
 _SPLIT_SEED = 0
+_MAX_FOLDS = 16
 _MAX_BYTES = 1 << 30  # the largest file that is read, unpacked
 _UNREADABLE = (
     OSError,
@@ -46,7 +49,7 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_DENSITY = ("centre", "spread", "log_weights", "means", "precisions")
+_DENSITY = ("centre", "spread", "log_weights", "means", "precisions", "tail")
 
 # What must agree between a calibration and the scores that it decides. The seed need not: another
 # draw of the noise is as good as the first.
@@ -73,8 +76,8 @@ class Calibration:
     columns: dict[str, NDArray[np.float32]]  # every score, by name: (n,) or (n, ...)
     content: NDArray[np.uint64]  # (n,) content keys, shortened to 64 bits
     statistics: tuple[str, ...]  # the names of the columns that the density takes
-    density: Density
-    combined: NDArray[np.float64]  # (m,) nats, sorted: of the images that the density did not see
+    densities: tuple[Density, ...]  # by fold; one of an ordinary model
+    combined: NDArray[np.float64]  # (m,) nats, sorted: of the images that give the p-values
 
     @classmethod
     def of(cls, scores: ScoreFile, about: dict[str, Any] | None = None) -> Calibration:
@@ -82,34 +85,67 @@ class Calibration:
 
         about: more facts for people, kept in the file.
         """
-        used = np.flatnonzero(scores.scored)
-        # Sorted by content, so that the images' order in the run does not change the split.
-        used = used[np.lexsort([scores.sha256[used, -1], scores.content[used]])]
+        used = _by_content(scores)
         check_enough(len(used))
-        names = tuple(name for name in statistic_names() if name in scores.columns)
-        values = statistics(scores.columns, names)[used]
         random = np.random.Generator(np.random.Philox(key=_SPLIT_SEED))
-        order = random.permutation(len(used))
+        order = used[random.permutation(len(used))]
         n_fit = round(_FIT_FRACTION * len(used))
-        fitted = values[order[:n_fit]]
-        # The density cannot be fitted to values that are not finite. In the other split they stay,
-        # with an infinite score: they are as usual as they are frequent.
-        finite = fitted[np.isfinite(fitted).all(axis=1)]
-        if len(finite) < _LEAST_FITTED:
-            raise CalibrationError(
-                f"only {len(finite)} of {len(fitted)} images have every score",
-                "the model fails on images that should belong: train it anew",
-            )
-        density = Density.fit(finite)
-        facts = {"model_name": scores.header.model_name, "n_fit": n_fit}
+        return cls._fitted(scores, used, order[:n_fit], order[n_fit:], False, about)
+
+    @classmethod
+    def within(cls, scores: ScoreFile, about: dict[str, Any] | None = None) -> Calibration:
+        """A run's own images as the calibration of that run: how odd is each among the others?
+
+        The density leaves out the oddest of them, and p-values compare each image with all. If
+        what does not belong is among them, the p-values of what belongs are too large, never too
+        small. Raises CalibrationError as `of` does.
+        """
+        used = _by_content(scores)
+        check_enough(len(used))
+        return cls._fitted(scores, used, used, used, True, {"within": True} | (about or {}))
+
+    @classmethod
+    def _fitted(
+        cls,
+        scores: ScoreFile,
+        used: NDArray[np.int64],
+        fit: NDArray[np.int64],
+        ranked: NDArray[np.int64],
+        trimmed: bool,
+        about: dict[str, Any] | None,
+    ) -> Calibration:
+        """Fit each fold's density to the rows `fit`; the rows `ranked` give the p-values.
+
+        trimmed: leave out the oddest of the rows that the density is fitted to.
+        """
+        names = tuple(name for name in statistic_names() if name in scores.columns)
+        values = statistics(scores.columns, names)
+        folds = folds_of(scores.columns, len(scores))
+        densities = []
+        for fold in range(int(folds[used].max()) + 1):
+            fitted = values[fit[folds[fit] == fold]]
+            # The density cannot be fitted to values that are not finite. Where they give p-values
+            # they stay, with an infinite score: they are as usual as they are frequent.
+            finite = fitted[np.isfinite(fitted).all(axis=1)]
+            if len(finite) < _LEAST_FITTED:
+                raise CalibrationError(
+                    f"only {len(finite)} of {len(fitted)} images have every score",
+                    "the model fails on images that should belong: train it anew",
+                )
+            densities.append(Density.fit_trimmed(finite) if trimmed else Density.fit(finite))
+        if len(densities) > 1:  # what is usual in one fold is as usual in another
+            for fold, density in enumerate(densities):
+                here = density.combined(values[ranked[folds[ranked] == fold]])
+                densities[fold] = density.shifted(-float(np.median(here)))
+        facts = {"model_name": scores.header.model_name, "n_fit": len(fit)}
         return cls(
             settings=settings_of(scores.header),
             about=facts | (about or {}),
             columns={column.name: scores[column.name][used] for column in scores.scores},
             content=scores.content[used],
             statistics=names,
-            density=density,
-            combined=np.sort(density.minus_log(values[order[n_fit:]])),
+            densities=tuple(densities),
+            combined=np.sort(_combined(densities, values[ranked], folds[ranked])),
         )
 
     def __len__(self) -> int:
@@ -155,9 +191,15 @@ class Calibration:
         """A short hash of the settings, which tells the calibrations of one model apart."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
 
+    @property
+    def is_within(self) -> bool:
+        """Whether it compares a run's images with one another, as `within` does."""
+        return bool(self.about.get("within"))
+
     def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The combined score of every row, (N,) nats, higher is odder. scores: columns by name."""
-        return self.density.minus_log(statistics(scores, self.statistics))
+        values = statistics(scores, self.statistics)
+        return _combined(self.densities, values, folds_of(scores, len(values)))
 
     def k_differing_most(self, llr: NDArray[np.float32]) -> NDArray[np.int64]:
         """The k >= 1 whose LLR^{>k} is most unlike the calibration's, (N,).
@@ -199,6 +241,11 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises OSError."""
+        with replacing(path) as temporary:
+            temporary.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of the file."""
         arrays = self._arrays()
         head: dict[str, Any] = {
             "format": FORMAT,
@@ -209,12 +256,12 @@ class Calibration:
             "about": self.about,
             "columns": list(self.columns),
             "statistics": list(self.statistics),
+            "folds": len(self.densities),
         }
         packed = io.BytesIO()
         members: dict[str, Any] = arrays | {"head": np.array(json.dumps(head))}
         np.savez_compressed(packed, **members)
-        with replacing(path) as temporary:
-            temporary.write_bytes(packed.getvalue())
+        return packed.getvalue()
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -223,19 +270,35 @@ class Calibration:
         if not path.is_file():
             raise CalibrationError(f"no such calibration: {path}", again)
         try:
-            with zipfile.ZipFile(path) as archive:
+            return cls.of_bytes(path.read_bytes(), str(path))
+        except OSError as error:
+            raise CalibrationError(f"cannot read {path}: {error.strerror}", again) from None
+
+    @classmethod
+    def of_bytes(cls, data: bytes, path: str) -> Calibration:
+        """The calibration in a file's content. Raises CalibrationError with what is wrong.
+
+        path: the file's name in messages.
+        """
+        again = "hvaeood calibrate SOURCE makes it anew"
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
                     raise ValueError("it claims to be larger than 1 GiB")
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 _check_version(path, head, again)
+                folds = range(min(int(head["folds"]), _MAX_FOLDS))
                 found = cls(
                     settings=dict(head["settings"]),
                     about=dict(head["about"]),
                     columns={name: file[f"score_{name}"] for name in head["columns"]},
                     content=file["content"],
                     statistics=tuple(head["statistics"]),
-                    density=Density(*(file[f"density_{name}"] for name in _DENSITY)),
+                    densities=tuple(
+                        Density(*(file[f"density{fold}_{name}"] for name in _DENSITY))
+                        for fold in folds
+                    ),
                     combined=file["combined"],
                 )
                 found._check_shapes()
@@ -256,19 +319,21 @@ class Calibration:
             f"score_{name}": (n, *column(name).shape(n_layers)) for name in self.columns
         }
         parts = statistics({name: self.columns[name][:0] for name in self.columns}, self.statistics)
-        n_dims, n_parts = parts.shape[1], len(self.density.log_weights)
-        expected |= {
-            "content": (n,),
-            "combined": (len(self.combined),),
-            "density_centre": (n_dims,),
-            "density_spread": (n_dims,),
-            "density_log_weights": (n_parts,),
-            "density_means": (n_parts, n_dims),
-            "density_precisions": (n_parts, n_dims, n_dims),
-        }
+        n_dims = parts.shape[1]
+        expected |= {"content": (n,), "combined": (len(self.combined),)}
+        for fold, density in enumerate(self.densities):
+            n_parts = len(density.log_weights)
+            expected |= {
+                f"density{fold}_centre": (n_dims,),
+                f"density{fold}_spread": (n_dims,),
+                f"density{fold}_tail": (2,),
+                f"density{fold}_log_weights": (n_parts,),
+                f"density{fold}_means": (n_parts, n_dims),
+                f"density{fold}_precisions": (n_parts, n_dims, n_dims),
+            }
         arrays = self._arrays()
         wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]
-        if wrong or not 0 < len(self.combined) <= n:
+        if wrong or not self.densities or not 0 < len(self.combined) <= n:
             raise ValueError(f"{wrong[0] if wrong else 'combined'} has the wrong shape")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -276,7 +341,11 @@ class Calibration:
             f"score_{name}": values for name, values in self.columns.items()
         }
         arrays |= {"content": self.content, "combined": self.combined}
-        return arrays | {f"density_{name}": getattr(self.density, name) for name in _DENSITY}
+        return arrays | {
+            f"density{fold}_{name}": getattr(density, name)
+            for fold, density in enumerate(self.densities)
+            for name in _DENSITY
+        }
 
 
 def find_calibration(
@@ -313,6 +382,32 @@ def read_calibrations(paths: Sequence[Path]) -> tuple[list[Calibration], list[Ca
     return there, unreadable
 
 
+def folds_of(columns: Mapping[str, NDArray[Any]], n: int) -> NDArray[np.int64]:
+    """The fold of every row, (n,): 0 where the columns do not say."""
+    found = columns.get("fold")
+    return np.zeros(n, np.int64) if found is None else found.astype(np.int64)
+
+
+def _by_content(scores: ScoreFile) -> NDArray[np.int64]:
+    """The scored rows, sorted by content: the images' order in a run must change nothing."""
+    used = np.flatnonzero(scores.scored)
+    return used[np.lexsort([scores.sha256[used, -1], scores.content[used]])]
+
+
+def _combined(
+    densities: Sequence[Density], values: NDArray[np.float64], folds: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The combined score of every row by the density of its fold, (N,). values: (N, D).
+
+    Infinite for a fold that there is no density of.
+    """
+    combined = np.full(len(values), np.inf)
+    for fold, density in enumerate(densities):
+        here = folds == fold
+        combined[here] = density.combined(values[here])
+    return combined
+
+
 def check_enough(n_images: int) -> None:
     """Raise CalibrationError for too few images to calibrate on."""
     if n_images < LEAST_IMAGES:
@@ -327,7 +422,7 @@ def settings_of(header: RunHeader) -> dict[str, Any]:
     return {key: getattr(header, key) for key in MUST_AGREE}
 
 
-def _check_version(path: Path, head: dict[str, Any], again: str) -> None:
+def _check_version(path: str, head: dict[str, Any], again: str) -> None:
     """Raise ValueError for another format, CalibrationError for another version of this one."""
     if head["format"] != FORMAT:
         raise ValueError(f"its format is {head['format']!r}")

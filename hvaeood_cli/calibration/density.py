@@ -6,16 +6,21 @@ odd where that density is low. Unlike LLR^{>k}, which is high for images richer 
 images, the density sees both tails and the dependence between the statistics. The last statistic,
 LLR^{>k} as a share of -L, is a function of the others, but not one that a few Gaussians can learn:
 a plain image has few nats to lose at any k, and loses an unusual share of them (docs/decisions.md).
+
+L alone is looked at once more. A density of many statistics is wide where usual images are rich,
+and an image can be more expensive than all of them in the wide direction: strong noise is. So the
+combined score is the larger of two, the density's and that of L's own two tails (`combined`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr
 
 from hvaeood_cli.store.columns import column, columns
 
@@ -23,8 +28,12 @@ Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
+_TRIMMED = 0.05  # the share of images that `fit_trimmed` leaves out
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
 _LEAST_SPREAD = 1e-3  # nats
+_L = 0  # the place of L among the statistics: it comes first in the column table
+_TAIL = 0.1  # the share of images that are in the tail of the density's scores
+_WEIGHT_OF_L = 2.0  # nats by which L must be rarer than the rest to count (docs/decisions.md)
 
 
 def statistic_names() -> tuple[str, ...]:
@@ -54,28 +63,64 @@ class Density:
     log_weights: Float64  # (M,)
     means: Float64  # (M, D)
     precisions: Float64  # (M, D, D): upper triangular U with U U^T the inverse covariance
+    tail: Float64  # (2,): the score that a tenth exceeds, and by how much on average, nats
 
     @classmethod
-    def fit(cls, values: Float64) -> Density:
+    def fit(cls, values: Float64, most_components: int = _COMPONENTS) -> Density:
         """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed."""
         from sklearn.mixture import GaussianMixture
 
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
         n, n_dims = values.shape
         per_component = 1 + n_dims + n_dims * (n_dims + 1) // 2
-        n_components = min(_COMPONENTS, n // (_IMAGES_PER_PARAMETER * per_component))
+        n_components = min(most_components, n // (_IMAGES_PER_PARAMETER * per_component))
         mixture = GaussianMixture(max(1, n_components), reg_covar=_RIDGE, random_state=0)
         mixture.fit((values - centre) / spread)
         weights = np.log(mixture.weights_)
-        return cls(centre, spread, weights, mixture.means_, mixture.precisions_cholesky_)
+        fitted = cls(
+            centre, spread, weights, mixture.means_, mixture.precisions_cholesky_, np.zeros(2)
+        )
+        return fitted._with_tail(values)
+
+    @classmethod
+    def fit_trimmed(cls, values: Float64) -> Density:
+        """Fit to (n, D) of which a few may be out-of-distribution: the oddest are left out.
+
+        What is odd is found by a single Gaussian, twice, since a mixture would give a few alike
+        images a component of their own.
+        """
+        kept = values
+        for _ in range(2):
+            odd = cls.fit(kept, 1).combined(values)
+            kept = values[odd <= np.quantile(odd, 1.0 - _TRIMMED)]
+        return cls.fit(kept)
+
+    def shifted(self, nats: float) -> Density:
+        """The same density, but for a constant in the combined score."""
+        start, excess = self.tail
+        tail = np.array([start + nats, excess])
+        return replace(self, log_weights=self.log_weights - nats, tail=tail)
 
     @staticmethod
     def made_by() -> list[float]:
         """The constants of `fit`: together with the images they determine the density."""
-        return [_COMPONENTS, _IMAGES_PER_PARAMETER, _RIDGE, _LEAST_SPREAD]
+        return [_COMPONENTS, _IMAGES_PER_PARAMETER, _RIDGE, _LEAST_SPREAD, _TRIMMED, _TAIL, _WEIGHT_OF_L]
+
+    def combined(self, values: NDArray[np.floating[Any]]) -> Float64:
+        """The combined score, (N, D) -> (N,) nats, higher is odder.
+
+        It is `minus_log`, or, where that is larger, what `minus_log` is of an image as rare as this
+        one's L, if L were normally distributed, and `_WEIGHT_OF_L` nats less rare.
+        """
+        off = np.abs(values[:, _L] - self.centre[_L]) / self.spread[_L]
+        surprise = -np.log(2.0) - log_ndtr(-off)  # -log P(as far off, either way)
+        start, excess = self.tail
+        of_l = start + excess * (surprise - _WEIGHT_OF_L + np.log(_TAIL))
+        found: Float64 = np.fmax(self.minus_log(values), of_l)
+        return found
 
     def minus_log(self, values: NDArray[np.floating[Any]]) -> Float64:
-        """The combined score, minus the log density: (N, D) -> (N,) nats, higher is odder.
+        """Minus the log density: (N, D) -> (N,) nats, higher is odder.
 
         Infinite where a statistic is not finite: an image whose statistics cannot be computed is
         not usual. A constant is left out.
@@ -91,6 +136,17 @@ class Density:
             distance = _squared_norm(columns - mean[:, None], precision)
             by_component.append(log_weight + log_det - 0.5 * distance)
         return np.where(finite, -np.logaddexp.reduce(by_component, axis=0), np.inf)
+
+    def _with_tail(self, values: Float64) -> Density:
+        """The density with its tail measured on the images that it was fitted to, (n, D).
+
+        Beyond its start a tail falls off exponentially, as most do.
+        """
+        odd = self.minus_log(values)
+        start = float(np.quantile(odd, 1.0 - _TAIL))
+        beyond = odd[odd > start] - start
+        excess = float(beyond.mean()) if len(beyond) else 1.0
+        return replace(self, tail=np.array([start, excess]))
 
     def given_others(self, values: Float64) -> Float64:
         """How far each statistic of one image is from what its others let expect: (D,) -> (D,).

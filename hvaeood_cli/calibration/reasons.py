@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.calibration import Calibration, folds_of
 from hvaeood_cli.calibration.conformal import Float64, two_sided_p
-from hvaeood_cli.calibration.density import statistics
+from hvaeood_cli.calibration.density import Density, statistics
 from hvaeood_cli.store.columns import Column, column
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -58,6 +58,7 @@ def reasons(
     """
     chosen = np.asarray(rows, np.int64)
     columns = {name: scores.columns[name][chosen] for name in calibration.statistics}
+    folds = folds_of(scores.columns, len(scores))[chosen]
     values = statistics(columns, calibration.statistics)  # (n, D)
     usual = calibration.usual_statistics  # (m, D), each column sorted upwards
     p = np.stack(
@@ -71,7 +72,8 @@ def reasons(
             found.append(None)
         else:
             alone = _alone(calibration, named, p[i], spreads[i])
-            found.append(alone or _together(calibration, named, values[i]))
+            density = calibration.densities[min(folds[i], len(calibration.densities) - 1)]
+            found.append(alone or _together(calibration, density, named, values[i]))
     return found
 
 
@@ -93,9 +95,11 @@ def _alone(
     return Reason(title, float(spreads[j]), float(p[j]), sentence)
 
 
-def _together(calibration: Calibration, named: list[_Statistic], values: Float64) -> Reason:
+def _together(
+    calibration: Calibration, density: Density, named: list[_Statistic], values: Float64
+) -> Reason:
     """The statistic that the image's other ones make least likely."""
-    off = calibration.density.given_others(values)
+    off = density.given_others(values)
     j = int(np.abs(off).argmax())
     title = named[j].title(calibration.n_layers)
     side = "higher" if off[j] > 0 else "lower"

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
-from hvaeood_cli.calibration.conformal import Float64, conformal_p, least_p, n_needed
+from hvaeood_cli.calibration.conformal import Float64, conformal_p, least_p, n_needed, two_sided_p
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.score_file import ScoreFile
@@ -46,6 +46,7 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
         threshold=threshold,
         calibration_id=calibration.id,
         n_calibration=len(calibration.combined),
+        calibration=calibration.to_bytes(),
     )
 
 
@@ -112,7 +113,10 @@ def _threshold(rule: Rule, p: Float64) -> float:
 
 
 def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float64:
-    """Conformal p-values of LLR^{>k}, (N, L - 1), against all images of the calibration."""
+    """Two-sided conformal p-values of LLR^{>k}, (N, L - 1), against all images calibrated on.
+
+    Both ends count: a plain image has too small a ratio, where a strange one has too large a one.
+    """
     llr = np.where(scores.scored[:, None], scores.llr, np.nan)
     columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
-    return np.stack([conformal_p(usual, here) for usual, here in columns], axis=1)
+    return np.stack([two_sided_p(usual, here) for usual, here in columns], axis=1)

@@ -67,7 +67,7 @@ class Decider:
         rule = asked.rule or (standing.by if standing else None)
         decider = cls(None, rule, standing, asked)
         if not decider.leaves_what_stands:
-            decider.calibration = _calibration_to_score_by(detector, decider, n_images, warn)
+            decider.calibration = _calibration_to_score_by(detector, decider, out, n_images, warn)
         return decider
 
     @property
@@ -130,7 +130,7 @@ def _standing_decision(out: Path) -> Decision | None:
 
 
 def _calibration_to_score_by(
-    detector: Detector, decider: Decider, n_images: int, warn: Warn
+    detector: Detector, decider: Decider, out: Path, n_images: int, warn: Warn
 ) -> Calibration | None:
     """The calibration that will decide a run of n images; None where none has its settings.
 
@@ -142,9 +142,18 @@ def _calibration_to_score_by(
     from hvaeood_cli.store.decision import Rule
 
     bundle, settings = detector.bundle, detector.calibration_settings
-    path = decider.asked.calibration
+    path, standing = decider.asked.calibration, decider.standing
     try:
-        found = Calibration.load(path) if path else _find(bundle, settings, decider.standing, warn)
+        if path:
+            found: Calibration | None = Calibration.load(path)
+        elif standing and not decider.asked.force:
+            found = _kept(standing, out)
+            if found:
+                _warn_of_newer(bundle, found, warn)
+            else:
+                found = _find(bundle, settings, standing, warn)
+        else:
+            found = _find(bundle, settings, standing, warn)
         if found is not None:
             found.check(settings)
             check_level(decider.rule or Rule(), found, n_images)
@@ -161,34 +170,71 @@ def _calibration_to_score_by(
 def calibration_of(
     scores: ScoreFile, model: str | None, path: Path | None, warn: Warn
 ) -> Calibration | None:
-    """The calibration for a score file: the one at `path`, else one of the model that scored it.
+    """The calibration for a score file: the one at `path`, else the one that decided the file.
 
-    Of the model's, the one that decided the file comes first. Returns None where that model is not
-    among the models here. Raises CalibrationError for a broken calibration, and ModelError for a
-    `model` that does not exist or did not score the file.
+    That one is in the file itself. Of a file that is not decided, it is one of the model that
+    scored it; None where that model is not among the models here. Raises CalibrationError for a
+    broken calibration, and ModelError for a `model` that does not exist or did not score the file.
     """
     from hvaeood_cli.calibration.calibration import Calibration, settings_of
     from hvaeood_cli.looks.looker import bundle_of
 
     if path is not None:
         return Calibration.load(path)
+    kept = scores.decision and _kept(scores.decision, scores.path)
     try:
         bundle = bundle_of(scores, model)
     except ModelError:
         if model is not None:
             raise
-        return None
+        return kept or None
+    if kept:
+        _warn_of_newer(bundle, kept, warn)
+        return kept
     return _find(bundle, settings_of(scores.header), scores.decision, warn)
+
+
+def _warn_of_newer(bundle: Bundle, kept: Calibration, warn: Warn) -> None:
+    """Say where the model has another calibration now than the one that decided."""
+    from hvaeood_cli.calibration.calibration import read_calibrations
+
+    there, _ = read_calibrations(bundle.calibrations)
+    fitting = [one for one in there if not one.mismatches(kept.settings)]
+    if fitting and kept.id not in [one.id for one in fitting]:
+        warn(
+            f"decided by the calibration {kept.id}, which the score file keeps; the model's own is "
+            f"{fitting[0].id} now: --calibration FILE decides by that one"
+        )
+
+
+def _kept(decision: Decision, file: Path) -> Calibration | None:
+    """The calibration that made a decision, as the score file keeps it; None where it does not.
+
+    Raises CalibrationError where what is kept is broken, or is not what the decision names.
+    """
+    from hvaeood_cli.calibration.calibration import Calibration
+
+    if not decision.calibration:
+        return None
+    found = Calibration.of_bytes(decision.calibration, f"the calibration in {file}")
+    if not made(decision, found):
+        raise CalibrationError(
+            f"the calibration in {file} is {found.id}, not {decision.calibration_id}, which "
+            "decided it",
+            "name the right one, --calibration FILE, and a level, as --fpr 0.01",
+        )
+    return found
 
 
 def calibration_that_decided(
     scores: ScoreFile, model: str | None, warn: Warn
 ) -> Calibration | None:
-    """Of a model's own calibrations the one that decided a score file, if it is at hand."""
+    """The calibration that decided a score file: it is in the file, or else among the model's."""
     if scores.decision is None:
         return None
     try:
-        found = calibration_of(scores, model, None, warn)
+        kept = _kept(scores.decision, scores.path)
+        found = kept or calibration_of(scores, model, None, warn)
     except CalibrationError as error:
         warn(left_out(error))
         return None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
     from hvaeood_cli.model.bundle import Bundle
+    from hvaeood_cli.scoring.folds import FoldScorer
     from hvaeood_cli.scoring.scorer import Scorer
     from hvaeood_cli.store.score_file import ScoreFile
 
@@ -102,10 +103,10 @@ class Looking:
         return looks
 
     @cached_property
-    def _scorer(self) -> Scorer:
+    def _scorer(self) -> Scorer | FoldScorer:
         """The model, with the proposal and seed with which it scored."""
         from hvaeood_cli.device import choose_device
-        from hvaeood_cli.scoring.scorer import Scorer
+        from hvaeood_cli.scoring.folds import scorer_of
         from hvaeood_cli.settings import ScoreSettings
 
         settings = ScoreSettings(
@@ -113,4 +114,4 @@ class Looking:
             proposal=self._scores.header.proposal,
             seed=self._scores.header.seed,
         )
-        return Scorer.on(self._bundle.load_ladder(), settings, choose_device(self._device))
+        return scorer_of(self._bundle, settings, choose_device(self._device))

@@ -7,6 +7,9 @@
     training_images.npy   sorted 64-bit content hashes of the images trained on
     calibration*.npz      calibrations, if there are any: one for each set of settings
 
+A cross-fitted bundle has no weights of its own, but folds, which are bundles in folders below it:
+`hvaeood find` makes one. Each image is scored by the fold that was not trained on it.
+
 Reading the description needs no torch; only `load_ladder` does.
 """
 
@@ -16,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +45,7 @@ DEFAULT_MODEL = "fashionmnist"
 WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
 REFERENCE, IMAGES = "reference.json", "training_images.npy"
 CALIBRATION = "calibration"
+MAX_FOLDS = 16
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -52,7 +57,8 @@ class Bundle:
     folder: Path
     name: str
     config: ModelConfig
-    weights_sha256: str
+    weights_sha256: str  # of a cross-fitted one: the hash of its folds' hashes
+    folds: tuple[Bundle, ...] = ()  # empty for an ordinary one
 
     @cached_property
     def sha256(self) -> str:
@@ -92,6 +98,7 @@ class Bundle:
     def training_hashes(self) -> NDArray[np.uint64]:
         """Sorted keys (`images.content.short_key`) of the training images; empty if not kept.
 
+        Of a cross-fitted bundle none is known, since no image is scored by a fold that has seen it.
         Raises ModelError for a damaged file.
         """
         path = self.folder / IMAGES
@@ -102,6 +109,11 @@ class Bundle:
         except (ValueError, OSError, EOFError) as error:
             raise ModelError(f"{path} is damaged: {error}", "copy the model again") from None
         return np.asarray(hashes, np.uint64)
+
+    def check_weights(self) -> None:
+        """Raise ModelError unless the weights, of every fold, are those that are described."""
+        for one in self.folds or (self,):
+            one.read_weights()
 
     def read_weights(self) -> bytes:
         """The file of the weights. Raises ModelError where it is not the one that was described."""
@@ -124,6 +136,11 @@ class Bundle:
 
         from hvaeood_cli.model.build import build_ladder
 
+        if self.folds:
+            raise ModelError(
+                f"{self.folder} has {len(self.folds)} folds, and this needs one model",
+                f"name a fold: {self.folds[0].folder}",
+            )
         data = self.read_weights()
         try:
             ladder = build_ladder(self.config.model_copy(update={"weight_norm": False}))
@@ -155,7 +172,8 @@ def read_bundle(folder: Path) -> Bundle:
         )
     try:
         config = ModelConfig.model_validate(found["model"])
-        bundle = Bundle(folder, str(found["name"]), config, str(found["weights_sha256"]))
+        folds = tuple(_read_folds(folder, found.get("folds", 0)))
+        bundle = Bundle(folder, str(found["name"]), config, str(found["weights_sha256"]), folds)
     except (KeyError, ValidationError) as error:
         reason = f"{error} is missing"
         if isinstance(error, ValidationError):
@@ -163,7 +181,12 @@ def read_bundle(folder: Path) -> Bundle:
             where = ".".join(str(part) for part in first["loc"])
             reason = f"{where}: {first['msg']}" if where else first["msg"]
         raise ModelError(f"{path} is not valid: {reason}", "copy the model again") from None
-    if not (folder / WEIGHTS).is_file():
+    if folds and _joined(folds) != bundle.weights_sha256:
+        raise ModelError(
+            f"the folds in {folder} are not those that {CONFIG} describes",
+            "copy the whole model folder again, or make it anew",
+        )
+    if not folds and not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} has no {WEIGHTS}", "copy the whole model folder")
     return bundle
 
@@ -205,6 +228,46 @@ def write_bundle(
     return read_bundle(folder)
 
 
+def fold_folder(folder: Path, fold: int) -> Path:
+    """The folder of a cross-fitted bundle's fold, which are numbered from 0."""
+    return folder / f"fold-{fold}"
+
+
+def write_cross_fitted(
+    folder: Path, name: str, folds: Sequence[Bundle], training: dict[str, Any]
+) -> Bundle:
+    """Make a bundle of folds, which are in their places: `config.json` last, as ever."""
+    for stale in folder.glob(f"{CALIBRATION}*.npz"):
+        stale.unlink()
+    _write_json(folder / TRAINING, training)
+    described = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "tool_version": __version__,
+        "weights_sha256": _joined(folds),
+        "folds": len(folds),
+        "model": folds[0].config.model_dump(mode="json"),
+    }
+    _write_json(folder / CONFIG, described)
+    return read_bundle(folder)
+
+
+def _read_folds(folder: Path, n: object) -> Iterator[Bundle]:
+    """The folds of a cross-fitted bundle; none of an ordinary one. Raises ModelError."""
+    if not isinstance(n, int) or not 0 <= n <= MAX_FOLDS:
+        raise ModelError(f"{folder / CONFIG} is not valid: folds is {n!r}", "copy the model again")
+    for fold in range(n):
+        one = read_bundle(fold_folder(folder, fold))
+        if one.folds:
+            raise ModelError(f"{one.folder} has folds of its own", "copy the model again")
+        yield one
+
+
+def _joined(folds: Sequence[Bundle]) -> str:
+    return hashlib.sha256("".join(fold.sha256 for fold in folds).encode()).hexdigest()
+
+
 def model_folders() -> list[Path]:
     """The folders of models: of those that ship, then $HVAEOOD_MODELS or the user's own."""
     own = os.environ.get("HVAEOOD_MODELS") or Path(platformdirs.user_data_dir("hvaeood")) / "models"
@@ -227,7 +290,7 @@ def bundle_by_hash(sha256: str, hint: Path | None = None) -> Bundle | None:
             return bundle
     with contextlib.suppress(ModelError, OSError):
         if hint is not None and (found := read_bundle(hint)).sha256 == sha256:
-            found.read_weights()
+            found.check_weights()
             return found
     return None
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from hvaeood_cli.device import float32_products, keep_memory
 from hvaeood_cli.errors import UsageError
 from hvaeood_cli.images.content import content_key
+from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.ladder import Descent, Ladder, Noise
 from hvaeood_cli.scoring.bounds import Scores, lower_bound, score
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
@@ -66,6 +67,10 @@ class Scorer:
         keep_memory()
         ladder = ladder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(ladder.eval(), settings, device)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.ladder.config
 
     @property
     def images_per_pass(self) -> int:

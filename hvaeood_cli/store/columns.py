@@ -83,6 +83,14 @@ TABLE: list[Column] = [
     Column("sha256", "byte", "uint8", "images", "SHA-256 of what was read"),
     Column("content", "image", "uint64", "images", "key of the pixels as the model takes them"),
     Column("status", "image", "int8", "images", "0 scored, else a code of `store/status.py`"),
+    Column(
+        "fold",
+        "image",
+        "int8",
+        "images",
+        "which fold of a cross-fitted model scored it; 0 of any other",
+        optional=True,
+    ),
     Column("conversions", "image", "uint16", "images", "what was done to it, a bit each"),
     Column(
         "lower_bound",
@@ -187,7 +195,7 @@ TABLE: list[Column] = [
         "k > 0",
         "float64",
         "decision",
-        "conformal p-value of LLR^{>k}",
+        "conformal p-value of LLR^{>k}, two-sided: it may be too high or too low",
         title="p of LLR>{}",
         csv="p_{}",
         odd_end="low",

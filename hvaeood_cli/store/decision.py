@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import CalibrationError
 
 GROUP = "decision"
+CALIBRATION = f"/{GROUP}/calibration"
+MAX_CALIBRATION = 1 << 26  # bytes of a calibration that a score file may hold
 KINDS = ("fpr", "fdr", "fdr-by")
 
 
@@ -53,6 +55,7 @@ class Decision:
     threshold: float  # the largest p_combined that is flagged; 0 where an FDR flags none
     calibration_id: str
     n_calibration: int  # images that p_combined compares with; its least value is 1 / (n + 1)
+    calibration: bytes = b""  # the calibration's file, to decide anew where it is not at hand
 
     def __len__(self) -> int:
         return len(self.flagged)
@@ -75,8 +78,10 @@ class Decision:
 ATTRIBUTES = ("rule", "level", "threshold", "calibration_id", "n_calibration")
 
 
-def read_decision(found: dict[str, NDArray[Any]], attributes: dict[str, Any]) -> Decision:
+def read_decision(
+    found: dict[str, NDArray[Any]], attributes: dict[str, Any], calibration: bytes
+) -> Decision:
     """A decision from its columns, by name, and the attributes of its group in the file."""
     kinds = {"rule": str, "level": float, "threshold": float, "n_calibration": int}
     facts: dict[str, Any] = {key: kinds.get(key, str)(attributes[key]) for key in ATTRIBUTES}
-    return Decision(**found | facts)
+    return Decision(**found | facts, calibration=calibration)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.store.columns import Column, columns
-from hvaeood_cli.store.decision import GROUP, Decision, read_decision
+from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Decision, read_decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, RunHeader
 from hvaeood_cli.store.score_file import Errors, ScoreFile
 
@@ -147,7 +147,18 @@ def _decision(file: h5py.File, n: int, n_layers: int) -> Decision:
     if not isinstance(file.get(GROUP, getlink=True), h5py.HardLink):
         raise StoreError(f"{file.filename}: /{GROUP} is a link", "score the images again")
     found = {column.name: _column(file, column, n, n_layers) for column in columns("decision")}
-    return read_decision(found, {key: _plain(value) for key, value in file[GROUP].attrs.items()})
+    attributes = {key: _plain(value) for key, value in file[GROUP].attrs.items()}
+    return read_decision(found, attributes, _calibration(file))
+
+
+def _calibration(file: h5py.File) -> bytes:
+    """The file of the calibration that decided; empty where it was not kept. Raises StoreError."""
+    if CALIBRATION not in file:
+        return b""
+    dataset = _dataset(file, CALIBRATION)
+    if dataset.dtype != np.uint8 or dataset.ndim != 1 or len(dataset) > MAX_CALIBRATION:
+        raise StoreError(f"{file.filename}: {CALIBRATION} does not hold a calibration's bytes")
+    return bytes(dataset[()])
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:

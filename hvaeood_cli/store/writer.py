@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import Column, columns
-from hvaeood_cli.store.decision import ATTRIBUTES, GROUP, Decision
+from hvaeood_cli.store.decision import ATTRIBUTES, CALIBRATION, GROUP, MAX_CALIBRATION, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -143,6 +143,9 @@ def _write_group(file: h5py.File, decision: Decision) -> None:
     group.attrs["least_p"] = decision.least_p
     for column in columns("decision"):
         _write_column(file, column, getattr(decision, column.name))
+    if 0 < len(decision.calibration) <= MAX_CALIBRATION:
+        data = np.frombuffer(decision.calibration, np.uint8)
+        file.create_dataset(CALIBRATION, data=data, fletcher32=True, track_times=False, chunks=True)
 
 
 def _write_column(file: h5py.File, column: Column, values: NDArray[Any]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
-from hvaeood_cli.calibration.conformal import conformal_p
+from hvaeood_cli.calibration.conformal import conformal_p, two_sided_p
 from hvaeood_cli.calibration.reference import Reference
 from hvaeood_cli.store.columns import Column, column
 from hvaeood_cli.store.score_file import ScoreFile
@@ -248,8 +248,9 @@ class Run:
 
     def _p(self, k: int, values: Values) -> Values:
         assert self.calibration is not None
-        usual = self.calibration.sorted_llr[:, k - 1] if k else self.calibration.combined
-        return conformal_p(usual, values)
+        if k:
+            return two_sided_p(self.calibration.sorted_llr[:, k - 1], values)
+        return conformal_p(self.calibration.combined, values)
 
     def _adjust(self, kind: str) -> Values:
         from scipy.stats import false_discovery_control

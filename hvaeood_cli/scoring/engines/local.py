@@ -18,6 +18,7 @@ from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.content import content_key, shortened
 from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
+from hvaeood_cli.scoring.folds import FoldScorer
 from hvaeood_cli.scoring.scorer import ImageNoise, Scorer
 from hvaeood_cli.store.columns import Rows, blank_rows
 from hvaeood_cli.store.journal import Batch
@@ -44,7 +45,7 @@ class LocalEngine:
     for one pass. workers: threads that read ahead; 0 for none.
     """
 
-    scorer: Scorer
+    scorer: Scorer | FoldScorer
     batch_size: int | None = None
     workers: int = 1
 
@@ -68,8 +69,10 @@ class LocalEngine:
             yield Batch(batch.first, batch.rows, batch.errors)
 
 
-def _prepare(manifest: Manifest, scorer: Scorer, first: int, last: int) -> _Prepared:
-    config = scorer.ladder.config
+def _prepare(
+    manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: int
+) -> _Prepared:
+    config = scorer.config
     rows = blank_rows(last - first, config.n_layers)
     batch, contents = _Prepared(first, rows, {}, [], []), []
     for row, i in zip(rows, range(first, last), strict=True):
