@@ -356,6 +356,8 @@ def test_bad_input_is_an_error_with_a_hint_and_leaves_nothing(report, run, tmp_p
 
 def test_a_decision_whose_calibration_is_gone_is_still_told(run, files, tmp_path):
     shutil.copy(files / "odd.h5", tmp_path)
+    with h5py.File(tmp_path / "odd.h5", "r+") as file:
+        del file["decision/calibration"]
     code, _, _ = run("report", "odd.h5")
     page = Tags((tmp_path / "report.html").read_text())
     assert code == 0 and "flagged" in page.text and "not at hand" in page.text

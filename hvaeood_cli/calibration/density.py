@@ -104,7 +104,15 @@ class Density:
     @staticmethod
     def made_by() -> list[float]:
         """The constants of `fit`: together with the images they determine the density."""
-        return [_COMPONENTS, _IMAGES_PER_PARAMETER, _RIDGE, _LEAST_SPREAD, _TRIMMED, _TAIL, _WEIGHT_OF_L]
+        return [
+            _COMPONENTS,
+            _IMAGES_PER_PARAMETER,
+            _RIDGE,
+            _LEAST_SPREAD,
+            _TRIMMED,
+            _TAIL,
+            _WEIGHT_OF_L,
+        ]
 
     def combined(self, values: NDArray[np.floating[Any]]) -> Float64:
         """The combined score, (N, D) -> (N,) nats, higher is odder.

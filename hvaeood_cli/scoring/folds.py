@@ -52,7 +52,7 @@ class FoldScorer:
 
     @property
     def images_per_pass(self) -> int:
-        """Several passes of each fold, for chance does not split them evenly, and fills are lost."""
+        """Several passes of each fold: chance does not split images evenly, and padding is lost."""
         return _PASSES * self.scorers[0].images_per_pass * len(self.scorers)
 
     def noises(self, contents: Sequence[bytes]) -> list[ImageNoise]:
@@ -80,9 +80,7 @@ class FoldScorer:
 
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
         """As `Scorer.ratio`."""
-        return _joined(
-            self._by_fold(pixels, lambda scorer, rows: scorer.ratio(pixels[rows], k, l))
-        )
+        return _joined(self._by_fold(pixels, lambda scorer, rows: scorer.ratio(pixels[rows], k, l)))
 
     def _by_fold(
         self, pixels: Pixels, of: Callable[[Scorer, NDArray[np.int64]], Part]
@@ -107,9 +105,7 @@ def _joined(parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> F
     return whole
 
 
-def scorer_of(
-    bundle: Bundle, settings: ScoreSettings, device: torch.device
-) -> Scorer | FoldScorer:
+def scorer_of(bundle: Bundle, settings: ScoreSettings, device: torch.device) -> Scorer | FoldScorer:
     """The scorer of any model, on a device. Raises as `Scorer.on` and `Bundle.load_ladder` do."""
     if not bundle.folds:
         return Scorer.on(bundle.load_ladder(), settings, device)

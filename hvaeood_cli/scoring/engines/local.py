@@ -69,9 +69,7 @@ class LocalEngine:
             yield Batch(batch.first, batch.rows, batch.errors)
 
 
-def _prepare(
-    manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: int
-) -> _Prepared:
+def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: int) -> _Prepared:
     config = scorer.config
     rows = blank_rows(last - first, config.n_layers)
     batch, contents = _Prepared(first, rows, {}, [], []), []
