@@ -5,10 +5,13 @@ File names are hostile input. They reach a terminal through `printable` alone, a
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,8 @@ from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+LOG_SECONDS = 30.0  # between lines of progress, where there is no terminal to draw on
 
 
 @cache
@@ -99,3 +104,48 @@ def emit(lines: Iterable[str]) -> None:
 def emit_json(value: object) -> None:
     """Write one JSON value as a line of standard output."""
     emit([json.dumps(value) + "\n"])
+
+
+Show = Callable[[float, str, float], None]
+"""Shows how far something is: the fraction that is done, a remark, and the seconds left."""
+
+
+@contextlib.contextmanager
+def progress(what: str, talk: bool = True) -> Iterator[Show]:
+    """Progress on standard error: a bar on a terminal; else a line now and then, for logs."""
+    if not talk:
+        yield lambda fraction, remark, seconds_left: None
+    elif err().is_terminal:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[remark]}"),
+        )
+        with Progress(*columns, console=err(), transient=True) as bar:
+            task = bar.add_task(what, total=1.0, remark="")
+
+            def draw(fraction: float, remark: str, seconds_left: float) -> None:
+                words = f"{remark}  {_left(seconds_left)}".strip()
+                bar.update(task, completed=fraction, remark=words)
+
+            yield draw
+    else:
+        last = time.monotonic()  # nothing is said of what takes less than LOG_SECONDS
+
+        def log(fraction: float, remark: str, seconds_left: float) -> None:
+            nonlocal last
+            if time.monotonic() - last > LOG_SECONDS:
+                last = time.monotonic()
+                say(f"{what}  {fraction:6.1%}  {remark}  {_left(seconds_left)}")
+
+        yield log
+
+
+def _left(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d} left"

@@ -129,11 +129,12 @@ ModelFolder = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", file_okay=False, help="The model's folder.")
 ]
 Preset = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME",
-        help="compact-gray, compact-rgb, compact-biva-gray, compact-biva-rgb or "
-        "compact-lvae-gray; paper-gray, paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
+        help="compact-gray, compact-photo-gray, compact-rgb, compact-biva-gray, compact-biva-rgb "
+        "or compact-lvae-gray; paper-gray, paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
+        show_default="the one that suits the images",
     ),
 ]
 ImageSize = Annotated[

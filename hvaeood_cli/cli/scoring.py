@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,19 +89,17 @@ def _usual_conversions(detector: Detector) -> set[str]:
 
 @contextlib.contextmanager
 def _progress(talk: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, if that is a terminal."""
-    if not talk or not console.err().is_terminal:
-        yield lambda done, total: None
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    """The progress of scoring: how many images of all, how fast, and the time left."""
+    with console.progress("scoring", talk) as show:
+        began: tuple[float, int] | None = None  # the time, and how many were done before
 
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.err(), transient=True) as bar:
-        task = bar.add_task("scoring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        def draw(done: int, total: int) -> None:
+            nonlocal began
+            if began is None:
+                began = time.monotonic(), done
+            seconds, here = time.monotonic() - began[0], done - began[1]
+            rate = here / seconds if seconds > 0 else 0.0
+            left = (total - done) / rate if rate else math.inf
+            show(done / total, f"{done:,}/{total:,} images, {rate:.0f} images/s", left)
+
+        yield draw

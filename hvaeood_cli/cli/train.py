@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from hvaeood_cli.cli import console, options
-from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
+from hvaeood_cli.cli import console, options, training
+from hvaeood_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.model.bundle import Bundle
@@ -27,7 +25,7 @@ _LOG_SECONDS = 30.0  # between progress lines, where there is no terminal to dra
 def train(
     sources: options.Sources,
     out: options.ModelFolder,
-    preset: options.Preset = "compact-gray",
+    preset: options.Preset = None,
     image_size: options.ImageSize = None,
     channels: options.Channels = None,
     name: options.ModelName = None,
@@ -61,12 +59,20 @@ def train(
 
     Next: **hvaeood score FOLDER --model DIR**
     """
+    started = time.monotonic()
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.model.presets import for_images, get_preset
 
-    chosen = get_preset(preset)
-    config = for_images(chosen.model, image_size, channels)
     _check_precision(precision)
+    if devices > 1 and "-" in sources:
+        raise UsageError(
+            "a list on standard input cannot be read by several processes",
+            "write it to files or name a folder",
+        )
+    manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+    named, why = training.choose(preset, manifest, channels)
+    chosen = get_preset(named)
+    config = for_images(chosen.model, image_size, channels)
     given = {
         "epochs": epochs,
         "minutes": minutes,
@@ -78,12 +84,6 @@ def train(
         "seed": seed,
     }
     settings = _settings(chosen.train, given, setting or [])
-    if devices > 1 and "-" in sources:
-        raise UsageError(
-            "a list on standard input cannot be read by several processes",
-            "write it to files or name a folder",
-        )
-    manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
 
     from hvaeood_cli.device import choose_device, make_fabric
     from hvaeood_cli.training.reading import check_channels, read_pixels
@@ -96,11 +96,11 @@ def train(
     read = read_pixels(manifest, config)
     if channels is None:
         check_channels(read, config)
-    _make_folder(out)
+    training.make_folder(out)
     if talk:
         where = f"{devices} x {fabric.device.type}" if devices > 1 else str(fabric.device)
         _say_what_was_read(read, config.image_size)
-        console.say(f"{len(read.pixels):,} images, preset {preset}, on {where}, into {out}")
+        console.say(f"{len(read.pixels):,} images, preset {named}{why}, on {where}, into {out}")
     run = TrainingRun(
         config=config,
         settings=settings,
@@ -111,6 +111,7 @@ def train(
         checkpoint_seconds=checkpoint_every,
         command=["hvaeood", *sys.argv[1:]],
         conversions=read.conversions,
+        started=started,
     )
     split = run.split(len(read.pixels))
     if talk:
@@ -118,15 +119,8 @@ def train(
             f"{len(split.trained_on):,} to train on, {len(split.validation):,} for the curve, "
             f"{len(split.calibration):,} to calibrate on"
         )
-    with _progress(settings, talk) as report, _interruptible() as stop:
-        try:
-            bundle = run.of(read.pixels, force, stop, report)
-        except KeyboardInterrupt:
-            error = HvaeoodError(
-                "interrupted", "run the same command again: it goes on from the last checkpoint"
-            )
-            error.exit_code = ExitCode.INTERRUPTED
-            raise error from None
+    with _progress(settings, talk) as report, training.interruptible() as stop:
+        bundle = run.of(read.pixels, force, stop, report)
     if talk:
         _tell(bundle, out)
 
@@ -137,14 +131,6 @@ def _check_precision(name: str) -> None:
 
     if name not in get_args(Precision):
         raise UsageError(f"no precision {name!r}", ", ".join(get_args(Precision)))
-
-
-def _make_folder(out: Path) -> None:
-    """Make the model's folder. Raises UsageError where that fails."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as refused:
-        raise UsageError(f"cannot make {out}: {refused.strerror}", "choose another --out") from None
 
 
 def _say_what_was_read(read: Read, image_size: int) -> None:
@@ -181,23 +167,6 @@ def _settings(preset: TrainSettings, given: dict[str, Any], pairs: list[str]) ->
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
             f"the preset has {getattr(preset, str(first['loc'][0]))}",
         ) from None
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the run to stop after its step; a second one stops it at once."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -147,6 +147,12 @@ COMPACT_RGB = Preset(
     _heard(_free(_COMPACT_RGB, 0.0, 40.0, 20.0), 0.17, 0.6, 0.6),
 )
 
+COMPACT_PHOTO_GRAY = Preset(
+    "compact-rgb for 32x32 grey photographs, whose shades are kept",
+    COMPACT_RGB.model.model_copy(update={"image_channels": 1}),
+    COMPACT_RGB.train,
+)
+
 # Table 4 lists nine strides for ten layers. We give the tenth a stride of 1, which makes the
 # overall stride the 8 of Appendix B.2. Neither says how wide the model is: 64 channels, and latents
 # that narrow towards the top, are our choice. z_i^BU and z_i^TD have two free nats each.
@@ -219,6 +225,7 @@ COMPACT_BIVA_RGB = Preset(
 
 PRESETS: dict[str, Preset] = {
     "compact-gray": COMPACT_GRAY,
+    "compact-photo-gray": COMPACT_PHOTO_GRAY,
     "compact-rgb": COMPACT_RGB,
     "compact-biva-gray": COMPACT_BIVA_GRAY,
     "compact-lvae-gray": COMPACT_LVAE_GRAY,

@@ -111,6 +111,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
+    reserved_seconds: float = 0.0,
 ) -> Trained:
     """Train on `pixels` (N, C, H, W) uint8, or continue where the last checkpoint stands.
 
@@ -118,7 +119,8 @@ def train(
     precision and processes. force: remove the checkpoints of another run. compiled: compile the
     objective by torch.compile. checkpoint_seconds: how often to save. stop: called after every
     step; if it returns True, a checkpoint is saved and KeyboardInterrupt raised. report: called
-    about once a second.
+    about once a second. reserved_seconds: of `settings.minutes`, what is needed for other work; at
+    most half of it is given.
 
     The same arguments give the same weights, however often the run was interrupted and resumed,
     except under `settings.minutes`, where the clock decides. Raises TrainingError, and keeps the
@@ -138,11 +140,11 @@ def train(
         means, stopping = _Means(fabric.world_size), False
         first = fabric.is_global_zero
 
+        budget = 60.0 * (settings.minutes or math.inf)
+        budget -= min(reserved_seconds, 0.5 * budget)
+
         def fraction() -> float:
-            by_steps = state.step / n_steps
-            if settings.minutes is None:
-                return by_steps
-            return max(by_steps, state.seconds / (60.0 * settings.minutes))
+            return max(state.step / n_steps, state.seconds / budget)
 
         while state.step < n_steps and fraction() < 1.0:
             epoch, position = divmod(state.step, steps_an_epoch)

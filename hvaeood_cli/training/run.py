@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from hvaeood_cli.scoring.engines.local import LocalEngine
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.training.budget import scoring_seconds
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.loop import CHECKPOINT_SECONDS, Progress, Trained, train
 from hvaeood_cli.version import __version__
@@ -60,7 +62,9 @@ class TrainingRun:
     """The model to make, how to train it, and where to write it. `of` trains it on images.
 
     out: the bundle's folder. name: the model's. fabric, compiled, checkpoint_seconds: as in
-    `train`. command: the command line, which the bundle keeps for people. conversions: to how many
+    `train`. started: the minutes of the settings count from then on, and hold for all of the run,
+    the scoring at its end too. command: the command line, which the bundle keeps for people.
+    conversions: to how many
     of the images each was done; the bundle keeps them, so that `score` knows what is usual.
     """
 
@@ -73,6 +77,7 @@ class TrainingRun:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     command: Sequence[str] = ()
     conversions: Mapping[str, int] = field(default_factory=dict)
+    started: float | None = None  # when the command began, by time.monotonic(); None: now
 
     def of(
         self,
@@ -93,6 +98,7 @@ class TrainingRun:
         fingerprint = self._fingerprint(pixels)
         if (self.out / CONFIG).is_file() and not force:
             return self._finished(fingerprint)
+        started = time.monotonic() if self.started is None else self.started
         split = self.split(len(pixels))
         aside, used = pixels[split.validation], pixels[split.trained_on]
         checkpoints = Checkpoints(self.out / "checkpoints", fingerprint)
@@ -108,6 +114,7 @@ class TrainingRun:
             self.checkpoint_seconds,
             stop,
             report,
+            self._reserved_seconds(started, len(split.validation) + len(split.calibration)),
         )
         reference = self._reference(trained.ladder, aside)
         if not self.fabric.is_global_zero:
@@ -125,6 +132,13 @@ class TrainingRun:
         checkpoints.clear()
         self.fabric.barrier()
         return bundle
+
+    def _reserved_seconds(self, started: float, n_aside: int) -> float:
+        """Of the minutes that the run may take: what has passed, and what scoring will take."""
+        if self.settings.minutes is None:
+            return 0.0
+        scoring = scoring_seconds(self.config, self.fabric.device, n_aside) if n_aside else 0.0
+        return time.monotonic() - started + scoring
 
     def _check_settings(self) -> None:
         """Raise UsageError for settings that do not go with the model, or with one another."""

@@ -1,0 +1,189 @@
+"""`hvaeood find`: look for odd images in a folder of which nothing is known."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvaeood_cli.cli import console, options, scoring, training
+from hvaeood_cli.cli.printing import Printing
+from hvaeood_cli.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.model.presets import Preset
+    from hvaeood_cli.settings import TrainSettings
+    from hvaeood_cli.store.decision import Decision, Rule
+    from hvaeood_cli.store.score_file import ScoreFile
+    from hvaeood_cli.training.loop import Progress
+
+_MOST_EPOCHS = 1000
+_REPORTING_SECONDS = 5.0
+
+
+def find(
+    sources: options.Sources,
+    output: options.ScoreOutput = None,
+    model_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            file_okay=False,
+            help="The folder of the models.",
+            show_default="SOURCE.model",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page.", show_default="SOURCE.report.html"),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(metavar="N", min=0.01, help="How long the whole may take.")
+    ] = 20.0,
+    fpr: options.Fpr = None,
+    preset: options.Preset = None,
+    folds: Annotated[
+        int, typer.Option(metavar="N", min=2, max=8, help="How many models are trained.")
+    ] = 2,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    top: options.Top = 10,
+    null: options.Null = False,
+    data_root: options.DataRoot = None,
+    json_: options.Json = False,
+    jsonl: options.Jsonl = False,
+    csv: options.Csv = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find the odd images in a folder of which nothing is known.
+
+    Example: **hvaeood find photos/**
+
+    Trains models on the images themselves, each on a part of them, and scores every image with a
+    model that has not seen it. Needs no labels and no images that are known to belong, but most
+    must: where more than a few per cent are odd, they hide one another. After an interruption, the
+    same command goes on.
+
+    Next: open the report, or **hvaeood tui FILE.h5**
+    """
+    started = time.monotonic()
+    printing = Printing.chosen(json_, jsonl, csv, quiet)
+    from hvaeood_cli.calibration.calibration import check_enough
+    from hvaeood_cli.calibration.ranking import Ranking
+    from hvaeood_cli.cli.deciding import asked_rule
+    from hvaeood_cli.images.sources import open_sources
+
+    rule = asked_rule(fpr, None, False)
+    manifest = open_sources(sources, options.stdin_paths(sources, null), data_root)
+    check_enough(len(manifest))
+    out = output or scoring.output_for(sources)
+    scoring.check_output(out)
+    base = out.name.removesuffix(".h5").removesuffix(".scores")
+    folder = model_out or out.with_name(f"{base}.model")
+    page = report or out.with_name(f"{base}.report.html")
+    _check_page(page, force)
+    chosen, why = training.choose(preset, manifest)
+    if not quiet:
+        console.say(f"preset {chosen}{why}")
+        console.say(f"{folds} models into {folder}, then scores into {out}: {minutes:g} minutes")
+
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.model.presets import get_preset
+    from hvaeood_cli.training.cross_fit import CrossFit
+
+    picked = get_preset(chosen)
+    cross_fit = CrossFit(
+        config=picked.model,
+        settings=_settings(picked, minutes, seed),
+        n_folds=folds,
+        device=device,
+        out=folder,
+        name=folder.name,
+        started=started,
+        reserved_seconds=_REPORTING_SECONDS,
+        command=["hvaeood", *sys.argv[1:]],
+    )
+    training.make_folder(folder)
+    with _progress(not quiet) as draw, training.interruptible() as stop:
+        bundle = cross_fit.of(manifest, force, stop, draw)
+
+    detector = Detector(folder, seed=seed, device=device)
+    run = detector.run(manifest)
+    decide = _Decide(bundle.calibration_place(), rule)
+    scores, fresh = scoring.score_into(run, out, decide, force, not quiet)
+    calibration = decide.calibration or detector.calibration
+    minutes_taken = (time.monotonic() - started) / 60.0
+    done = f"in {minutes_taken:.1f} minutes" if fresh else "before; nothing has changed since"
+    for line in scoring.remarks(detector, scores):
+        if not quiet:
+            console.warn(line)
+    again = {"--data-root": str(data_root)} if data_root else {}
+    printing.show(scores, Ranking.of(scores, calibration), top, done, again)
+    _write_report(out, page, folder, data_root, device, quiet)
+    if not scores.scored.all():
+        raise typer.Exit(ExitCode.SOME_UNREADABLE)
+
+
+class _Decide:
+    """Decides a run by comparing its images with one another, and keeps that calibration."""
+
+    def __init__(self, place: Path, asked: Rule | None) -> None:
+        """place: the file of the calibration. asked: the rule; None for the one that stands."""
+        self._place = place
+        self._asked = asked
+        self.calibration: Calibration | None = None
+
+    def __call__(self, scores: ScoreFile) -> Decision:
+        from hvaeood_cli.calibration.calibration import Calibration
+        from hvaeood_cli.calibration.rules import decide_as_asked
+
+        self.calibration = Calibration.within(scores, {"made_by": "find"})
+        if not self._place.exists():
+            self.calibration.save(self._place)
+        return decide_as_asked(self.calibration, scores, self._asked)
+
+
+def _check_page(page: Path, force: bool) -> None:
+    """Raise UsageError where the report would replace a file that is no report of this program."""
+    from hvaeood_cli.report.page import fingerprint_of
+
+    if page.is_dir() or (page.exists() and not force and fingerprint_of(page) is None):
+        raise UsageError(f"{page} is there, and is no report", "choose another --report")
+
+
+def _settings(preset: Preset, minutes: float, seed: int) -> TrainSettings:
+    """Those of the preset, but the clock ends the training: of few images, more epochs."""
+    changes = {"minutes": minutes, "seed": seed, "epochs": _MOST_EPOCHS}
+    return preset.train.model_copy(update=changes)
+
+
+@contextlib.contextmanager
+def _progress(talk: bool) -> Iterator[Callable[[Sequence[Progress]], None]]:
+    """A bar for all folds together on a terminal, else a line now and then."""
+    with console.progress("training", talk) as show:
+
+        def draw(folds: Sequence[Progress]) -> None:
+            slowest = min(folds, key=lambda fold: fold.fraction)
+            rate = sum(fold.images_per_second for fold in folds)
+            show(slowest.fraction, f"{rate:.0f} images/s", slowest.seconds_left)
+
+        yield draw
+
+
+def _write_report(
+    out: Path, page: Path, model: Path, data_root: Path | None, device: str, quiet: bool
+) -> None:
+    """The page of `hvaeood report`. One that an earlier start made is replaced."""
+    from hvaeood_cli.cli.report import report
+
+    ours = page.exists()  # and was checked to be ours, or is to be replaced
+    report(
+        [out], page, model=str(model), data_root=data_root, device=device, force=ours, quiet=quiet
+    )
