@@ -18,6 +18,7 @@ from scipy.stats import binom, false_discovery_control
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p
+from hvaeood_cli.calibration.density import statistics
 from hvaeood_cli.calibration.drift import LEVEL, measure_drift
 from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.report.metrics import compare
@@ -37,18 +38,33 @@ def combinations(calibration: Calibration, scores: ScoreFile) -> dict[str, np.nd
         | {
             "Bonferroni-min of p": -p.min(0),
             "max of standardised LLR": standard.max(1),
-            "density of statistics": calibration.combine(scores.columns)[scores.scored],
+            "density of statistics": density(calibration, scores),
+            "combined": calibration.combine(scores.columns)[scores.scored],
         }
     )
 
 
+def density(calibration: Calibration, scores: ScoreFile) -> np.ndarray:
+    """The density without L's own tails, (N,)."""
+    values = statistics(scores.columns, calibration.statistics)[scores.scored]
+    return calibration.densities[0].minus_log(values)
+
+
 def tell_apart(calibration: Calibration, inside: ScoreFile, outside: dict[str, ScoreFile]) -> None:
-    print("\n| set | n | score | AUROC | AUPRC | FPR80 |\n| --- | --- | --- | --- | --- | --- |")
+    print("\n| set | n | score | AUROC | AUPRC | FPR80 | flagged at FPR 1 % |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     usual = combinations(calibration, inside)
     for name, scores in outside.items():
         for way, values in combinations(calibration, scores).items():
             m = compare(usual[way], values)
-            print(f"| {name} | {m.n} | {way} | {m.auroc:.4f} | {m.auprc:.4f} | {m.fpr80:.4f} |")
+            figures = f"{m.auroc:.4f} | {m.auprc:.4f} | {m.fpr80:.4f}"
+            print(f"| {name} | {m.n} | {way} | {figures} | {flagged(calibration, way, values)} |")
+
+
+def flagged(calibration: Calibration, way: str, values: np.ndarray) -> str:
+    if way != "combined":
+        return ""
+    return f"{np.mean(conformal_p(calibration.combined, values) <= 0.01):.3f}"
 
 
 def false_positives(decision: Decision) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.shuffled import shuffle_patches
+from benchmarks.corrupted import shuffled
 from hvaeood_cli.device import make_fabric
 from hvaeood_cli.images.sources import open_sources
 from hvaeood_cli.model.config import ModelConfig
@@ -90,7 +90,7 @@ def main() -> None:
     inside = images[19_000 : 19_000 + N]
     pairs = (pair.partition("=") for pair in options.outside)
     outside = {name: read(f"{source}#0:{N}") for name, _, source in pairs}
-    outside["shuffled"] = shuffle_patches(inside.transpose(0, 2, 3, 1), 8).transpose(0, 3, 1, 2)
+    outside["shuffled"] = shuffled(inside.transpose(0, 2, 3, 1), 8).transpose(0, 3, 1, 2)
     print("| variant | bits/dim L, L>1, L>2 | " + " | ".join(outside) + " |")
     print("|" + " --- |" * (2 + len(outside)))
     for name in options.only:

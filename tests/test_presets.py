@@ -86,7 +86,7 @@ def test_a_preset_for_the_wrong_number_of_channels():
 
 @pytest.mark.parametrize("options", [("--image-size", "13"), ("--channels", "3")])
 def test_train_refuses_them_with_a_hint(run, folder, options):
-    code, out, err = run("train", folder, "--out", "m", *options)
+    code, out, err = run("train", folder, "--out", "m", "--preset", "compact-gray", *options)
     assert (code, out) == (2, "") and err.startswith("error: ") and "hint: " in err
 
 

@@ -49,7 +49,8 @@ def write_scores(
         for key, value in _attributes(written).items():
             file.attrs[key] = value
         for column in columns("images", "scores"):
-            _write_column(file, column, scores[column.name])
+            if not (column.optional and column.name not in scores.columns):
+                _write_column(file, column, scores[column.name])
         file["/images/status"].attrs["codes"] = json.dumps(scores.status_codes)
         file["/images/conversions"].attrs["codes"] = json.dumps(scores.conversion_codes)
         _write_strings(file, "/images/path", list(map(bytes, scores.names)), "ascii")
