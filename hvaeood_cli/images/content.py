@@ -22,6 +22,11 @@ def shortened(content: bytes) -> int:
     return int.from_bytes(content[:8], "little")
 
 
+def stamp_key(stamp: str) -> int:
+    """A stamp as a score file keeps it: the first 64 bits of its SHA-256."""
+    return shortened(hashlib.sha256(stamp.encode()).digest())
+
+
 def short_key(pixels: Pixels) -> int:
     """The shortened `content_key` of an image, (C, H, W) uint8 as the model takes it."""
     return shortened(content_key(pixels))
