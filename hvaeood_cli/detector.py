@@ -233,8 +233,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def trained_on(self, content: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Of which content keys (N,) the model was trained on the images, (N,)."""
-        trained = np.isin(content, self.bundle.training_hashes())
-        return np.logical_and(trained, content != 0)
+        trained: NDArray[np.bool_] = np.isin(content, self.bundle.training_hashes())
+        trained &= content != 0
+        return trained
 
     def check_held_out(self, content: NDArray[np.uint64], name: Callable[[int], str]) -> None:
         """Raise CalibrationError if the model was trained on any of these images.

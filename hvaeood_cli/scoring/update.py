@@ -212,6 +212,8 @@ def _recognise(
 
     left: the file's rows whose names are no longer there. unsure: the images to look at.
     """
+    if not len(unsure):
+        return set()
     hashes = {int(i): _sha256(manifest, int(i)) for i in unsure}
     wanted = set(hashes.values())
     by_hash: dict[bytes, int] = {}
