@@ -228,15 +228,29 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"({there[:12]}), this is {self.bundle.name} ({here[:12]})",
                 "name the model that made the scores, or score again",
             )
-        seen = scores.scored & np.isin(scores.content, self.bundle.training_hashes())
-        if seen.any() and not allow_training_images:
-            name = scores.name(np.flatnonzero(seen)[0])
-            raise CalibrationError(
-                f"{int(seen.sum()):,} of {scores.n_scored:,} images were in the training "
-                f"set, {name} among them: thresholds from them would be too low",
-                "calibrate on images held out of training, or --allow-training-images",
-            )
+        if not allow_training_images:
+            self.check_held_out(scores.content, scores.name)
         return Calibration.of(scores)
+
+    def trained_on(self, content: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Of which content keys (N,) the model was trained on the images, (N,)."""
+        trained: NDArray[np.bool_] = np.isin(content, self.bundle.training_hashes())
+        trained &= content != 0
+        return trained
+
+    def check_held_out(self, content: NDArray[np.uint64], name: Callable[[int], str]) -> None:
+        """Raise CalibrationError if the model was trained on any of these images.
+
+        content: their keys, (N,), 0 for those that cannot be read. name: of the image at a place.
+        """
+        seen = np.flatnonzero(self.trained_on(content))
+        if len(seen):
+            raise CalibrationError(
+                f"{len(seen):,} of {np.count_nonzero(content):,} images were in the training "
+                f"set, {name(int(seen[0]))} among them: thresholds from them would be too low",
+                "calibrate on images held out of training: --skip-training-images leaves these "
+                "out, --allow-training-images takes them",
+            )
 
     def likelihood_ratio(self, X: Images, k: int, l: int | None = None) -> NDArray[np.float32]:
         """LLR^{>k} of every image, (N,) nats; with l, LLR_{<l}^{>k} = L^{<l} - L^{>k} (eq. 21).

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -84,16 +86,15 @@ def test_find_scores_each_image_with_a_model_that_has_not_seen_it(run, photos, t
 def test_find_goes_on_after_an_interruption(run, photos, tmp_path, bundle):
     command = [*FIND[:2], "--minutes", "5", "--preset", "compact-gray"]
     process = start(tmp_path, bundle, *command)
-    checkpoints = [tmp_path / "photos.model" / f"fold-{fold}" / "checkpoints" for fold in (0, 1)]
-    line = b""
-    while b"models into" not in line:
-        line = process.stderr.readline()
-    while not all((tmp_path / "photos.model" / f"fold-{fold}").is_dir() for fold in (0, 1)):
-        assert process.poll() is None
+    folds = [tmp_path / "photos.model" / f"fold-{fold}" for fold in (0, 1)]
+    while not all(fold.is_dir() for fold in folds):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+            pytest.fail(f"it ended: {process.stderr.read().decode()}")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130 and b"run the same command again" in err
-    assert all(list(folder.glob("*.safetensors")) for folder in checkpoints)
+    assert all(list(folder.glob("checkpoints/*.safetensors")) for folder in folds)
     code, _, err = run("find", "photos", "--minutes", "4", "--preset", "compact-gray")
     assert code == 3 and "minutes: 5" in err, "another run is not gone on with in silence"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,13 @@ from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.detector import Detector
+    from hvaeood_cli.images.sources import Manifest
+    from hvaeood_cli.scoring.run import ScoringRun
     from hvaeood_cli.store.score_file import ScoreFile
 
 _ENDING = ".h5"
@@ -42,12 +48,18 @@ def calibrate(
     scores: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Where the images' scores go.", show_default="SOURCE.scores.h5"
+            metavar="FILE", help="Where the images' scores go.", show_default="they are not kept"
         ),
     ] = None,
     allow_training_images: Annotated[
         bool,
         typer.Option("--allow-training-images", help="Take images that the model was trained on."),
+    ] = False,
+    skip_training_images: Annotated[
+        bool,
+        typer.Option(
+            "--skip-training-images", help="Leave out images that the model was trained on."
+        ),
     ] = False,
     samples: options.Samples = 16,
     samples_k: options.SamplesK = 1,
@@ -68,12 +80,12 @@ def calibrate(
     Example: **hvaeood calibrate held-out/ --model mine**
 
     SOURCE holds 1,000 or more images that belong and that the model was not trained on, or is one
-    score file (.h5) of such images. The calibration goes beside the model. That of a model that
-    ships goes to your own folder, and is then used instead of the one that ships.
+    score file (.h5) of such images. Their scores are kept with --scores alone. The calibration goes
+    beside the model. That of a model that ships goes to your own folder, and is then used instead
+    of the one that ships.
 
     Next: **hvaeood score FOLDER --model mine --fpr 0.01**
     """
-    from hvaeood_cli.calibration.calibration import check_enough
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.store.reader import read_scores
@@ -89,6 +101,10 @@ def calibrate(
         workers=workers,
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
+    if allow_training_images and skip_training_images:
+        raise UsageError(
+            "--allow-training-images and --skip-training-images exclude one another", "choose one"
+        )
     if output and not output.parent.is_dir():
         raise UsageError(f"no such folder: {output.parent}", "make it first, or choose another -o")
     if any(source.endswith(_ENDING) for source in sources):
@@ -96,22 +112,73 @@ def calibrate(
             raise UsageError(
                 "a score file must be the only SOURCE", f"one {_ENDING} file, or images"
             )
-        found = read_scores(Path(sources[0]))
+        found = read_scores(Path(sources[0])).present
         _check_as_asked(context, found)
+        if skip_training_images:
+            found = found.of_rows(_held_out(detector, found.content, not quiet))
+        kept: Path | None = found.path
     else:
         manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
-        check_enough(len(manifest))
-        out = scores or scoring.output_for(sources)
+        out = scores or scoring.scratch_for(sources, detector, manifest)
         scoring.check_output(out)
-        run = detector.run(manifest)
-        found, _ = scoring.score_into(run, out, lambda scores: None, force, not quiet)
+        kept = scores
+        manifest = _to_score(
+            detector, manifest, allow_training_images, skip_training_images, not quiet
+        )
+        found = _score(detector.run(manifest), out, force, kept is not None, not quiet)
     calibration = detector.calibration_from(found, allow_training_images)
     place = output or _place(detector, calibration)
     _save(calibration, place, force)
+    if kept is None:
+        found.path.unlink(missing_ok=True)
     if json_:
-        console.emit_json(_facts(calibration, found, place))
+        console.emit_json(_facts(calibration, found, place, kept))
     elif not quiet:
         _show(calibration, found, place)
+
+
+def _to_score(
+    detector: Detector, manifest: Manifest, allow_trained: bool, skip_trained: bool, talk: bool
+) -> Manifest:
+    """The images to calibrate on. Raises CalibrationError for what would be refused once scored."""
+    import numpy as np
+
+    from hvaeood_cli.calibration.calibration import check_enough
+    from hvaeood_cli.images.content import short_keys
+
+    check_enough(len(manifest))
+    if allow_trained or not len(detector.bundle.training_hashes()):
+        return manifest
+    config = detector.bundle.config
+    content = short_keys(manifest, config.image_channels, config.image_size)
+    if not skip_trained:
+        detector.check_held_out(content, lambda i: os.fsdecode(manifest.name(i)))
+        return manifest
+    held_out = _held_out(detector, content, talk)
+    check_enough(int(held_out.sum()))
+    return manifest if held_out.all() else manifest.pick(np.flatnonzero(held_out))
+
+
+def _held_out(detector: Detector, content: NDArray[np.uint64], talk: bool) -> NDArray[np.bool_]:
+    """Which images the model was not trained on, (N,). Says how many are left out."""
+    trained = detector.trained_on(content)
+    if talk and trained.any():
+        console.say(f"left out: {trained.sum():,} images that the model was trained on")
+    return ~trained
+
+
+def _score(run: ScoringRun, out: Path, force: bool, keep: bool, talk: bool) -> ScoreFile:
+    """Score the images to calibrate on. force: replace what is in the way.
+
+    What an earlier try left under a name of its own is used all the same, if it can be.
+    """
+    try:
+        anew = force and keep
+        return scoring.score_into(run, out, lambda scores: None, anew, talk)[0].present
+    except StoreError:
+        if keep or not force:
+            raise
+        return scoring.score_into(run, out, lambda scores: None, force, talk)[0].present
 
 
 def _check_as_asked(context: typer.Context, scores: ScoreFile) -> None:
@@ -188,16 +255,18 @@ def _load(place: Path) -> Calibration | None:
         return None
 
 
-def _facts(calibration: Calibration, scores: ScoreFile, place: Path) -> dict[str, object]:
+def _facts(
+    calibration: Calibration, scores: ScoreFile, place: Path, kept: Path | None
+) -> dict[str, object]:
     from hvaeood_cli.calibration.conformal import least_p
 
     n = len(calibration.combined)
     return {
         "id": calibration.id,
         "file": str(place),
-        "scores": str(scores.path),
+        "scores": str(kept) if kept else None,
         "n_images": len(calibration),
-        "n_unreadable": len(scores) - scores.n_scored,
+        "n_unreadable": int(scores.unreadable.sum()),
         "n_calibration": n,
         "least_p": least_p(n),
         "settings": calibration.settings,
@@ -209,7 +278,7 @@ def _show(calibration: Calibration, scores: ScoreFile, place: Path) -> None:
 
     from hvaeood_cli.calibration.conformal import least_p
 
-    n, n_bad = len(calibration.combined), len(scores) - scores.n_scored
+    n, n_bad = len(calibration.combined), int(scores.unreadable.sum())
     text = Text.assemble("calibration ", (calibration.id, "bold"))
     text.append(f" of {printable(str(calibration.about['model_name']))}: ")
     text.append(f"{len(calibration):,} images, {len(calibration) - n:,} of them for the density\n")

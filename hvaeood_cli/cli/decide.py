@@ -46,7 +46,7 @@ def decide(
     from hvaeood_cli.store.reader import read_scores
     from hvaeood_cli.store.writer import write_decision
 
-    scores = read_scores(file)
+    scores = read_scores(file).present
     warn = console.warner(quiet)
     standing = scores.decision
     found = deciding.calibration_of(scores, model, calibration, warn)

@@ -52,6 +52,9 @@ class Decider:
     rule: Rule | None
     standing: Decision | None  # what was decided in the file before
     asked: Asked
+    detector: Detector
+    warn: Warn
+    outdated: bool = False  # whether the standing decision is of other images than the run
     anew: bool = False  # whether it made a decision that was not there
     refused: CalibrationError | None = None  # why it could not decide
 
@@ -65,15 +68,15 @@ class Decider:
 
         standing = _standing_decision(out)
         rule = asked.rule or (standing.by if standing else None)
-        decider = cls(None, rule, standing, asked)
+        decider = cls(None, rule, standing, asked, detector, warn)
         if not decider.leaves_what_stands:
-            decider.calibration = _calibration_to_score_by(detector, decider, out, n_images, warn)
+            decider.calibration = _calibration_to_score_by(decider, out, n_images)
         return decider
 
     @property
     def leaves_what_stands(self) -> bool:
         asked_anew = self.asked.rule or self.asked.calibration or self.asked.force
-        return self.standing is not None and not asked_anew
+        return self.standing is not None and not asked_anew and not self.outdated
 
     @property
     def is_needed(self) -> bool:
@@ -84,9 +87,17 @@ class Decider:
     def __call__(self, scores: ScoreFile) -> Decision | None:
         from hvaeood_cli.calibration.rules import decide_as_asked
 
-        if self.calibration is None:
-            return None
         try:
+            if self.leaves_what_stands and scores.decision is None:  # the images have changed
+                self.outdated = True
+                self.calibration = _calibration_to_score_by(self, scores.path, scores.n_scored)
+                if self.calibration is None:
+                    self.warn(
+                        "no longer decided: the images have changed, and no calibration of "
+                        f"{self.detector.bundle.name} has these settings: --calibration FILE"
+                    )
+            if self.calibration is None:
+                return None
             decision = decide_as_asked(self.calibration, scores, self.rule)
         except CalibrationError as error:  # the scores are worth keeping without a decision
             self.refused = error
@@ -129,9 +140,7 @@ def _standing_decision(out: Path) -> Decision | None:
         return None
 
 
-def _calibration_to_score_by(
-    detector: Detector, decider: Decider, out: Path, n_images: int, warn: Warn
-) -> Calibration | None:
+def _calibration_to_score_by(decider: Decider, out: Path, n_images: int) -> Calibration | None:
     """The calibration that will decide a run of n images; None where none has its settings.
 
     Raises CalibrationError where a decision is needed and cannot be made; where it is not needed,
@@ -141,6 +150,7 @@ def _calibration_to_score_by(
     from hvaeood_cli.calibration.rules import check_level
     from hvaeood_cli.store.decision import Rule
 
+    detector, warn = decider.detector, decider.warn
     bundle, settings = detector.bundle, detector.calibration_settings
     path, standing = decider.asked.calibration, decider.standing
     try:

@@ -83,7 +83,7 @@ def find(
     rule = asked_rule(fpr, None, False)
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root)
     check_enough(len(manifest))
-    out = output or scoring.output_for(sources)
+    out = output or scoring.output_for(sources, manifest)
     scoring.check_output(out)
     base = out.name.removesuffix(".h5").removesuffix(".scores")
     folder = model_out or out.with_name(f"{base}.model")

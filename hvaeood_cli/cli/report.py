@@ -81,7 +81,7 @@ def report(
     from hvaeood_cli.store.judgements import judgements_path, read_judgements
     from hvaeood_cli.store.reader import read_scores
 
-    scored = [read_scores(path) for path in files]
+    scored = [read_scores(path).present for path in files]
     known = read_labels(labels) if labels else None
     named = _named(calibration, scored) if calibration else None
     warn = console.warner(quiet)

@@ -14,6 +14,7 @@ from hvaeood_cli.errors import ExitCode
 
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
+    from hvaeood_cli.scoring.update import Changes
 
 
 def score(
@@ -54,7 +55,8 @@ def score(
     Example: **hvaeood score photos/**
 
     Scores go to an HDF5 file, the oddest images to the terminal. With a calibrated model, images
-    are flagged at a false-positive rate. Run again after an interruption, it goes on where it was.
+    are flagged at a false-positive rate. Run again after an interruption, it goes on where it was;
+    run again when files came, changed, moved or went, it scores only what is new to it.
 
     Next: **hvaeood report FILE** shows them all; **hvaeood decide FILE --fdr 0.05** flags anew.
     """
@@ -77,7 +79,7 @@ def score(
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
-    out = output or scoring.output_for(sources)
+    out = output or scoring.output_for(sources, manifest)
     scoring.check_output(out)
     warn = console.warner(quiet)
     asked = deciding.Asked(rule, calibration, fail_on_flagged, force)
@@ -88,10 +90,13 @@ def score(
 
     started = time.monotonic()
     run = detector.run(manifest, label)
-    scores, fresh = scoring.score_into(run, out, decide, force, not quiet)
+    changes: list[Changes] = []
+    whole, fresh = scoring.score_into(run, out, decide, force, not quiet, changes.append)
+    scores = whole.present
     done = "before; decided anew" if decide.anew else "before; nothing has changed since"
     if fresh:
-        done = f"in {time.monotonic() - started:.1f} s on {detector.scorer.device}"
+        done = f"in {time.monotonic() - started:.1f} s on {scores.header.device}"
+        done = ": ".join([done, *map(str, changes)])
     found = decide.that_decided(scores, model, warn)
     for line in scoring.remarks(detector, scores):
         warn(line)
@@ -99,7 +104,7 @@ def score(
     printing.show(scores, ranking, top, done, _repeated(detector, data_root, calibration))
     if fail_on_flagged and scores.decision and scores.decision.n_flagged:
         raise typer.Exit(ExitCode.FLAGGED)
-    if not scores.scored.all():
+    if scores.unreadable.any():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +17,32 @@ from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.scoring.run import Decide, ScoringRun
+    from hvaeood_cli.images.sources import Manifest
+    from hvaeood_cli.scoring.run import Decide, ScoringRun, Tell
     from hvaeood_cli.store.score_file import ScoreFile
 
 
-def output_for(sources: list[str]) -> Path:
+def output_for(sources: list[str], manifest: Manifest) -> Path:
     """SOURCE.scores.h5 in the current folder, named after the first source."""
-    first = sources[0].rstrip("/").replace(":", "-").replace("#", "-")
+    return Path(f"{_stem(sources[0], manifest)}.scores.h5")
+
+
+def scratch_for(sources: list[str], detector: Detector, manifest: Manifest) -> Path:
+    """Where calibrate keeps scores until it is done: other settings have another file."""
+    settings = {"seed": detector.seed, **detector.calibration_settings}
+    known = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    return Path(f"{_stem(sources[0], manifest)}.calibration-{known}.scores.h5")
+
+
+def _stem(source: str, manifest: Manifest) -> str:
+    """What a score file is called after its first source. A list has a name by what it lists."""
+    if source == "-":
+        listed = manifest.sources[0]
+        names = b"\0".join(listed.name(i) for i in range(len(listed)))
+        return f"list-{hashlib.sha256(names).hexdigest()[:6]}"
+    first = source.rstrip("/").replace(":", "-").replace("#", "-")
     name = Path(first).resolve().name if first in (".", "..") else Path(first).name
-    return Path(f"{name if name and name != '-' else 'images'}.scores.h5")
+    return name or "images"
 
 
 def check_output(out: Path) -> None:
@@ -35,17 +54,18 @@ def check_output(out: Path) -> None:
 
 
 def score_into(
-    run: ScoringRun, out: Path, decide: Decide, force: bool, talk: bool
+    run: ScoringRun,
+    out: Path,
+    decide: Decide,
+    force: bool,
+    talk: bool,
+    tell: Tell = lambda _: None,
 ) -> tuple[ScoreFile, bool]:
-    """Score into a file, with a progress bar on a terminal.
-
-    Returns the scores, and whether they were made now: False if the file held them already.
-    """
+    """Score into a file, with a progress bar on a terminal; the rest is as `ScoringRun.to_file`."""
+    remark = console.warn if talk else lambda _: None
     with _progress(talk) as progress:
         try:
-            return run.to_file(
-                out, decide, force, progress, console.warn if talk else lambda _: None
-            )
+            return run.to_file(out, decide, force, progress, remark, tell)
         except KeyboardInterrupt:
             error = HvaeoodError(
                 "interrupted", "run the same command again: it goes on where it was"

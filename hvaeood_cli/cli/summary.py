@@ -48,7 +48,7 @@ def draw(
     if len(order):
         yield ""
         yield from _histograms(scores, ranking, width)
-    bad = np.flatnonzero(~scores.scored)
+    bad = np.flatnonzero(scores.unreadable)
     if len(bad):
         yield ""
         yield from _unreadable(scores, bad, width)
@@ -57,7 +57,7 @@ def draw(
 
 
 def _headline(scores: ScoreFile, done: str) -> Text:
-    run, n = scores.header, len(scores)
+    run, n = scores.header, scores.header.n_images
     text = Text.assemble(
         (f"{scores.n_scored:,}", "bold"), f" of {n:,} images scored {printable(done)}"
     )

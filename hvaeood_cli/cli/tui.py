@@ -121,7 +121,7 @@ def _open(
     from hvaeood_cli.store.reader import read_scores
     from hvaeood_cli.tui.app import Opened
 
-    scores = read_scores(path)
+    scores = read_scores(path).present
     if not len(scores):
         raise StoreError(f"{path} has no images", "hvaeood score FOLDER makes another")
     judgements = read_judgements(path)

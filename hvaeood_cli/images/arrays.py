@@ -58,6 +58,9 @@ class ArraySource:
         pixels = self._row(i)
         return Decoded(pixels, Conversion(0)), hashlib.sha256(pixels.data).digest()
 
+    def sha256(self, i: int) -> bytes:
+        return hashlib.sha256(self._row(i).data).digest()
+
     def stamp(self, i: int) -> str:
         return self.origin
 
@@ -70,6 +73,9 @@ class _InMemory(ArraySource):
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
         return Decoded(self._row(i), Conversion(0)), self._hashes[i]
+
+    def sha256(self, i: int) -> bytes:
+        return self._hashes[i]
 
     def stamp(self, i: int) -> str:
         return self._hashes[i].hex()

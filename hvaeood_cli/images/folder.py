@@ -35,6 +35,9 @@ class FileSource:
             error.sha256 = digest
             raise
 
+    def sha256(self, i: int) -> bytes:
+        return hashlib.sha256(_read_file(self.paths[i])).digest()
+
     def stamp(self, i: int) -> str:
         return stamp_of(self.paths[i])
 

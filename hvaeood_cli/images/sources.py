@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hvaeood_cli.errors import SourceError, UsageError
 from hvaeood_cli.images.arrays import open_array_file
 from hvaeood_cli.images.datasets import open_dataset
@@ -35,6 +38,10 @@ class Source(Protocol):
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
         """Image i, and the SHA-256 of the bytes that it was read from. Raises ImageError."""
+        ...
+
+    def sha256(self, i: int) -> bytes:
+        """The SHA-256 that `read` gives, without decoding. Raises ImageError."""
         ...
 
     def stamp(self, i: int) -> str:
@@ -73,6 +80,20 @@ class Manifest:
         source, j = self._locate(i)
         return source.read(j)
 
+    def sha256(self, i: int) -> bytes:
+        """The SHA-256 that `read` gives, without decoding. Raises ImageError."""
+        source, j = self._locate(i)
+        return source.sha256(j)
+
+    def stamp(self, i: int) -> str:
+        """A text that changes when image i does, found without reading it."""
+        source, j = self._locate(i)
+        return source.stamp(j)
+
+    def pick(self, places: NDArray[np.int64]) -> Manifest:
+        """The images at these places alone, in this order."""
+        return Manifest([_Picked(self, places)])
+
     def names(self) -> Iterator[bytes]:
         for source in self.sources:
             for i in range(len(source)):
@@ -90,6 +111,29 @@ class Manifest:
         """The source that holds image i of the manifest, and the image's place in it."""
         index = bisect_right(self._starts, i) - 1
         return self.sources[index], i - self._starts[index]
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """Some images of a manifest, as a source."""
+
+    manifest: Manifest
+    places: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def name(self, i: int) -> bytes:
+        return self.manifest.name(int(self.places[i]))
+
+    def read(self, i: int) -> tuple[Decoded, bytes]:
+        return self.manifest.read(int(self.places[i]))
+
+    def sha256(self, i: int) -> bytes:
+        return self.manifest.sha256(int(self.places[i]))
+
+    def stamp(self, i: int) -> str:
+        return self.manifest.stamp(int(self.places[i]))
 
 
 def open_sources(

@@ -98,7 +98,7 @@ def gather(
     """
     ranking = Ranking.of(scores, calibration)
     decision = scores.decision
-    bad = np.flatnonzero(~scores.scored)
+    bad = np.flatnonzero(scores.unreadable)
     judged = list(judgements.rows(scores))
     return Section(
         scores=scores,

@@ -1,8 +1,8 @@
 """A run: an engine scores a manifest, a journal keeps the rows, and one file is written at the end.
 
-manifest  ->  engine   ->  journal       ->  decide        ->  score file
-images        batches      survives          flags, where      whole, or
-in order      of rows      a kill            calibrated        not there
+manifest  ->  plan     ->  engine   ->  journal    ->  merge      ->  decide      ->  score file
+images        what is      batches      survives       with what      flags, where    whole, or
+in order      unknown      of rows      a kill         is known       calibrated      not there
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.images.decode import Conversion
+from hvaeood_cli.images.folder import stamp_of
 from hvaeood_cli.images.preprocess import RULES
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.engines.engine import Engine
+from hvaeood_cli.scoring.update import Changes, Plan, placed
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Decision
-from hvaeood_cli.store.header import RunHeader, differences, how_to_agree
-from hvaeood_cli.store.journal import NO_LOCKS, Journal, journal_path
+from hvaeood_cli.store.header import OF_IMAGES, RunHeader, differences, how_to_agree
+from hvaeood_cli.store.journal import NO_LOCKS, Journal, check_next, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.writer import write_decision, write_scores
@@ -37,6 +41,9 @@ Decide = Callable[[ScoreFile], Decision | None]
 Progress = Callable[[int, int], None]
 """Called with the number of rows that are done, and of all rows."""
 
+
+Tell = Callable[[Changes], None]
+"""Called where a score file was brought up to date, with how the images had changed."""
 
 Remark = Callable[[str], None]
 """Called with a sentence that the user should read while the run goes on."""
@@ -107,91 +114,136 @@ class ScoringRun:
         force: bool = False,
         progress: Progress = _silent,
         remark: Remark = _silent,
+        tell: Tell = _silent,
     ) -> tuple[ScoreFile, bool]:
         """Score into a file, going on where an earlier start of the same run was interrupted.
 
-        Returns the scores as they are in the file, and whether they were made now. They were not if
-        the file already holds the same images, model and settings; then only a new decision is
-        written. Raises StoreError where the file or its journal holds another run, with what
-        differs, and where another process makes the file meanwhile. force: replace them instead.
+        A file of the same model and settings is brought up to date: what is new or changed is
+        scored, other rows are kept, and those whose images are gone are marked. It is then decided
+        anew; where `decide` makes no decision, it has none.
+
+        Returns the scores as they are in the file, and whether any row is another now. None is
+        where the file already holds the same images; then only a new decision is written. Raises
+        StoreError where the file or its journal holds another run, with what differs, or images
+        that have nothing in common with these, and where another process writes the file
+        meanwhile. force: score everything anew and replace them instead.
         """
-        if out.exists() and not force:
-            return self._decided(out, decide), False
-        header = self.header(self.engine.device)  # which loads the model
+        seen = stamp_of(out)
+        found = read_scores(out) if out.exists() and not force else None
+        header = self._header_as_in(found) if found else self.header(self.engine.device)
+        if found and not differences(_labelled(found), header):
+            return self._decided(found, decide), False
         with _writing(out):
             journal = Journal.open(journal_path(out), header, force)
         with journal:
-            if force or not out.exists():  # still
-                return self._score(journal, out, decide, force, progress, remark), True
-            if not journal.n_done:
-                journal.remove()
-        return self._decided(out, decide), False
-
-    def _score(
-        self,
-        journal: Journal,
-        out: Path,
-        decide: Decide,
-        force: bool,
-        progress: Progress,
-        remark: Remark,
-    ) -> ScoreFile:
-        """Score the rows that are missing; then the score file takes the journal's place."""
-
-        def check() -> None:
-            if out.exists() and not force:
-                raise StoreError(
-                    f"{out} was made by another process meanwhile",
-                    "--force replaces it by what was scored here, which is kept",
-                )
-
-        if not journal.locked:
-            remark(NO_LOCKS)
-        total = len(self.manifest)
-        progress(journal.n_done, total)
-        if journal.n_done < total:
-            for batch in self.engine.score(self.manifest, journal.n_done):
+            if force or stamp_of(out) == seen:  # still
+                if not journal.locked:
+                    remark(NO_LOCKS)
+                plan = self._plan(journal, found)
+                self._score(plan, journal, out, progress)
+                scores = plan.merge(out, journal.header, journal.batches(), _conversions())
+                changes = plan.changes(scores) if found else None
+                scores = replace(scores, decision=_decide_anew(scores, changes, found, decide))
                 with _writing(out):
-                    journal.append(batch)
-                progress(journal.n_done, total)
+                    scores = write_scores(out, scores, lambda: _check_still(out, seen, force))
+                    journal.remove()
+                if changes:
+                    tell(changes)
+                return scores, changes is None or bool(changes)
+            if journal.is_empty:
+                journal.remove()
+        return self.to_file(out, decide, force, progress, remark, tell)  # with what is there now
+
+    def _plan(self, journal: Journal, found: ScoreFile | None) -> Plan:
+        """What is to be scored, and what is known. Raises StoreError where it cannot be merged."""
+        n_layers, done = journal.header.n_layers, journal.done
+        plan = Plan.of(self.manifest, n_layers, found, done, journal.earlier())
+        differing: list[str] = []
+        here = journal.header
+        if found and not plan.has_common:
+            differing = ["the images (none of them is in it, by name or by content)"]
+        elif len(plan.missing(done)):
+            here = here.model_copy(update={"device": self.engine.device})  # which loads the model
+            differing = differences(journal.header, here)
+        if found and differing:
+            if journal.is_empty:
+                journal.remove()
+            raise _made_from_others(found, differing, here)
+        return plan
+
+    def _score(self, plan: Plan, journal: Journal, out: Path, progress: Progress) -> None:
+        """Score into the journal what is missing there."""
+        missing, n_done = plan.missing(journal.done), 0
+        n_known = len(self.manifest) - len(missing)
+        progress(n_known, len(self.manifest))
+        if len(missing):
+            for batch in self.engine.score(self.manifest.pick(missing)):
+                check_next(batch, n_done, len(missing))
+                n_done += len(batch.rows)
+                with _writing(out):
+                    for part in placed(batch, missing):
+                        journal.append(part)
+                progress(n_known + n_done, len(self.manifest))
         with _writing(out):
             journal.sync()
-        scores = ScoreFile.of_batches(
-            out, journal.header, self.manifest.names(), journal.batches(), _conversions()
-        )
-        scores = replace(scores, decision=decide(scores))
-        with _writing(out):
-            scores = write_scores(out, scores, check)
-            journal.remove()
-        return scores
 
-    def _decided(self, out: Path, decide: Decide) -> ScoreFile:
+    def _decided(self, found: ScoreFile, decide: Decide) -> ScoreFile:
         """The finished file, decided anew if `decide` gives another decision."""
-        found = self._found_done(out)
+        leftover = journal_path(found.path)
+        if leftover.exists():  # a kill between the last two steps leaves the journal there
+            with suppress(StoreError, OSError), Journal.open(leftover, _labelled(found)) as journal:
+                journal.remove()
         decision = decide(found)
         if decision is None or decision is found.decision:
             return found
         write_decision(found, decision)
         return replace(found, decision=decision)
 
-    def _found_done(self, out: Path) -> ScoreFile:
-        """The scores at `out`, if they are of this very run. Raises StoreError otherwise."""
-        found = read_scores(out)
-        label = None if found.label is None else int(found.label[0])
-        there = found.header.model_copy(update={"label": label})
+    def _header_as_in(self, found: ScoreFile) -> RunHeader:
+        """The header of this run, which a score file may be brought up to date with.
+
+        Raises StoreError where more differs than the images.
+        """
+        there = _labelled(found)
         here = self.header(self.device or there.device)
-        differing = differences(there, here)
-        if differing:
-            raise StoreError(
-                f"{out} is there already, made from other inputs: " + "; ".join(differing),
-                how_to_agree(there, here)
-                or "choose another file for them, or --force to replace it",
-            )
-        leftover = journal_path(out)
-        if leftover.exists():  # a kill between the last two steps leaves the journal there
-            with suppress(StoreError, OSError), Journal.open(leftover, there) as journal:
-                journal.remove()
-        return found
+        if differences(there, here, OF_IMAGES):
+            raise _made_from_others(found, differences(there, here), here)
+        return here
+
+
+def _labelled(found: ScoreFile) -> RunHeader:
+    """The header of a score file, with the label of its images."""
+    label = None if found.label is None else int(found.label[0])
+    return found.header.model_copy(update={"label": label})
+
+
+def _made_from_others(found: ScoreFile, differing: list[str], here: RunHeader) -> StoreError:
+    return StoreError(
+        f"{found.path} is there already, made from other inputs: " + "; ".join(differing),
+        how_to_agree(_labelled(found), here)
+        or "choose another file for them, or --force to replace it",
+    )
+
+
+def _decide_anew(
+    scores: ScoreFile, changes: Changes | None, found: ScoreFile | None, decide: Decide
+) -> Decision | None:
+    """Decide merged scores. What was decided of the very same rows stands, as in a finished file.
+
+    They are the same where files were only touched.
+    """
+    if found and not changes and np.array_equal(scores.names, found.names):
+        return decide(replace(scores, decision=found.decision)) or found.decision
+    return decide(scores)
+
+
+def _check_still(out: Path, seen: str, force: bool) -> None:
+    """Raise StoreError if another process has written the file since it was `seen`."""
+    if not force and stamp_of(out) != seen:
+        raise StoreError(
+            f"{out} was made by another process meanwhile",
+            "run the same command again, or --force to replace it: what was scored here is kept",
+        )
 
 
 @contextmanager

@@ -93,6 +93,14 @@ TABLE: list[Column] = [
     ),
     Column("conversions", "image", "uint16", "images", "what was done to it, a bit each"),
     Column(
+        "stamp",
+        "image",
+        "uint64",
+        "images",
+        "hash of its stamp when it was read; while that is the same, so is the image",
+        optional=True,
+    ),
+    Column(
         "lower_bound",
         "k",
         "float32",

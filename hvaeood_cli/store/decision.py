@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,22 @@ class Decision:
     def __len__(self) -> int:
         return len(self.flagged)
 
+    def of_rows(self, rows: NDArray[np.bool_]) -> Decision:
+        """The decision of some rows alone. rows: which, (N,)."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in _BLANK})
+
+    def among(self, rows: NDArray[np.bool_]) -> Decision:
+        """The decision of M rows, of which its N are some; of the others nothing is decided.
+
+        rows: which are its own, (M,).
+        """
+        wider: dict[str, Any] = {}
+        for name, blank in _BLANK.items():
+            own = getattr(self, name)
+            wider[name] = np.full((len(rows), *own.shape[1:]), blank, own.dtype)
+            wider[name][rows] = own
+        return replace(self, **wider)
+
     @property
     def by(self) -> Rule:
         """The rule that made it. Raises CalibrationError for one that is none."""
@@ -74,6 +90,8 @@ class Decision:
         """The smallest p_combined that can be, 1 / (n + 1)."""
         return 1.0 / (self.n_calibration + 1.0)
 
+
+_BLANK = {"combined": np.nan, "k": 0, "p_value": np.nan, "p_combined": np.nan, "flagged": False}
 
 ATTRIBUTES = ("rule", "level", "threshold", "calibration_id", "n_calibration")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -42,7 +43,7 @@ class RunHeader(BaseModel):
     n_importance_samples_k: _Samples  # S'
     proposal: Literal["mean", "sample"]
     precision: _Word
-    n_images: Annotated[int, Field(ge=1)]
+    n_images: Annotated[int, Field(ge=1)]  # of the listing; rows of gone images do not count
     listing_sha256: _Sha256  # of names, sizes and times: has the folder changed?
     label: Literal[0, 1] | None = None  # of all images: 0 they belong, 1 they do not
 
@@ -73,12 +74,18 @@ IDENTITY = {
 }
 
 
-def differences(there: RunHeader, here: RunHeader) -> list[str]:
-    """Why the run `here` cannot go on with what `there` began, in words; empty if it can."""
+OF_IMAGES = ("n_images", "listing_sha256")  # what differs where only the images do
+
+
+def differences(there: RunHeader, here: RunHeader, ignored: Collection[str] = ()) -> list[str]:
+    """Why the run `here` cannot go on with what `there` began, in words; empty if it can.
+
+    ignored: fields that need not agree, such as `OF_IMAGES`.
+    """
     found = []
     for field, words in IDENTITY.items():
         old, new = getattr(there, field), getattr(here, field)
-        if old == new:
+        if old == new or field in ignored:
             continue
         if field == "listing_sha256":
             found.append(words)

@@ -2,10 +2,14 @@
 
     OUT.journal = magic, then frames: kind (1 byte), length and CRC-32 of the payload, payload
 
-The first frame is the run's header (JSON). Each other frame is a batch: first row, number of
-rows, the rows, and the errors of those that could not be read. A kill or a full disk can only
-tear the last frame; on opening, a torn tail is cut off and everything before it stands. A file
-whose header was torn has no rows yet: it is started anew.
+The first frame is the run's header (JSON). The others are batches: first row, number of rows, the
+rows, and the errors of those that could not be read. A run that needs only some of the images has
+gaps between its batches. A kill or a full disk can only tear the last frame; on opening, a torn
+tail is cut off and everything before it stands. A file whose header was torn has no rows yet: it is
+started anew.
+
+Where the images have changed since a run was interrupted, a further header begins another part.
+The rows before it are not of its images, but may be known among them by their bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import stat
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +32,7 @@ from pydantic import ValidationError
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import sync_folder, try_lock
 from hvaeood_cli.store.columns import Rows, row_dtype
-from hvaeood_cli.store.header import RunHeader, differences, how_to_agree
+from hvaeood_cli.store.header import OF_IMAGES, RunHeader, differences, how_to_agree
 
 _FORMAT = b"hvaeood-journal "
 _MAGIC = _FORMAT + b"2\n"
@@ -56,23 +60,26 @@ def journal_path(out: Path) -> Path:
 class Journal:
     """An open journal. Where the file system has locks, only this process may append to it."""
 
-    def __init__(
-        self, file: FileIO, path: Path, header: RunHeader, n_done: int, locked: bool
-    ) -> None:
+    def __init__(self, file: FileIO, path: Path, contents: _Contents, locked: bool) -> None:
         self._file = file
         self._path = path
-        self.header = header
-        self.n_done = n_done  # how many rows it holds
+        self._begin = contents.begin
+        self._n_earlier = contents.n_earlier
+        self.header = contents.header
         self.locked = locked  # False: nothing keeps another process from writing too; see NO_LOCKS
         self._last_sync = time.monotonic()
+        self.done = np.zeros(self.header.n_images, np.bool_)  # which images it has rows of, (N,)
+        for batch in self.batches():
+            self.done[batch.first : batch.first + len(batch.rows)] = True
 
     @classmethod
     def open(cls, path: Path, header: RunHeader, force: bool = False) -> Journal:
         """Open the journal at `path`, or start it.
 
-        Raises StoreError when it belongs to another run than `header` (and says what differs), when
-        it is damaged, and when another process is writing it. force: start over where it is damaged
-        or belongs to another run; a journal of the same run is continued.
+        A journal of the same run over other images is continued by another part. Raises StoreError
+        when it belongs to another run than `header` (and says what differs), when it is damaged,
+        and when another process is writing it. force: start over where it is damaged or belongs to
+        another run or other images; a journal of the same run is continued.
         """
         # Reads under the lock before it writes anything: of two processes that start at once, the
         # second finds the first's journal whole. The file is unbuffered: what write() took, the
@@ -83,33 +90,48 @@ class Journal:
             try:
                 if _is_unwritten(file):
                     _start(file, path, header)
-                there, n_done, end = _scan(file, path)
-                _check_same(path, there, header)
+                there = _scan(file, path)
+                _check_same(path, there.header, header, () if force else OF_IMAGES)
             except StoreError:
                 if not force:
                     raise
                 _start(file, path, header)
-                there, n_done, end = _scan(file, path)
-            file.truncate(end)
-            file.seek(end)
+                there = _scan(file, path)
+            file.truncate(there.end)
+            file.seek(there.end)
+            if differences(there.header, header):
+                _begin_part(file, header)
+                there = _scan(file, path)
         except BaseException:
             file.close()
             raise
-        return cls(file, path, there, n_done, locked)
+        return cls(file, path, there, locked)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would be lost with it."""
+        return self.n_done + self._n_earlier == 0
+
+    @property
+    def n_done(self) -> int:
+        """How many rows of this run it holds."""
+        return int(np.count_nonzero(self.done))
 
     def append(self, batch: Batch) -> None:
-        """Append the next rows, and sync if the last time was more than SYNC_SECONDS ago.
+        """Append rows of this run, and sync if the last time was more than SYNC_SECONDS ago.
 
-        Raises RuntimeError where these are not the next rows: the engine left some out.
+        Raises RuntimeError for rows that are there already, or are not of the run.
         """
-        check_next(batch, self.n_done, self.header.n_images)
+        first, last = batch.first, batch.first + len(batch.rows)
+        if last > len(self.done) or self.done[first:last].any():
+            raise RuntimeError(f"rows {first} to {last - 1} are there, or not of this run")
         payload = _BATCH.pack(batch.first, len(batch.rows))
         payload += batch.rows.tobytes()
         payload += json.dumps(batch.errors).encode()
         _write_all(self._file, _frame(b"B", payload))
         if time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
-        self.n_done += len(batch.rows)
+        self.done[first:last] = True
 
     def sync(self) -> None:
         """Sync every row appended so far to the disk."""
@@ -117,13 +139,25 @@ class Journal:
         self._last_sync = time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
-        """Every batch in the journal, in order."""
+        """Every batch of this run, in the order in which they were appended."""
+        return self._read(self._begin, self._file.tell())
+
+    def earlier(self) -> Iterator[Batch]:
+        """The batches of parts before this run's: of images that were listed otherwise."""
+        return self._read(len(_MAGIC), self._begin)
+
+    def _read(self, begin: int, end: int) -> Iterator[Batch]:
+        """The batches between two places in the file."""
         position = self._file.tell()
-        self._file.seek(len(_MAGIC))
-        for kind, payload in _frames(self._file):
-            if kind == b"B":
-                yield _batch(payload, self.header.n_layers)
-        self._file.seek(position)
+        self._file.seek(begin)
+        try:
+            for kind, payload in _frames(self._file):
+                if self._file.tell() > end:
+                    return
+                if kind == b"B":
+                    yield _batch(payload, self.header.n_layers)
+        finally:
+            self._file.seek(position)
 
     def remove(self) -> None:
         """Delete the file; while it is still locked, so that nobody goes on with it."""
@@ -169,6 +203,12 @@ def _start(file: FileIO, path: Path, header: RunHeader) -> None:
     sync_folder(path.parent)
 
 
+def _begin_part(file: FileIO, header: RunHeader) -> None:
+    """Append a header, and sync it before any row of its part is written."""
+    _write_all(file, _frame(b"H", header.model_dump_json().encode()))
+    os.fsync(file.fileno())
+
+
 def _is_unwritten(file: FileIO) -> bool:
     """Whether the file was made and its header never written whole, as a kill may leave it.
 
@@ -185,8 +225,10 @@ def _is_unwritten(file: FileIO) -> bool:
     return head == _MAGIC and kind == b"H" and len(text) < length and b"\0" not in text
 
 
-def _check_same(path: Path, there: RunHeader, here: RunHeader) -> None:
-    differing = differences(there, here)
+def _check_same(
+    path: Path, there: RunHeader, here: RunHeader, ignored: Collection[str] = ()
+) -> None:
+    differing = differences(there, here, ignored)
     if differing:
         raise StoreError(
             f"{path} belongs to an unfinished run with other inputs: " + "; ".join(differing),
@@ -219,8 +261,18 @@ def _frames(file: FileIO) -> Iterator[tuple[bytes, bytes]]:
         yield kind, payload
 
 
-def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
-    """The header, the number of whole rows, and where they end. Raises StoreError."""
+class _Contents(NamedTuple):
+    """What a journal holds."""
+
+    header: RunHeader  # of its last part
+    n_earlier: int  # rows of the parts before
+    n_done: int  # rows of that part
+    begin: int  # where they begin in the file
+    end: int  # ... and end
+
+
+def _scan(file: FileIO, path: Path) -> _Contents:
+    """What the journal holds, up to a torn end. Raises StoreError."""
     hint = f"it is no journal of this program; remove {path} or choose another -o"
     file.seek(0)
     magic = file.read(len(_MAGIC))
@@ -234,21 +286,25 @@ def _scan(file: FileIO, path: Path) -> tuple[RunHeader, int, int]:
     frames = _frames(file)
     try:
         kind, payload = next(frames)
-        header = RunHeader.model_validate_json(payload)
+        found = _Contents(RunHeader.model_validate_json(payload), 0, 0, file.tell(), file.tell())
+        for kind, payload in frames:
+            if kind == b"H":
+                header = RunHeader.model_validate_json(payload)
+                n_earlier, here = found.n_earlier + found.n_done, file.tell()
+                found = _Contents(header, n_earlier, 0, here, here)
+                continue
+            if kind != b"B":
+                break
+            try:
+                batch = _batch(payload, found.header.n_layers)
+            except (ValueError, struct.error):  # whole, but not as this program writes it
+                raise StoreError(f"{path} holds rows of another version", hint) from None
+            if batch.first + len(batch.rows) > found.header.n_images:
+                break
+            found = found._replace(n_done=found.n_done + len(batch.rows), end=file.tell())
     except (StopIteration, ValidationError):
         raise StoreError(f"{path} is damaged", hint) from None
-    n_done, end = 0, file.tell()
-    for kind, payload in frames:
-        if kind != b"B":
-            break
-        try:
-            batch = _batch(payload, header.n_layers)
-        except (ValueError, struct.error):  # the frame is whole, but not as this program writes it
-            raise StoreError(f"{path} holds rows of another version", hint) from None
-        if batch.first != n_done:
-            break
-        n_done, end = n_done + len(batch.rows), file.tell()
-    return header, n_done, end
+    return found
 
 
 def _batch(payload: bytes, n_layers: int) -> Batch:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.store.columns import Column, columns
+from hvaeood_cli.store.columns import Column, column, columns
 from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Decision, read_decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, RunHeader
 from hvaeood_cli.store.score_file import Errors, ScoreFile
+from hvaeood_cli.store.status import GONE
 
 _MAX_DEFLATE = 1100  # gzip's best ratio; a column that claims more is not in the file
 
@@ -38,11 +39,12 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
     attributes = {key: _plain(value) for key, value in file.attrs.items()}
     _check_version(path, attributes)
     n = int(_dataset(file, "/images/status").shape[0])
-    header = _header(path, attributes, n)
+    status = _column(file, column("status"), n, 0)
+    header = _header(path, attributes, int(np.count_nonzero(status != GONE)))
     found = {
-        column.name: _column(file, column, n, header.n_layers)
-        for column in columns("images", "scores")
-        if not (column.optional and column.dataset not in file)
+        entry.name: _column(file, entry, n, header.n_layers)
+        for entry in columns("images", "scores")
+        if not (entry.optional and entry.dataset not in file)
     }
     names, errors = _dataset(file, "/images/path"), _dataset(file, "/images/error")
     if names.shape != (n,) or errors.shape != (n,):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, overload
@@ -15,7 +15,7 @@ from hvaeood_cli.store.columns import Column, blank_rows, columns
 from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, check_next
-from hvaeood_cli.store.status import STATUS_CODES
+from hvaeood_cli.store.status import GONE, STATUS_CODES
 
 
 class Errors(Sequence[str]):
@@ -37,6 +37,12 @@ class Errors(Sequence[str]):
         if isinstance(rows, range):
             return [self._reasons.get(row, "") for row in rows]
         return self._reasons.get(rows, "")
+
+    def of_rows(self, rows: NDArray[np.bool_]) -> Errors:
+        """Those of some rows alone. rows: which, (N,)."""
+        place = np.cumsum(rows) - 1
+        kept = {int(place[row]): why for row, why in self._reasons.items() if rows[row]}
+        return Errors(int(np.count_nonzero(rows)), kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +116,35 @@ class ScoreFile:
     @cached_property
     def n_scored(self) -> int:
         return int(self.scored.sum())
+
+    @cached_property
+    def gone(self) -> NDArray[np.bool_]:
+        """Which rows' images were there once and are no longer, (N,). Their scores are kept."""
+        return np.equal(self.status, GONE)
+
+    @cached_property
+    def unreadable(self) -> NDArray[np.bool_]:
+        """Which rows' images are there and could not be read, (N,)."""
+        return ~(self.scored | self.gone)
+
+    @property
+    def present(self) -> ScoreFile:
+        """Without the rows of images that are gone: what there is to show."""
+        return self.of_rows(~self.gone) if self.gone.any() else self
+
+    def of_rows(self, rows: NDArray[np.bool_]) -> ScoreFile:
+        """Some rows alone. rows: which, (N,)."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        n_present = int(np.count_nonzero(columns["status"] != GONE))
+        return replace(
+            self,
+            header=self.header.model_copy(update={"n_images": n_present}),
+            names=self.names[rows],
+            errors=self.errors.of_rows(rows),
+            columns=columns,
+            label=None if self.label is None else self.label[rows],
+            decision=self.decision and self.decision.of_rows(rows),
+        )
 
     @property
     def rule(self) -> Rule | None:

@@ -11,4 +11,6 @@ STATUS_CODES = {
     "not_an_image": 4,  # no format that we read
     "damaged": 5,  # begins as an image and ends in nonsense, or too early
     "too_large": 6,  # more pixels than we decode
+    "gone": 7,  # was among the images once, and is no longer; its scores are kept
 }
+GONE = STATUS_CODES["gone"]

@@ -25,6 +25,7 @@ from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import ATTRIBUTES, CALIBRATION, GROUP, MAX_CALIBRATION, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
 from hvaeood_cli.store.score_file import ScoreFile
+from hvaeood_cli.store.status import GONE
 
 _CHUNK = 16384  # rows
 
@@ -49,7 +50,7 @@ def write_scores(
         for key, value in _attributes(written).items():
             file.attrs[key] = value
         for column in columns("images", "scores"):
-            if not (column.optional and column.name not in scores.columns):
+            if column.name in scores.columns or not column.optional:
                 _write_column(file, column, scores[column.name])
         file["/images/status"].attrs["codes"] = json.dumps(scores.status_codes)
         file["/images/conversions"].attrs["codes"] = json.dumps(scores.conversion_codes)
@@ -66,8 +67,9 @@ def write_scores(
 def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
     """Write a decision into the file of these scores; with None, remove the one that is there.
 
-    Raises StoreError where the file was scored anew since it was read, so that the decision's rows
-    are not the file's, and where another process replaces it meanwhile: what that one wrote stays.
+    It is of the file's rows, or of those whose images are not gone (`ScoreFile.present`). Raises
+    StoreError where the file was scored anew since it was read, so that the decision's rows are
+    not the file's, and where another process replaces it meanwhile: what that one wrote stays.
     Raises OSError where the file cannot be written.
     """
     path = scores.path
@@ -85,6 +87,9 @@ def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
             if GROUP in file:
                 del file[GROUP]
             if decision is not None:
+                present = file["/images/status"][()] != GONE
+                if len(decision) != len(present):
+                    decision = decision.among(present)
                 _write_group(file, decision)
 
 

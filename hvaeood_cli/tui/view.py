@@ -68,7 +68,8 @@ class Snapshot:
         """How many images each filter of SHOWN lets through."""
         n = len(self.run)
         judged = int((self.marks > 0).sum())
-        counts = (n, self.flags.n_flagged, n - self.run.n_scored, judged)
+        n_bad = int(self.run.scores.unreadable.sum())
+        counts = (n, self.flags.n_flagged, n_bad, judged)
         return dict(zip(SHOWN, counts, strict=True))
 
 
@@ -138,7 +139,7 @@ def _kept(
     if wanted.shown == FLAGGED:
         kept &= flags.flagged
     elif wanted.shown == UNREADABLE:
-        kept &= ~run.scores.scored
+        kept &= run.scores.unreadable
     elif wanted.shown == JUDGED:
         kept &= marks > 0
     if wanted.k:

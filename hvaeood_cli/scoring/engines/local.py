@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import ImageError
-from hvaeood_cli.images.content import content_key, shortened
+from hvaeood_cli.images.content import content_key, shortened, stamp_key
 from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.scoring.folds import FoldScorer
@@ -31,7 +31,7 @@ class _Prepared(NamedTuple):
     """A batch that has been read and waits to be scored."""
 
     first: int
-    rows: Rows  # status, hashes and conversions filled in
+    rows: Rows  # stamps, status, hashes and conversions filled in
     errors: dict[int, str]
     pixels: list[NDArray[np.uint8]]  # of the readable images, (C, H, W)
     noises: list[ImageNoise]
@@ -74,6 +74,7 @@ def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: 
     rows = blank_rows(last - first, config.n_layers)
     batch, contents = _Prepared(first, rows, {}, [], []), []
     for row, i in zip(rows, range(first, last), strict=True):
+        row["stamp"] = stamp_key(manifest.stamp(i))  # before it is read: it may change meanwhile
         try:
             image, sha256 = manifest.read(i)
             pixels, conversions = preprocess(image, config.image_channels, config.image_size)
