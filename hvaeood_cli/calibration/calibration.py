@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
+from hvaeood_cli.images.conversions import done_to_most
 from hvaeood_cli.store.columns import column
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
@@ -101,7 +102,8 @@ class Calibration:
                 "the model fails on images that should belong: train it anew",
             )
         density = Density.fit(finite)
-        facts = {"model_name": scores.header.model_name, "n_fit": n_fit}
+        converted = done_to_most(scores.conversion_counts, len(used))
+        facts = {"model_name": scores.header.model_name, "n_fit": n_fit, "converted": converted}
         return cls(
             settings=settings_of(scores.header),
             about=facts | (about or {}),

@@ -208,7 +208,7 @@ def _looker(scores: ScoreFile, show: _Show, remarks: list[str]) -> Looker | None
     from hvaeood_cli.looks.looker import Looking
 
     try:
-        return Looking(scores, ImageReader(show.data_root), show.model, show.device)
+        return Looking(scores, ImageReader(show.data_root, beside=scores.path), show.model, show.device)
     except HvaeoodError as error:
         if show.model is not None:
             raise

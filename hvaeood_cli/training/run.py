@@ -27,6 +27,7 @@ from hvaeood_cli.device import precision_of
 from hvaeood_cli.errors import TrainingError, UsageError
 from hvaeood_cli.images.arrays import array_in_memory
 from hvaeood_cli.images.content import short_key
+from hvaeood_cli.images.conversions import done_to_most
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
@@ -203,7 +204,10 @@ class TrainingRun:
         engine = LocalEngine(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
         manifest = Manifest([array_in_memory(images)])
         scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda: engine).in_memory()
-        Calibration.of(scores, {"made_by": MADE_BY}).save(bundle.calibration_place())
+        # These pixels are converted already, so the run itself does not know how.
+        converted = done_to_most(self.conversions, bundle.training["n_images"])
+        about = {"made_by": MADE_BY, "converted": converted}
+        Calibration.of(scores, about).save(bundle.calibration_place())
 
     def _reference(self, ladder: Ladder, aside: Pixels) -> dict[str, Any]:
         """LLR^{>k} of the images set aside, with the settings that `score` uses by default.
