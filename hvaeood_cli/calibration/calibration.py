@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.images.conversions import done_to_most
 from hvaeood_cli.store.columns import column
+from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.images.conversions import in_words
+from hvaeood_cli.store.conversions import in_words
 from hvaeood_cli.store.score_file import ScoreFile
 
 _MOST_FLAGGED = 1 / 3  # of the scored images, by a model that knows them

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hvaeood_cli.cli import console
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
-from hvaeood_cli.images.conversions import conversions_in_words, done_to_most
+from hvaeood_cli.store.conversions import conversions_in_words, done_to_most
 
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector

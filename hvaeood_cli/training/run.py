@@ -27,7 +27,6 @@ from hvaeood_cli.device import precision_of
 from hvaeood_cli.errors import TrainingError, UsageError
 from hvaeood_cli.images.arrays import array_in_memory
 from hvaeood_cli.images.content import short_key
-from hvaeood_cli.images.conversions import done_to_most
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
@@ -36,6 +35,7 @@ from hvaeood_cli.scoring.engines.local import LocalEngine
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.loop import CHECKPOINT_SECONDS, Progress, Trained, train
 from hvaeood_cli.version import __version__
