@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -238,7 +239,8 @@ def _pictures(look: Looker | None, rows: NDArray[np.int64]) -> list[Sight]:
     """Each image beside its reconstructions; a note where that cannot be."""
     if look is None:
         return [Sight(note="not shown")] * len(rows)
-    return [one for part in _parts(rows) for one in _sights(look, part, picture)]
+    show = partial(picture, n_cards=len(rows))
+    return [one for part in _parts(rows) for one in _sights(look, part, show)]
 
 
 def _thumbnails(glance: Looker | None, rows: NDArray[np.int64], room: int) -> list[Sight]:

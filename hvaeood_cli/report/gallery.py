@@ -12,7 +12,8 @@ from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.looks.look import Look, to_image
 
 PAGE = 20_000_000  # bytes that a page with pictures has at most, about
-_CARD, _THUMBNAIL = 480, 80  # pixels, of the longer side
+_CARD, _CARD_OF_MANY, _THUMBNAIL = 480, 160, 80  # pixels, of the longer side
+_MANY = 100  # cards, with whose large pictures the page would be too large
 _COARSE = 96  # an image of that many pixels at most is drawn with its pixels to be seen
 
 
@@ -30,9 +31,9 @@ class Sight(NamedTuple):
         return len(self.image) + sum(map(len, self.from_k))
 
 
-def picture(look: Look | HvaeoodError) -> Sight:
-    """Make a look into pictures for a card, and an error into a note."""
-    return _sight(look, _CARD)
+def picture(look: Look | HvaeoodError, n_cards: int) -> Sight:
+    """Make a look into pictures for one of so many cards, and an error into a note."""
+    return _sight(look, _CARD if n_cards <= _MANY else _CARD_OF_MANY)
 
 
 def thumbnail(look: Look | HvaeoodError) -> Sight:
