@@ -58,13 +58,15 @@ def make_scores(
     path: Path,
     n: int = 200,
     seed: int = 0,
-    shift: float = 0.0,
+    shift: float | np.ndarray = 0.0,
     bad: tuple[int, ...] = (),
     names: list[bytes] | None = None,
     shuffle: bool = False,
     **changes: Any,
 ) -> ScoreFile:
-    """A score file of n images; `shift` nats lower L^{>k} of all, `bad` rows are not scored.
+    """A score file of n images; `shift` nats lower L^{>k}, `bad` rows are not scored.
+
+    shift: of all images, or of each, (n, 1).
 
     shuffle: the same images in another order.
     """

@@ -19,6 +19,7 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold, two_sided_p
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.calibration.drift import measure_drift
+from hvaeood_cli.calibration.foreign import foreign, knows_images
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.calibration.rules import decide, least_group
@@ -529,6 +530,29 @@ def test_an_image_that_is_plainer_or_stranger_than_usual_is_said_to_be(
 
 def test_a_row_without_scores_has_no_reason(calibration, tmp_path):
     assert reasons(calibration, make_scores(tmp_path / "s.h5", 3, bad=(1,)), [1]) == [None]
+
+
+def test_what_was_done_to_the_models_images_too_is_not_foreign(tmp_path):
+    strange = make_scores(tmp_path / "strange.h5", 50, seed=1, shift=50.0)
+    strange.columns["conversions"][:] = 1
+    ways = []
+    for done in (0, 1):
+        usual = make_scores(tmp_path / "usual.h5", 1000)
+        usual.columns["conversions"][:600] = done
+        calibration = Calibration.of(usual)
+        calibration.save(tmp_path / "c.npz")
+        calibration = Calibration.load(tmp_path / "c.npz")
+        decided = replace(strange, decision=decide(calibration, strange, Rule()))
+        ways.append(foreign(decided, calibration).ways)
+    assert ways == [("they were resized to 8x8 (50), unlike those that the model knows",), ()]
+
+
+def test_whether_a_model_knows_images_is_said_of_enough_of_them_alone(calibration, tmp_path):
+    for n, level, expected in ((19, 0.01, None), (20, 0.01, False), (20, 0.2, None)):
+        odd = make_scores(tmp_path / "odd.h5", n, shift=50.0)
+        assert knows_images(odd) is None
+        decided = replace(odd, decision=decide(calibration, odd, Rule("fpr", level)))
+        assert knows_images(decided) is expected
 
 
 def test_p_of_both_ends_is_twice_the_smaller_one():

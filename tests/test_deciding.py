@@ -587,11 +587,13 @@ def test_a_model_of_few_images_says_that_it_cannot_flag(run, tmp_path):
 
 def test_a_model_of_resized_images_is_not_surprised_by_others(run, tmp_path):
     """A warning that their scores may be high for that alone would be wrong."""
-    np.save(tmp_path / "usual.npy", make_images(60, size=16)[:, 0])
+    np.save(tmp_path / "usual.npy", make_images(500, size=16)[:, 0])
     options = ("--image-size", "8", "--epochs", "1", "--batch-size", "16", "--quiet")
     assert run("train", "usual.npy", "--out", "mine", *options)[0] == 0
     code, _, err = run("score", "usual.npy", "--model", "mine")
-    assert code == 0 and "60 resized to 8x8" in err and "was trained on" not in err
+    assert code == 0 and "500 resized to 8x8" in err and "was trained on" not in err
+    calibration = Calibration.load(tmp_path / "mine" / "calibration.npz")
+    assert calibration.about["converted"] == ["resized"], "and nothing foreign about others"
 
 
 @pytest.mark.parametrize("level", ["0.05", "5%", " 5 %"])

@@ -211,7 +211,7 @@ def test_gone_rows_are_shown_nowhere(run, folder):
         assert code == 0 and "05.png" not in out and "bad.png" in out, form
     assert run("report", "all.h5", "--top", "0", "-q")[0] == 0
     page = Path("report.html").read_text()
-    assert "11 of 12 images scored" in words(page) and "1 of 12 images" in words(page)
+    assert "looked at 11 images" in words(page) and "1 more could not be read" in words(page)
     whole = read_scores(Path("all.h5"))
     assert len(whole) == 13 and whole.gone.sum() == 1 and whole.header.n_images == 12
     shown = Run.of(whole.present, None)

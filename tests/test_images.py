@@ -524,6 +524,24 @@ def test_a_name_never_means_a_folder_or_another_image(tmp_path, monkeypatch):
             reader.read(name)
 
 
+def test_images_are_looked_for_beside_a_score_file_too(tmp_path, monkeypatch):
+    """From the current folder first; an absolute name means one file alone."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        folder.mkdir()
+    (there / "a.png").write_bytes(PNG)
+    write_idx(there / "x-idx3-ubyte.gz", ARRAY)
+    monkeypatch.chdir(here)
+    reader = ImageReader(beside=there / "scores.h5")
+    assert reader.read(b"a.png").pixels.shape == (8, 8)
+    assert np.array_equal(reader.read(b"x-idx3-ubyte.gz#3").pixels, ARRAY[3])
+    write_idx(here / "x-idx3-ubyte.gz", ARRAY[::-1])
+    assert np.array_equal(reader.read(b"x-idx3-ubyte.gz#3").pixels, ARRAY[1])
+    for name in (b"b.png", os.fsencode(here / "a.png"), b"a\0b"):
+        with pytest.raises(ImageError):
+            reader.read(name)
+
+
 def test_a_new_kind_of_source_is_a_function_and_a_line(monkeypatch):
     def open_noise(argument: str) -> arrays.ArraySource | None:
         name, rows = arrays.split_rows(argument)

@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.calibration.rules import decide
-from hvaeood_cli.report import figures
-from hvaeood_cli.store.decision import Rule
+from hvaeood_cli.model.bundle import Bundle
+from hvaeood_cli.report import contents, figures, gallery
+from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.judgements import judge
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.writer import write_decision, write_scores
@@ -57,12 +59,15 @@ class Tags(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """usual.h5, odd.h5 and hostile.h5, decided by calibration.npz."""
+    """usual.h5, mixed.h5, odd.h5 and hostile.h5, decided by calibration.npz."""
     folder = tmp_path_factory.mktemp("files")
     calibration = Calibration.of(make_scores(folder / "held-out.h5", 1000, seed=1))
     calibration.save(folder / "calibration.npz")
     sets = {
         "usual.h5": make_scores(folder / "usual.h5", 300, seed=2),
+        "mixed.h5": make_scores(
+            folder / "mixed.h5", 300, seed=5, shift=np.repeat([[15.0], [0.0]], [40, 260], axis=0)
+        ),
         "odd.h5": make_scores(folder / "odd.h5", 100, seed=3, shift=15.0),
         "hostile.h5": make_scores(
             folder / "hostile.h5", 8, seed=4, shift=15.0, names=HOSTILE, bad=(5,)
@@ -86,19 +91,97 @@ def report(run, files, tmp_path):
 
 
 def test_the_page_says_what_was_flagged_and_why(report, tmp_path):
-    code, out, err = report("odd.h5")
+    """Every flagged image and its reason, also those for which there is no card."""
+    code, out, err = report("mixed.h5", "--top", "5")
     assert (code, out) == (0, "") and "report.html" in err
     page = Tags((tmp_path / "report.html").read_text())
-    scores = read_scores(tmp_path / "odd.h5")
-    n_flagged = int(scores.decision.flagged.sum())
-    assert f"{n_flagged} flagged" in page.text and "at FPR 1 %" in page.text
-    assert "It differs from the calibration." in page.text and "large" in page.text
+    scores = read_scores(tmp_path / "mixed.h5")
+    flagged = np.flatnonzero(scores.decision.flagged)
+    assert len(flagged) > 20 and f"{len(flagged)} flagged" in page.text
+    assert f"{len(flagged) - 5} more flagged" in page.text
+    assert "at FPR 1 %" in page.text and "about 3.0 would be flagged by mistake" in page.text
+    assert "hvaeood tui mixed.h5" in page.text, "what to do next"
+    calibration = Calibration.load(tmp_path / "calibration.npz")
+    for row, reason in zip(flagged, reasons(calibration, scores, flagged), strict=True):
+        assert scores.name(row) in page.text
+        assert reason.sentence.replace("/-L", "/−L") in page.text
     assert "the model made-up (abababababab)" in page.text and "are not shown" in page.text
     assert scores.decision.calibration_id in page.text
-    first = int(np.argsort(-scores.decision.combined, kind="stable")[0])
-    assert scores.names[first].decode() in page.text
     assert sum(tag == "svg" for tag, _ in page.tags) == 4, "combined, two LLR, bits/dim"
-    assert sum(attributes.get("class") == "cut" for _, attributes in page.tags) == 3
+    assert sum(attributes.get("class") == "cut" for _, attributes in page.tags) == 1
+
+
+def test_a_model_that_does_not_know_the_images_says_so(run, report, tmp_path):
+    """One headline, what is foreign, and how to get a model that knows them: no finds."""
+    odd = read_scores(tmp_path / "odd.h5")
+    odd.columns["conversions"][:] = 1
+    odd.columns["bits_per_dim"][:] += 9.0
+    write_scores(tmp_path / "odd.h5", odd)
+    n_flagged = odd.decision.n_flagged
+    said = f"The model made-up does not know these images: {n_flagged} of 100 are flagged"
+    report("odd.h5")
+    page = Tags((tmp_path / "report.html").read_text())
+    code, out, _ = run("decide", "odd.h5", "--calibration", "calibration.npz")
+    assert code == 0 and "●" not in out, "none is listed as if it were a find"
+    for text in (page.text, " ".join(out.split())):
+        assert said in text and "resized to 8x8 (100)" in text
+        assert "they are richer or noisier" in text
+        assert "hvaeood find FOLDER" in text and "train FOLDER --out my-model" in text
+    assert "It differs from the calibration." in page.text and "large" in page.text
+    assert "does not know" in report("odd.h5", "--format", "md")[1]
+    (tmp_path / "undecided.h5").unlink(missing_ok=True)
+    make_scores(tmp_path / "undecided.h5", 100)
+    knows = {"odd.h5": False, "mixed.h5": True, "usual.h5": True, "hostile.h5": None}
+    for name, expected in (knows | {"undecided.h5": None}).items():
+        _, out, _ = report(name, "--format", "json")
+        assert json.loads(out)["files"][0]["model_knows_images"] is expected, name
+
+
+def test_why_an_image_is_flagged_is_data_and_stands_in_the_terminal(run, report, tmp_path):
+    scores = read_scores(tmp_path / "mixed.h5")
+    flagged = np.flatnonzero(scores.decision.flagged)
+    calibration = Calibration.load(tmp_path / "calibration.npz")
+    expected = [None] * 300
+    for row, reason in zip(flagged, reasons(calibration, scores, flagged), strict=True):
+        expected[row] = reason.sentence
+    decide = ["decide", "mixed.h5", "--calibration", "calibration.npz"]
+    _, out, _ = run(*decide, "--json")
+    assert [image["why"] for image in json.loads(out)["images"]] == expected
+    _, out, _ = run(*decide, "--jsonl")
+    assert [json.loads(line)["why"] for line in out.splitlines()] == expected
+    _, out, _ = run(*decide, "--csv")
+    assert [row["why"] for row in csv.DictReader(io.StringIO(out))] == [
+        why or "" for why in expected
+    ]
+    _, out, _ = run(*decide)
+    oddest = int(np.argsort(-scores.decision.combined, kind="stable")[0])
+    assert scores.name(oddest) in out
+    assert reasons(calibration, scores, [oddest])[0].brief in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_copies_are_named_once(report, files, tmp_path):
+    scores = read_scores(files / "mixed.h5")
+    order = np.argsort(-scores.decision.combined, kind="stable")
+    scores.columns["content"][order[[0, 1, 2]]] = 7
+    write_scores(tmp_path / "mixed.h5", scores)
+    report("mixed.h5", "--top", "2")
+    page = Tags((tmp_path / "report.html").read_text())
+    assert "and 2 copies" in page.text
+    for row in order[:3]:
+        assert page.text.count(scores.name(row)) == 1
+
+
+def test_without_a_decision_it_is_a_ranking_of_the_batch_alone(run, tmp_path):
+    make_scores(tmp_path / "bare.h5", 50)
+    run("report", "bare.h5")
+    page = Tags((tmp_path / "report.html").read_text())
+    assert "Nothing is decided" in page.text
+    assert "a ranking of this batch against itself alone" in page.text
+    assert "flagged" not in page.text.partition("How to read")[0].partition("bare.h5")[2].replace(
+        ".flagged", ""
+    )
+    assert "against itself alone" in run("report", "bare.h5", "--format", "md")[1]
 
 
 def test_one_page_that_needs_nothing_else(report, tmp_path):
@@ -111,6 +194,10 @@ def test_one_page_that_needs_nothing_else(report, tmp_path):
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {(a.get("href") or "").removeprefix("#") for tag, a in page.tags if tag == "a"}
+    assert targets <= set(ids), "what opens a picture, and what closes it, leads somewhere"
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
     assert "default-src 'none'" in policy and "unsafe" not in policy
     for shown in (
@@ -162,7 +249,50 @@ def test_odd_images_stand_beside_their_reconstructions(run, folder, bundle, tmp_
     pictures = [a["src"] for tag, a in page.tags if tag == "img"]
     assert len(pictures) == 11 * 4, "eleven images, each from k = 0, 1, 2"
     assert "no such file" in page.text and "not the image that was scored" in page.text
-    assert "not calibrated" in page.text
+    assert "1 of 12 pictures are missing: no such file: images/00.png" in err
+
+
+def test_images_are_found_beside_the_score_file(run, folder, bundle, tmp_path, monkeypatch):
+    """Wherever the command is run; one that is another image now is said to be."""
+    run("score", "images", "-q", "-o", "s.h5")
+    Image.fromarray(make_images(1, seed=99)[0, 0]).save(folder / "01.png")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = run("report", "../s.h5", "--model", bundle.folder)
+    page = Tags((tmp_path / "elsewhere" / "report.html").read_text())
+    assert code == 0 and "missing" not in err
+    assert sum(tag == "img" for tag, _ in page.tags) == 12 * 4
+    assert page.text.count("this is not the image that was scored") == 1
+
+
+def test_a_page_stays_small_and_needs_no_model(run, folder, bundle, tmp_path, monkeypatch):
+    """Without the model, images are shown alone; without room, flagged ones have no thumbnail."""
+    run("score", "images", "-q", "-o", "s.h5")
+    scores = read_scores(tmp_path / "s.h5")
+    write_decision(scores, _all_flagged(scores))
+    monkeypatch.setattr(contents, "_AT_ONCE", 2)
+    monkeypatch.setattr(gallery, "PAGE", 5800)
+    monkeypatch.setattr(Bundle, "sha256", "0" * 64)
+    code, _, err = run("report", "s.h5", "--top", "4")
+    assert code == 0, err
+    page = Tags((tmp_path / "report.html").read_text())
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    small = [a for a in pictures if a.get("loading")]
+    assert "reconstructions are not shown" in page.text
+    assert len(pictures) - len(small) == 4
+    assert 0 < len(small) < 8 and f"pictures of the first {len(small)}" in page.text
+    for i in range(12):
+        assert f"{i:02d}.png" in page.text
+
+
+def _all_flagged(scores):
+    """A decision whose calibration is nowhere."""
+    n = len(scores)
+    combined = np.arange(n, dtype=float)
+    p = np.full(n, 0.01)
+    k = np.ones(n, np.int8)
+    by_k = np.full((n, scores.n_layers - 1), 0.01)
+    return Decision(combined, k, by_k, p, p <= 0.01, "fpr", 0.01, 0.01, "none", 200)
 
 
 def test_labels_and_several_files_are_compared(report, tmp_path):
@@ -224,10 +354,10 @@ def test_data_for_scripts(report, tmp_path):
     names = [image["path"].encode("utf-8", "surrogateescape") for image in file["images"]]
     assert names == HOSTILE, "any file name round-trips"
     _, text, _ = report("hostile.h5", "usual.h5", "--format", "md")
-    assert "flagged** at FPR 1 %" in text and "| `LLR>1` |" in text
+    assert "flagged** at FPR 1 %" in text and " spreads high |" in text and "| `LLR>1` |" in text
     assert "\\|pipe\\|" in text and "\x1b" not in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line[:1] == "|"}
-    assert widths == {7, 4, 5}, "no name breaks a table"
+    assert widths == {6, 4, 5}, "no name breaks a table"
 
 
 def test_a_hostile_status_reaches_neither_terminal_nor_spreadsheet(run, report, tmp_path):

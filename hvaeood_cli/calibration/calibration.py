@@ -28,6 +28,7 @@ from hvaeood_cli.calibration.density import Density, statistic_names, statistics
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import column
+from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -137,7 +138,8 @@ class Calibration:
             for fold, density in enumerate(densities):
                 here = density.combined(values[ranked[folds[ranked] == fold]])
                 densities[fold] = density.shifted(-float(np.median(here)))
-        facts = {"model_name": scores.header.model_name, "n_fit": len(fit)}
+        converted = done_to_most(scores.conversion_counts, len(used))
+        facts = {"model_name": scores.header.model_name, "n_fit": len(fit), "converted": converted}
         return cls(
             settings=settings_of(scores.header),
             about=facts | (about or {}),

@@ -23,6 +23,7 @@ class Ranking:
     combined: NDArray[np.floating[Any]]  # (N,) combined scores: higher is odder, NaN without scores
     k: NDArray[np.integer[Any]]  # (N,) the k that differs most, 0 for rows without scores
     drift: Drift | None = None  # of the whole batch, where there is a calibration
+    calibration: Calibration | None = None  # that made the decision, if it is at hand
 
     @classmethod
     def of(
@@ -40,7 +41,8 @@ class Ranking:
             drift = measure_drift(calibration.llr, scores.llr[scores.scored])
         decision = scores.decision
         if decision:
-            return cls("calibration", reference, decision.combined, decision.k, drift)
+            of_decision = decision.combined, decision.k
+            return cls("calibration", reference, *of_decision, drift, calibration)
         combined = reference.combine(scores.llr, scores.scored)
         k = reference.k_differing_most(scores.llr)
         return cls("model" if reference.from_model else "batch", reference, combined, k, drift)

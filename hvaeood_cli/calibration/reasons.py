@@ -29,6 +29,7 @@ class Reason(NamedTuple):
     spreads: float  # standard deviations of usual images above their mean; negative: below
     p: float  # two-sided, of this statistic alone
     sentence: str
+    brief: str  # the same in half the words, for a line of a terminal
 
     def __str__(self) -> str:
         return self.sentence
@@ -91,8 +92,10 @@ def _alone(
         f"any of {n:,} usual images" if beyond >= n else f"{100 * beyond / n:.4g} % of usual images"
     )
     side = "high" if above else "low"
-    sentence = f"{phrase} than {most}: {title} is {abs(spreads[j]):.1f} spreads {side}"
-    return Reason(title, float(spreads[j]), float(p[j]), sentence)
+    how_far = f"{title} is {abs(spreads[j]):.1f} spreads {side}"
+    brief = f"{phrase.removesuffix(',')}: {how_far}"
+    sentence = f"{phrase} than {most}: {how_far}"
+    return Reason(title, float(spreads[j]), float(p[j]), sentence, brief)
 
 
 def _together(
@@ -103,11 +106,9 @@ def _together(
     j = int(np.abs(off).argmax())
     title = named[j].title(calibration.n_layers)
     side = "higher" if off[j] > 0 else "lower"
-    sentence = (
-        f"an unusual combination: {title} is {abs(off[j]):.1f} spreads {side} than the other "
-        "scores let expect"
-    )
-    return Reason(title, float(off[j]), 1.0, sentence)
+    brief = f"an unusual combination: {title} is {abs(off[j]):.1f} spreads {side} than expected"
+    sentence = f"{brief.removesuffix('expected')}the other scores let expect"
+    return Reason(title, float(off[j]), 1.0, sentence, brief)
 
 
 def _statistics(calibration: Calibration) -> list[_Statistic]:

@@ -127,7 +127,7 @@ def find(
     again = {"--data-root": str(data_root)} if data_root else {}
     printing.show(scores, Ranking.of(scores, calibration), top, done, again)
     _write_report(out, page, folder, data_root, device, quiet)
-    if not scores.scored.all():
+    if scores.unreadable.any():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
 
 

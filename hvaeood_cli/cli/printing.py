@@ -14,29 +14,6 @@ if TYPE_CHECKING:
     from hvaeood_cli.store.score_file import ScoreFile
 
 
-_CONVERSIONS = {
-    "resized": "resized to {size}x{size}",
-    "cropped": "cropped to the centre square",
-    "greyed": "made grey",
-    "coloured": "repeated into three channels",
-    "rotated": "turned by their EXIF orientation",
-    "alpha": "put on white where transparent",
-    "palette": "looked up in their palette",
-    "depth": "scaled to 8 bits",
-    "first_frame": "reduced to their first frame",
-}
-
-
-def conversions_in_words(n_images: int, done: Mapping[str, int], size: int) -> str | None:
-    """How many images were converted for the model, and how, in words; None if none was."""
-    said = [
-        f"{count} {_CONVERSIONS.get(name, name).format(size=size)}"
-        for name, count in done.items()
-        if count
-    ]
-    return f"of {n_images} images, " + ", ".join(said) if said else None
-
-
 class Printing(Enum):
     """The form in which a command prints scores."""
 

@@ -13,11 +13,13 @@ import typer
 
 from hvaeood_cli.cli import console, deciding, options
 from hvaeood_cli.errors import CalibrationError, HvaeoodError, StoreError, UsageError
+from hvaeood_cli.text import printable
 from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.looks.look import Looker
+    from hvaeood_cli.report.contents import Section
     from hvaeood_cli.report.labels import Labels
     from hvaeood_cli.store.judgements import Judgements
     from hvaeood_cli.store.score_file import ScoreFile
@@ -102,7 +104,7 @@ def report(
         lines = _data(format_, found, known)
     else:
         show = _Show(model, data_root, device) if format_ == "html" and top else None
-        lines = _written(format_, found, known, top, show, fingerprint)
+        lines = _written(format_, found, known, top, show, fingerprint, warn)
     if len(found) > 1 and not have_one_calibration(scored):
         warn(_OTHER_CALIBRATION)
     if out is None:
@@ -183,17 +185,22 @@ def _written(
     top: int,
     show: _Show | None,
     fingerprint: str,
+    warn: deciding.Warn,
 ) -> Iterator[str]:
     from hvaeood_cli.report import markdown, page
     from hvaeood_cli.report.contents import Contents, gather
     from hvaeood_cli.report.evaluation import evaluate, have_one_calibration
+    from hvaeood_cli.report.gallery import PAGE
 
     files = [one.scores for one in inputs]
     remarks = [] if have_one_calibration(files) else [_OTHER_CALIBRATION]
     compared = evaluate(files, _names(files), labels)  # raises for wrong labels: so it comes first
-    sections = [
-        gather(*one, _looker(one.scores, show, remarks) if show else None, top) for one in inputs
-    ]
+    room = PAGE // len(inputs)
+    sections = []
+    for one in inputs:
+        look, glance = _lookers(one.scores, show, remarks) if show else (None, None)
+        sections.append(gather(*one, look, glance, top, room))
+        _warn_of_missing(sections[-1], warn)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     contents = Contents(sections, compared, created, __version__, remarks)
     if format_ == "md":
@@ -202,19 +209,35 @@ def _written(
         yield page.render(contents, fingerprint)
 
 
-def _looker(scores: ScoreFile, show: _Show, remarks: list[str]) -> Looker | None:
-    """What shows this file's images; None, and a remark that says why, if they cannot be shown."""
-    from hvaeood_cli.images.reader import ImageReader
-    from hvaeood_cli.looks.looker import Looking
+def _lookers(scores: ScoreFile, show: _Show, remarks: list[str]) -> tuple[Looker, Looker]:
+    """What shows this file's images beside their reconstructions, and what shows them alone.
 
+    Where there is no model to reconstruct them, both show them alone, and a remark says why.
+    """
+    from hvaeood_cli.images.reader import ImageReader
+    from hvaeood_cli.looks.looker import Glancing, Looking
+
+    reader = ImageReader(show.data_root, beside=scores.path)
+    glance = Glancing(scores, reader)
     try:
-        return Looking(scores, ImageReader(show.data_root), show.model, show.device)
+        return Looking(scores, reader, show.model, show.device), glance
     except HvaeoodError as error:
         if show.model is not None:
             raise
         if error.message not in remarks:
-            remarks.append(f"{error.message}: images are not shown. {error.hint}")
-        return None
+            remarks.append(f"{error.message}: reconstructions are not shown. {error.hint}")
+        return glance, glance
+
+
+def _warn_of_missing(section: Section, warn: deciding.Warn) -> None:
+    """Say how many pictures could not be shown, and why the first of them could not."""
+    if section.missing:
+        name, why = section.missing[0]
+        more = " ..." if len(section.missing) > 1 else ""
+        warn(
+            f"{len(section.missing):,} of {section.n_pictures:,} pictures are missing: "
+            f"{why.rstrip('.')}: {printable(name)}{more}"
+        )
 
 
 def _names(files: list[ScoreFile]) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.cli.printing import conversions_in_words
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
+from hvaeood_cli.store.conversions import conversions_in_words, done_to_most
 
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
@@ -77,10 +77,7 @@ def score_into(
 def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
     """What the user must know before believing the scores."""
     config = detector.bundle.config
-    done = {
-        name: int(((scores.conversions & bit) != 0).sum())
-        for name, bit in scores.conversion_codes.items()
-    }
+    done = scores.conversion_counts
     said = conversions_in_words(scores.n_scored, done, config.image_size)
     if said:
         yield said
@@ -103,8 +100,7 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
 def _usual_conversions(detector: Detector) -> set[str]:
     """What was done to most of the images that the model was trained on, as far as it is known."""
     training = detector.bundle.training
-    counts = training.get("conversions", {})
-    return {name for name, count in counts.items() if count > training.get("n_images", 0) / 2}
+    return set(done_to_most(training.get("conversions", {}), training.get("n_images", 0)))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hvaeood_cli.calibration.foreign import OWN_MODEL, Foreign, foreign
 from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.calibration.reasons import Reason, reasons
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import format_p, printable, shorten
@@ -36,15 +38,20 @@ def draw(
     must repeat.
     """
     yield _headline(scores, done)
-    if scores.decision:
-        yield _decision(scores, scores.decision)
-    if ranking.drift:
-        yield Text(f"batch: {ranking.drift}", style="yellow" if ranking.drift.drifted else "")
+    unknown = foreign(scores, ranking.calibration)
     order = ranking.order()
-    if top and len(order):
+    if unknown:
         yield ""
-        yield _table(scores, ranking, order[:top], width)
-        yield _explanation(scores, ranking)
+        yield from _foreign(unknown)
+    else:
+        if scores.decision:
+            yield _decision(scores, scores.decision)
+        if ranking.drift:
+            yield Text(f"batch: {ranking.drift}", style="yellow" if ranking.drift.drifted else "")
+        if top and len(order):
+            yield ""
+            yield _table(scores, ranking, order[:top], width)
+            yield _explanation(scores, ranking)
     if len(order):
         yield ""
         yield from _histograms(scores, ranking, width)
@@ -53,7 +60,7 @@ def draw(
         yield ""
         yield from _unreadable(scores, bad, width)
     yield ""
-    yield _tail(scores, order, options)
+    yield _tail(scores, order, options, unknown is not None)
 
 
 def _headline(scores: ScoreFile, done: str) -> Text:
@@ -88,7 +95,46 @@ def _decision(scores: ScoreFile, decision: Decision) -> Text:
     return text
 
 
+def _foreign(unknown: Foreign) -> Iterator[RenderableType]:
+    """That the model does not know these images, and in which ways they are foreign to it."""
+    yield Text(printable(unknown.headline), style="bold red")
+    ways = Table.grid(padding=(0, 1))
+    for way in unknown.ways:
+        ways.add_row("-", Text(printable(way)))
+    yield ways
+    yield Text("None of them is a find. A model of your own images can tell which are odd.")
+
+
 def _table(scores: ScoreFile, ranking: Ranking, rows: NDArray[np.int64], width: int) -> Table:
+    """What ranks each row, and why it is odd; its scores instead where that is not known."""
+    if scores.decision and ranking.calibration:
+        why = reasons(ranking.calibration, scores, rows)
+        return _table_of_reasons(scores, ranking, rows, why, width)
+    return _table_of_scores(scores, ranking, rows, width)
+
+
+def _table_of_reasons(
+    scores: ScoreFile,
+    ranking: Ranking,
+    rows: NDArray[np.int64],
+    why: list[Reason | None],
+    width: int,
+) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", width=1)
+    table.add_column("p", justify="right")
+    table.add_column("image, and why it is odd", overflow="fold")
+    for i, reason in zip(rows, why, strict=True):
+        lines = [Text(shorten(printable(bytes(scores.names[i])), max(20, width - 12)))]
+        if reason:
+            lines.append(Text(reason.brief, style="dim"))
+        table.add_row(*_rank(scores, ranking, i), Text("\n").join(lines))
+    return table
+
+
+def _table_of_scores(
+    scores: ScoreFile, ranking: Ranking, rows: NDArray[np.int64], width: int
+) -> Table:
     decision = scores.decision
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     if decision:
@@ -122,7 +168,7 @@ def _rank(scores: ScoreFile, ranking: Ranking, i: np.int64) -> Iterator[Text]:
 
 def _explanation(scores: ScoreFile, ranking: Ranking) -> Text:
     if scores.decision:
-        words = f"{_FLAG} flagged; p: how often an image that belongs scores as odd; LLR in nats"
+        words = f"{_FLAG} flagged; p: how often an image that belongs scores as odd"
         return Text(words, style="dim")
     whose = "the model's held-out images" if ranking.reference.from_model else "this batch's median"
     return Text(f"combined: spreads above {whose} at this k; LLR in nats", style="dim")
@@ -165,11 +211,18 @@ def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterat
         yield Text(f"  and {len(bad) - _MAX_ERRORS:,} more; --jsonl lists them all", style="dim")
 
 
-def _tail(scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str]) -> Text:
-    """Where the scores are, and what to type next, if a shell can take the names in it."""
+def _tail(
+    scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str], unknown: bool
+) -> Text:
+    """Where the scores are, and what to type next, if a shell can take the names in it.
+
+    unknown: whether the model does not know these images.
+    """
     text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
     commands = [["hvaeood", "report", str(scores.path), *_given(options, *_OF_FILE)]]
-    if len(order):
+    if unknown:
+        commands = [*map(str.split, OWN_MODEL), *commands]
+    elif len(order):
         name = scores.name(order[0])
         of_image = _given(options, *(option for option in options if option != "--calibration"))
         commands.append(["hvaeood", "reconstruct", name, *of_image, "-o", "grid.png"])

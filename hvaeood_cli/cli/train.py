@@ -135,7 +135,7 @@ def _check_precision(name: str) -> None:
 
 def _say_what_was_read(read: Read, image_size: int) -> None:
     """Warn of images that cannot be used, and of how the others were converted."""
-    from hvaeood_cli.cli.printing import conversions_in_words
+    from hvaeood_cli.store.conversions import conversions_in_words
 
     if read.unusable:
         console.warn(f"{len(read.unusable)} images cannot be used, first {read.unusable[0]}")

@@ -125,7 +125,7 @@ def _open(
     if not len(scores):
         raise StoreError(f"{path} has no images", "hvaeood score FOLDER makes another")
     judgements = read_judgements(path)
-    reader = ImageReader(data_root)
+    reader = ImageReader(data_root, beside=path)
     glance = _glancing(scores, reader)
     no_model = ""
     looking = None

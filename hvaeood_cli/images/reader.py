@@ -23,25 +23,38 @@ class ImageReader:
     has changed since is opened anew.
     """
 
-    def __init__(self, data_root: Path | None = None) -> None:
-        """data_root: where torchvision keeps its data sets."""
+    def __init__(self, data_root: Path | None = None, beside: Path | None = None) -> None:
+        """data_root: where torchvision keeps its data sets.
+
+        beside: a score file. Images with relative names that are not found from the current folder
+        are looked for in the folder of this file.
+        """
         self._data_root = data_root
+        self._other_folder = os.fsencode(beside.parent) if beside else None
         self._opened: OrderedDict[str, tuple[str, Manifest]] = OrderedDict()  # path -> stamp, rows
         self._lock = Lock()
 
     def read(self, name: bytes) -> Decoded:
         """The image of that name: an image file, or `FILE#17`, a row of an array.
 
+        It need not be the image that was scored under this name: whoever shows it compares them.
         Raises ImageError for an image that cannot be read, SourceError for such an array file.
         """
-        path, row = _row_of_array(os.fsdecode(name))
+        path, row = _row_of_array(os.fsdecode(self._found(name)))
         if row is None:
-            return FileSource([name]).read(0)[0]
+            return FileSource([os.fsencode(path)]).read(0)[0]
         with self._lock:  # two threads that want one file wait for one unpacking
             images = self._open(path)
         if row >= len(images):
             raise ImageError("missing", f"{path} has {len(images)} images now")
         return images.read(row)[0]
+
+    def _found(self, name: bytes) -> bytes:
+        """The name from the current folder, or from the other one if only that has such a file."""
+        if self._other_folder is None or _is_there(name):
+            return name
+        other = os.path.join(self._other_folder, name)  # an absolute name stays as it is
+        return other if _is_there(other) else name
 
     def _open(self, path: str) -> Manifest:
         """All rows of an array file or a data set, opened now or before."""
@@ -54,6 +67,12 @@ class ImageReader:
         while len(self._opened) > _KEPT:
             self._opened.popitem(last=False)
         return images
+
+
+def _is_there(name: bytes) -> bool:
+    """Whether there is a file of that name, or the array file whose row it names."""
+    path, _ = split_rows(os.fsdecode(name))
+    return os.path.lexists(path)
 
 
 def _row_of_array(name: str) -> tuple[str, int | None]:

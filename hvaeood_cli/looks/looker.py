@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from hvaeood_cli.errors import HvaeoodError, ModelError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hvaeood_cli.images.decode import Decoded
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
@@ -44,6 +47,33 @@ def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
         f"the model {name} ({sha256[:12]}) that made {scores.path} is not among the models here",
         "--model FOLDER says where it is",
     )
+
+
+class Glancing:
+    """A `Looker` that shows images alone, without reconstructions: it needs no model."""
+
+    def __init__(self, scores: ScoreFile, reader: ImageReader) -> None:
+        self._scores = scores
+        self._reader = reader
+
+    def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
+        """A look at each row, or the error that prevents it, in the order of `rows`."""
+        return [self._glance(row) for row in rows]
+
+    def _glance(self, row: int) -> Look | HvaeoodError:
+        import numpy as np
+
+        from hvaeood_cli.images.preprocess import preprocess
+        from hvaeood_cli.looks.look import Look
+
+        try:
+            image = self._reader.read(bytes(self._scores.names[row]))
+        except HvaeoodError as error:
+            return error
+        run = self._scores.header
+        pixels = preprocess(image, run.image_channels, run.image_size).pixels
+        observed, none = (pixels / 255.0).astype("f4"), np.zeros((0, *pixels.shape), "f4")
+        return Look(image.pixels, observed, none, _is_changed(self._scores, row, pixels))
 
 
 class Looking:
@@ -86,7 +116,6 @@ class Looking:
         """A look at each image that could be read, given with its row; reconstructs all at once."""
         import numpy as np
 
-        from hvaeood_cli.images.content import short_key
         from hvaeood_cli.images.preprocess import preprocess
         from hvaeood_cli.looks.look import Look
 
@@ -97,8 +126,7 @@ class Looking:
         views = self._scorer.reconstruct(pixels)
         looks = []
         for i, (row, image) in enumerate(images):
-            scored = int(self._scores.content[row])  # 0: the score file does not say
-            changed = scored not in (0, short_key(pixels[i]))
+            changed = _is_changed(self._scores, row, pixels[i])
             looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed))
         return looks
 
@@ -115,3 +143,11 @@ class Looking:
             seed=self._scores.header.seed,
         )
         return scorer_of(self._bundle, settings, choose_device(self._device))
+
+
+def _is_changed(scores: ScoreFile, row: int, pixels: NDArray[np.uint8]) -> bool:
+    """Whether these are not the pixels, (C, H, W), that a row was scored from."""
+    from hvaeood_cli.images.content import short_key
+
+    scored = int(scores.content[row])  # 0: the score file does not say
+    return scored not in (0, short_key(pixels))

@@ -1,9 +1,10 @@
-"""Gathers all that a report says: counts, flags, distributions, odd images, comparisons."""
+"""Gathers all that a report says: flagged images and why, distributions, comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,24 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import threshold
 from hvaeood_cli.calibration.drift import Drift
+from hvaeood_cli.calibration.foreign import Foreign, foreign
 from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.looks.look import Look, Looker
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.evaluation import Comparison
-from hvaeood_cli.report.gallery import Sight, picture
+from hvaeood_cli.report.gallery import PAGE, Sight, picture, thumbnail
+from hvaeood_cli.store.conversions import conversions_in_words
 from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.judgements import Judgement, Judgements
 from hvaeood_cli.store.score_file import ScoreFile
 
 MAX_BAD = 50  # unreadable images that are listed
 MAX_JUDGED = 200  # judged images that are listed
+MAX_THUMBNAILS = 2000  # reading more images takes minutes
+_AT_ONCE = 16  # images that are read and reconstructed together: more would not fit in memory
+_LINE = 500  # bytes that an image without a picture takes on a page, about
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,12 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Odd:
-    """One image of the gallery."""
+    """One image of the gallery, with its copies: they have the same pixels and the same scores."""
 
     name: bytes
+    copies: list[bytes]  # the names of the others
     flagged: bool
+    why: str  # why it is flagged, in words; empty where it is not, or the calibration not at hand
     combined: float
     p_combined: float | None
     p_value: list[float]  # by k, from 1; empty if the file has no decision
@@ -62,7 +71,12 @@ class Section:
     cut_in_words: str
     calibrated: bool  # whether the calibration that decided is at hand
     distributions: list[Distribution]
-    gallery: list[Odd]
+    foreign: Foreign | None  # where the model does not know these images
+    conversions: str  # what was done to how many images, in words; empty if nothing was
+    gallery: list[Odd]  # the oddest, with pictures
+    more: list[Odd]  # the other flagged ones; of foreign images none, for they are no finds
+    n_pictures: int  # how many were looked for
+    missing: list[tuple[bytes, str]]  # pictures that could not be shown, and why
     judged_images: list[tuple[bytes, Judgement]]
     n_judged: int
     bad: list[tuple[bytes, str, str]]  # path, status and reason of unreadable images
@@ -89,17 +103,29 @@ def gather(
     calibration: Calibration | None,
     judgements: Judgements,
     look: Looker | None,
+    glance: Looker | None,
     top: int,
+    room: int = PAGE,
 ) -> Section:
     """Gather what a report says of one score file.
 
-    calibration: the one that decided the file; None if it is not at hand. look: shows images; None
-    if they cannot be shown. top: how many of the oddest images the gallery has.
+    calibration: the one that decided the file; None if it is not at hand. look: shows images beside
+    their reconstructions, glance: alone; None if they are not to be shown. top: how many of the
+    oddest images are shown large. room: bytes that all this may take on a page.
     """
     ranking = Ranking.of(scores, calibration)
     decision = scores.decision
     bad = np.flatnonzero(scores.unreadable)
     judged = list(judgements.rows(scores))
+    unknown = foreign(scores, calibration)
+    rows = _without_copies(scores, ranking.order())
+    shown, rest = rows[:top], rows[top:]
+    flagged = decision.flagged[rest] if decision and not unknown else np.zeros(len(rest), bool)
+    rest = rest[flagged]
+    large = _pictures(look, shown)
+    taken = sum(sight.n_bytes for sight in large)
+    small = _thumbnails(glance, rest, room - taken - _LINE * len(rest))
+    odd = _odd(scores, ranking, judgements, [*shown, *rest], [*large, *small])
     return Section(
         scores=scores,
         ranking=ranking,
@@ -108,7 +134,12 @@ def gather(
         cut_in_words=f"p = {decision.threshold:.2g}" if decision and decision.threshold else "",
         calibrated=calibration is not None,
         distributions=_distributions(scores, calibration),
-        gallery=_gallery(scores, ranking, judgements, look, top),
+        foreign=unknown,
+        conversions=_conversions(scores),
+        gallery=odd[: len(shown)],
+        more=odd[len(shown) :],
+        n_pictures=sum(bool(one.sight.image or one.sight.missing) for one in odd),
+        missing=[(one.name, one.sight.note) for one in odd if one.sight.missing],
         judged_images=[(bytes(scores.names[i]), one) for i, one in judged[:MAX_JUDGED]],
         n_judged=len(judged),
         bad=[
@@ -116,6 +147,17 @@ def gather(
         ],
         n_bad=len(bad),
     )
+
+
+def _conversions(scores: ScoreFile) -> str:
+    done, size = scores.conversion_counts, scores.header.image_size
+    return conversions_in_words(scores.n_scored, done, size) or ""
+
+
+def _without_copies(scores: ScoreFile, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows in their order, of copies only the first."""
+    _, places = np.unique(scores.first_copies[order], return_index=True)
+    return order[np.sort(places)]
 
 
 def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[Distribution]:
@@ -128,12 +170,9 @@ def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[D
         drawing = figures.histogram(usual, here[scored], cut, axis, f"p = {level:.2g}")
         found.append(Distribution(title, drawing))
 
-    def cut(usual: Any) -> float | None:
-        return threshold(np.sort(usual), level) if calibration and level > 0 else None
-
-    if decision:
+    if decision:  # by the combined score alone: the others have no threshold
         combined = calibration.combined if calibration else None
-        line = cut(combined)
+        line = None if combined is None or not level else threshold(combined, level)
         add("Combined score", "-log density, nats", combined, decision.combined, line)
     for column in scores.scores:
         if not column.listed:
@@ -141,22 +180,27 @@ def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[D
         known = calibration.columns.get(column.name) if calibration else None
         for i, (title, here) in enumerate(scores.each(column)):
             usual = None if known is None else known.reshape(len(known), -1)[:, i]
-            line = cut(usual) if column.name == "llr" else None
             unit = "" if column.unit in title else f", {column.unit}"
-            add(title, f"{title}{unit}", usual, here, line)
+            add(title, f"{title}{unit}", usual, here, None)
     return found
 
 
-def _gallery(
-    scores: ScoreFile, ranking: Ranking, judgements: Judgements, look: Looker | None, top: int
+def _odd(
+    scores: ScoreFile,
+    ranking: Ranking,
+    judgements: Judgements,
+    rows: Sequence[np.int64],
+    sights: Sequence[Sight],
 ) -> list[Odd]:
-    rows = ranking.order()[:top]
-    sights = _sights(look, rows)
     decision = scores.decision
+    copies = _copies(scores, rows)
+    why = _why(scores, ranking, rows)
     return [
         Odd(
             name=bytes(scores.names[i]),
+            copies=copies.get(int(i), []),
             flagged=bool(decision and decision.flagged[i]),
+            why=why.get(int(i), ""),
             combined=float(ranking.combined[i]),
             p_combined=float(decision.p_combined[i]) if decision else None,
             p_value=[float(p) for p in decision.p_value[i]] if decision else [],
@@ -170,12 +214,57 @@ def _gallery(
     ]
 
 
-def _sights(look: Looker | None, rows: NDArray[np.int64]) -> list[Sight]:
-    if look is None or not len(rows):
+def _why(scores: ScoreFile, ranking: Ranking, rows: Sequence[np.int64]) -> dict[int, str]:
+    """Why those of the rows that are flagged are odd, by row."""
+    if scores.decision is None or ranking.calibration is None:
+        return {}
+    flagged = [int(i) for i in rows if scores.decision.flagged[i]]
+    found = reasons(ranking.calibration, scores, flagged)
+    return {i: reason.sentence for i, reason in zip(flagged, found, strict=True) if reason}
+
+
+def _copies(scores: ScoreFile, rows: Sequence[np.int64]) -> dict[int, list[bytes]]:
+    """The names of the other copies of each row's image, by row, where there are any."""
+    first, counts = scores.first_copies, np.bincount(scores.first_copies)
+    copied = {int(first[i]): int(i) for i in rows if counts[first[i]] > 1}
+    found: dict[int, list[bytes]] = {}
+    for other in np.flatnonzero(np.isin(first, list(copied))):
+        row = copied[int(first[other])]
+        if other != row:
+            found.setdefault(row, []).append(bytes(scores.names[other]))
+    return found
+
+
+def _pictures(look: Looker | None, rows: NDArray[np.int64]) -> list[Sight]:
+    """Each image beside its reconstructions; a note where that cannot be."""
+    if look is None:
         return [Sight(note="not shown")] * len(rows)
+    show = partial(picture, n_cards=len(rows))
+    return [one for part in _parts(rows) for one in _sights(look, part, show)]
+
+
+def _thumbnails(glance: Looker | None, rows: NDArray[np.int64], room: int) -> list[Sight]:
+    """Small pictures of the first of the rows, until there is no room; nothing of the others."""
+    sights: list[Sight] = []
+    for part in _parts(rows):
+        if glance is None or room <= 0 or len(sights) >= MAX_THUMBNAILS:
+            break
+        found = _sights(glance, part, thumbnail)
+        room -= sum(sight.n_bytes for sight in found)
+        sights += found
+    return sights + [Sight()] * (len(rows) - len(sights))
+
+
+def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
+
+
+def _sights(
+    look: Looker, rows: NDArray[np.int64], show: Callable[[Look | HvaeoodError], Sight]
+) -> list[Sight]:
     seen: Sequence[Look | HvaeoodError]
     try:
         seen = look([int(row) for row in rows])
     except HvaeoodError as error:  # the model's files are broken: make the report all the same
         seen = [error] * len(rows)
-    return [picture(one) for one in seen]
+    return [show(one) for one in seen]

@@ -1,4 +1,4 @@
-"""Odd images beside their reconstructions, as pictures that a page can hold."""
+"""Odd images, beside their reconstructions or alone, as pictures that a page can hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from PIL import Image
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.looks.look import Look, to_image
 
-_SIDE = 160  # pixels; larger images are shown smaller
+PAGE = 20_000_000  # bytes that a page with pictures has at most, about
+_CARD, _CARD_OF_MANY, _THUMBNAIL = 480, 160, 80  # pixels, of the longer side
+_MANY = 100  # cards, with whose large pictures the page would be too large
+_COARSE = 96  # an image of that many pixels at most is drawn with its pixels to be seen
 
 
 class Sight(NamedTuple):
@@ -20,19 +23,39 @@ class Sight(NamedTuple):
     image: str = ""
     from_k: tuple[str, ...] = ()
     note: str = ""
+    coarse: bool = False  # whether the image is so small that its pixels are to be seen
+    missing: bool = False  # whether the image could not be read
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self.image) + sum(map(len, self.from_k))
 
 
-def picture(look: Look | HvaeoodError) -> Sight:
-    """Make a look into pictures, and an error into a note."""
+def picture(look: Look | HvaeoodError, n_cards: int) -> Sight:
+    """Make a look into pictures for one of so many cards, and an error into a note."""
+    return _sight(look, _CARD if n_cards <= _MANY else _CARD_OF_MANY)
+
+
+def thumbnail(look: Look | HvaeoodError) -> Sight:
+    """Make a look into one small picture, and an error into a note."""
+    return _sight(look, _THUMBNAIL)
+
+
+def _sight(look: Look | HvaeoodError, side: int) -> Sight:
     if isinstance(look, HvaeoodError):
-        return Sight(note=str(look))
+        return Sight(note=str(look), missing=True)
     image = Image.fromarray(look.image).convert("RGB")
-    image.thumbnail((_SIDE, _SIDE))
-    note = "this is not the image that was scored" if look.changed else ""
-    return Sight(_data_uri(image), tuple(_data_uri(to_image(mean)) for mean in look.from_k), note)
+    coarse = max(image.size) <= _COARSE
+    image.thumbnail((side, side))
+    return Sight(
+        image=_data_uri(image, "PNG" if coarse else "JPEG"),
+        from_k=tuple(_data_uri(to_image(mean), "PNG") for mean in look.from_k),
+        note="this is not the image that was scored" if look.changed else "",
+        coarse=coarse,
+    )
 
 
-def _data_uri(image: Image.Image) -> str:
+def _data_uri(image: Image.Image, form: str) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, format=form, optimize=True, quality=85)
+    return f"data:image/{form.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hvaeood_cli.calibration.foreign import OWN_MODEL, Foreign
 from hvaeood_cli.report.contents import Contents, Section
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.report.page import format_number, format_p
@@ -25,15 +26,15 @@ def _section(section: Section) -> Iterator[str]:
     yield f"# {_code(str(scores.path))}\n\n"
     flagged = f", **{section.n_flagged:,} flagged** at {section.rule}" if section.rule else ""
     yield f"{scores.n_scored:,} of {len(scores):,} images scored{flagged}.\n"
-    if section.drift:
+    if not section.rule:
+        yield "Nothing is decided: this is a ranking of the batch against itself alone.\n"
+    if section.foreign:
+        yield from _foreign(section.foreign)
+    elif section.drift:
         yield f"Batch: {section.drift}.\n"
-    if section.gallery:
-        ks = [f"LLR>{k}" for k in range(1, scores.n_layers)]
+    if section.gallery and not section.foreign:
         yield "\n"
-        yield from _table(["image", "flagged", "p", "k", *ks])
-        for odd in section.gallery:
-            cells = [_code(odd.name), "yes" if odd.flagged else "", format_p(odd.p_combined)]
-            yield _row([*cells, str(odd.k), *(format_number(value) for value in odd.llr)])
+        yield from _images(section)
     if section.judged_images:
         yield f"\n{section.n_judged:,} judged by hand:\n\n"
         yield from _table(["image", "judgement", "note"])
@@ -53,6 +54,27 @@ def _section(section: Section) -> Iterator[str]:
         decision = scores.decision
         yield f"; calibration {_code(decision.calibration_id)}, {decision.n_calibration:,} images"
     yield ".\n\n"
+
+
+def _foreign(foreign: Foreign) -> Iterator[str]:
+    model, flagged = _code(foreign.model), f"{foreign.n_flagged:,} of {foreign.n_scored:,}"
+    yield f"\n**The model {model} does not know these images: {flagged} are flagged.**\n\n"
+    yield from (f"- {printable(way)}\n" for way in foreign.ways)
+    find, *others = map(_code, OWN_MODEL)
+    yield f"\nNext: {find}, or {' and '.join(others)}\n"
+
+
+def _images(section: Section) -> Iterator[str]:
+    """The oddest images by what ranks them, with the reason why each is flagged."""
+    decided = section.rule is not None
+    yield from _table(["image", "copies", "flagged", "p", "why"] if decided else ["image", "score"])
+    for odd in section.gallery:
+        rank = format_p(odd.p_combined) if decided else format_number(odd.combined)
+        copies = f"{len(odd.copies):,}" if odd.copies else ""
+        cells = [copies, "yes" if odd.flagged else "", rank, odd.why.replace("|", "\\|")]
+        yield _row([_code(odd.name), *(cells if decided else [rank])])
+    if section.more:
+        yield f"\n{len(section.more):,} more are flagged; `--format csv` lists all.\n"
 
 
 def _comparison(comparison: Comparison) -> Iterator[str]:

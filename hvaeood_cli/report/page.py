@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hvaeood_cli.calibration.foreign import OWN_MODEL
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.contents import Contents
 from hvaeood_cli.report.evaluation import Comparison
@@ -28,6 +30,7 @@ def render(contents: Contents, fingerprint: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"printable": printable, "p": format_p, "number": format_number}
+    environment.filters["shell"] = lambda text: shlex.quote(printable(text))
     return environment.get_template("page.html.j2").render(
         report=contents,
         style=style,
@@ -36,6 +39,7 @@ def render(contents: Contents, fingerprint: str) -> str:
         roc=lambda comparison: _curves(comparison, "roc"),
         precision_recall=lambda comparison: _curves(comparison, "precision_recall"),
         colour=line_class,
+        own_model=OWN_MODEL,
     )
 
 

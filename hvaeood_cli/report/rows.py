@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.drift import LEVEL, Drift
+from hvaeood_cli.calibration.foreign import knows_images
 from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import ATTRIBUTES, Decision
 from hvaeood_cli.store.judgements import Judgements
@@ -45,6 +47,7 @@ def as_json(listing: Listing) -> Iterator[str]:
         "n_images": len(scores),
         "n_scored": scores.n_scored,
         "ranked_by": ranking.by,
+        "model_knows_images": knows_images(scores),
         "decision": _decision(scores.decision),
         "drift": _drift(ranking.drift),
     }
@@ -118,7 +121,7 @@ def _numbers() -> list[Column]:
 
 def _csv_header(n_layers: int) -> list[str]:
     names = [name for column in _numbers() for name in column.csv_names(n_layers)]
-    return ["path", "status", "error", "combined", "k", *names]
+    return ["path", "status", "error", "combined", "k", *names, "why"]
 
 
 def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
@@ -130,7 +133,8 @@ def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
         values = found if isinstance(found, list) else [found]
         room = len(column.csv_names(n_layers))
         cells += [*values, *[None] * room][:room]
-    return [int(cell) if isinstance(cell, bool) else cell for cell in cells]
+    cells = [int(cell) if isinstance(cell, bool) else cell for cell in cells]
+    return [*cells, row["why"]]
 
 
 def _rows(listing: Listing) -> Iterator[dict[str, Any]]:
@@ -142,6 +146,7 @@ def _rows(listing: Listing) -> Iterator[dict[str, Any]]:
     for first in range(0, len(scores), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
         plain = {name: _plain(values[part]) for name, values in columns_of_rows.items()}
+        why = _why(listing, part)
         for i in range(first, min(first + _AT_ONCE, len(scores))):
             row = {
                 "path": scores.name(i),
@@ -152,6 +157,7 @@ def _rows(listing: Listing) -> Iterator[dict[str, Any]]:
             }
             row |= {name: values[i - first] for name, values in plain.items()}
             row |= undecided
+            row["why"] = why.get(i)
             if i in judged:
                 row |= {"mark": judged[i].mark, "note": judged[i].note}
             yield row
@@ -165,6 +171,19 @@ def _columns(listing: Listing) -> dict[str, NDArray[Any]]:
     if scores.decision:
         found |= {name: getattr(scores.decision, name) for name in _decided()}
     return found
+
+
+def _why(listing: Listing, part: slice) -> dict[int, str]:
+    """Why the flagged rows of a part are odd, by row; empty where the calibration is not at hand.
+
+    Only flagged rows are looked at: that keeps a long file fast.
+    """
+    scores, ranking, _ = listing
+    if scores.decision is None or ranking.calibration is None:
+        return {}
+    rows = np.arange(len(scores))[part][scores.decision.flagged[part]]
+    found = reasons(ranking.calibration, scores, rows)
+    return {int(i): reason.sentence for i, reason in zip(rows, found, strict=True) if reason}
 
 
 def _decided() -> list[str]:

@@ -183,6 +183,14 @@ class ScoreFile:
         return first
 
     @cached_property
+    def conversion_counts(self) -> dict[str, int]:
+        """How many images each conversion was made to, by its name."""
+        return {
+            name: int(np.count_nonzero(self.conversions & bit))
+            for name, bit in self.conversion_codes.items()
+        }
+
+    @cached_property
     def _status_names(self) -> dict[int, str]:
         return {code: name for name, code in self.status_codes.items()}
 

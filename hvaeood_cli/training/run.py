@@ -36,6 +36,7 @@ from hvaeood_cli.scoring.engines.local import LocalEngine
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.training.budget import scoring_seconds
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.loop import CHECKPOINT_SECONDS, Progress, Trained, train
@@ -217,7 +218,10 @@ class TrainingRun:
         engine = LocalEngine(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
         manifest = Manifest([array_in_memory(images)])
         scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda: engine).in_memory()
-        Calibration.of(scores, {"made_by": MADE_BY}).save(bundle.calibration_place())
+        # These pixels are converted already, so the run itself does not know how.
+        converted = done_to_most(self.conversions, bundle.training["n_images"])
+        about = {"made_by": MADE_BY, "converted": converted}
+        Calibration.of(scores, about).save(bundle.calibration_place())
 
     def _reference(self, ladder: Ladder, aside: Pixels) -> dict[str, Any]:
         """LLR^{>k} of the images set aside, with the settings that `score` uses by default.
