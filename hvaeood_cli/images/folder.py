@@ -27,7 +27,7 @@ class FileSource:
         return self.paths[i]
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
-        data = _read_file(self.paths[i])
+        data = read_file(self.paths[i])
         digest = hashlib.sha256(data).digest()
         try:
             return decode(data), digest
@@ -119,7 +119,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False  # a link to itself; reading it will report that
 
 
-def _read_file(path: bytes) -> bytes:
+def read_file(path: bytes) -> bytes:
     """All bytes of a regular file. Raises ImageError with missing, unreadable or too_large."""
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to would wait forever

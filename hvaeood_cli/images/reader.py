@@ -34,7 +34,7 @@ class ImageReader:
 
         Raises ImageError for an image that cannot be read, SourceError for such an array file.
         """
-        path, row = _row_of_array(os.fsdecode(name))
+        path, row = row_of_array(os.fsdecode(name))
         if row is None:
             return FileSource([name]).read(0)[0]
         with self._lock:  # two threads that want one file wait for one unpacking
@@ -56,7 +56,7 @@ class ImageReader:
         return images
 
 
-def _row_of_array(name: str) -> tuple[str, int | None]:
+def row_of_array(name: str) -> tuple[str, int | None]:
     """`FILE#17` -> FILE and 17; any name but that of an array file's row is returned with None.
 
     A name in a hostile score file must not make us list a folder, or read another image.
