@@ -71,6 +71,23 @@ def test_machine_readable_outputs_agree(run, folder):
     assert code == 2 and "exclude" in err
 
 
+def test_copies_of_an_image_are_one_find(run, folder):
+    for name in ("=copy.png", "deeper/copy.png"):
+        (folder / name).write_bytes((folder / "03.png").read_bytes())
+    _, out, _ = run("score", "images", "--top", "50")
+    assert (
+        "images/03.png (3 copies)\n" in out and "copy.png" not in out and out.count("copies") == 1
+    )
+    images = json.loads(run("score", "images", "--json")[1])["images"]
+    copies = {image["path"]: image["copy_of"] for image in images if image["copy_of"]}
+    assert copies == dict.fromkeys(["images/=copy.png", "images/deeper/copy.png"], "images/03.png")
+    rows = csv.reader(io.StringIO(run("score", "images", "--csv")[1]))
+    assert next(rows)[-1] == "copy_of"
+    assert {row[0]: row[-1] for row in rows if row[-1]} == copies
+    _, page, _ = run("report", "images.scores.h5", "--format", "csv")
+    assert page.splitlines()[0].endswith('"note","copy_of"')
+
+
 def test_one_bad_file_is_one_row(run, folder):
     (folder / "bad.png").write_bytes(b"text")
     (folder / "empty.jpg").write_bytes(b"")
@@ -102,8 +119,8 @@ def test_a_folder_of_bad_files(run, tmp_path):
 def test_hostile_names_reach_the_terminal_escaped_and_scripts_whole(run, folder):
     names = [b"\x1b[2Jclear.png", b"new\nline.png", b"[red]markup.png", b"caf\xe9.png", b"=1+1.png"]
     names.append("\u202egnp.exe.png".encode())
-    for name in names:
-        (folder / os.fsdecode(name)).write_bytes((folder / "00.png").read_bytes())
+    for name, image in zip(names, make_images(len(names), seed=1), strict=True):
+        Image.fromarray(image[0]).save(folder / os.fsdecode(name), "PNG")
     _, out, _ = run("score", "images", "--top", "50")
     assert "\x1b" not in out and "\u202e" not in out and "\\x1b[2Jclear.png" in out
     assert "new\\nline.png" in out and "[red]markup.png" in out and "caf\\xe9.png" in out

@@ -549,6 +549,15 @@ def test_rows_of_an_array_are_left_with_a_hint(decided):
     assert "white.npy-0.png" in tree("out")
 
 
+def test_flagged_copies_are_counted_as_what_they_are(decided):
+    shutil.copy("mixed/odd/1.png", "mixed/odd/9.png")
+    code, out, _ = decided("score", "mixed", "--fpr", "0.008", "--force")
+    assert code == 0 and "4 flagged (3 different images) at FPR 0.8 %" in out
+    assert "mixed/odd/1.png (2 copies)" in out and "9.png" not in out
+    decided("decide", FILE, "--copy-to", "out")
+    assert len(tree("out")) == 4, "copies are taken like any other"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -43,7 +43,8 @@ def draw(
     order = ranking.order()
     if top and len(order):
         yield ""
-        yield _table(scores, ranking, order[:top], width)
+        once = order[scores.first_copies[order] == order]  # copies of an image are one find
+        yield _table(scores, ranking, once[:top], width)
         yield _explanation(scores, ranking)
     if len(order):
         yield ""
@@ -73,6 +74,9 @@ def _decision(scores: ScoreFile, decision: Decision) -> Text:
     n, n_flagged = scores.n_scored, decision.n_flagged
     rule = decision.by
     text = Text.assemble((f"{n_flagged:,} flagged", "bold red" if n_flagged else "bold"))
+    n_different = len(np.unique(scores.first_copies[decision.flagged]))
+    if n_different < n_flagged:
+        text.append(f" ({n_different:,} different {'image' if n_different == 1 else 'images'})")
     text.append(f" at {rule}: ")
     if rule.kind == "fpr":
         text.append(f"if all {n:,} belonged, about {rule.level * n:,.1f} would be")
@@ -99,13 +103,15 @@ def _table(scores: ScoreFile, ranking: Ranking, rows: NDArray[np.int64], width: 
     table.add_column("k", justify="right")
     table.add_column("image", no_wrap=True)
     room = max(20, width - 11 - 10 * scores.n_layers - 3)
+    n_copies = np.bincount(scores.first_copies, minlength=len(scores))
     for i in rows:
         cells: list[Text | str] = list(_rank(scores, ranking, i))
         for k in range(1, scores.n_layers):
             style = "yellow" if k == ranking.k[i] else ""
             cells.append(Text(f"{scores.llr[i, k - 1]:.1f}", style=style))
-        name = shorten(printable(bytes(scores.names[i])), room)
-        table.add_row(*cells, str(ranking.k[i]), Text(name))
+        note = f" ({n_copies[i]:,} copies)" if n_copies[i] > 1 else ""
+        name = Text(shorten(printable(bytes(scores.names[i])), room - len(note)))
+        table.add_row(*cells, str(ranking.k[i]), name.append(note, style="dim"))
     return table
 
 
