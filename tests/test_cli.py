@@ -109,6 +109,29 @@ def test_one_bad_file_is_one_row(run, folder):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("clip.mp4", b"\0\0\0\x18ftypmp42" + bytes(500)),
+        ("notes.txt", b"photos/a.png\n"),
+        ("paper.pdf", b"%PDF-1.4\n"),
+        ("README", b""),
+    ],
+)
+def test_a_file_that_is_no_image_is_said_to_be_none(run, folder, tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run("score", name)
+    assert (
+        code == 3 and not out and err.startswith(f"error: {name} is no image") and "hint: " in err
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    code, out, _ = run("score", "images", name)
+    assert code == 4 and "12 of 13 images scored" in out, "beside images it is a row"
+    (folder / "00.png").rename(tmp_path / "image")
+    assert run("score", "image")[0] == 0
+
+
 def test_a_folder_of_bad_files(run, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"text")

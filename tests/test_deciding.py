@@ -80,6 +80,7 @@ def test_from_images_to_flags(run, own, held_out, odd, tmp_path):
 def test_from_a_score_file_and_again(run, own, held_out):
     run("score", held_out, "-o", "held.h5")
     first = json.loads(run("calibrate", "held.h5", "--json")[1])
+    assert first["settings"]["n_importance_samples"] == 16, "an object, not a text of one"
     assert first["n_images"] == 200 and first["least_p"] == pytest.approx(1 / 141)
     before = (own / "calibration.npz").stat().st_mtime_ns
     assert json.loads(run("calibrate", held_out, "--json")[1])["id"] == first["id"]
