@@ -15,6 +15,7 @@ from hvaeood_cli.errors import CalibrationError, ExitCode, UsageError
 
 
 def decide(
+    context: typer.Context,
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE.h5", help="A score file.", show_default=False)
     ] = None,
@@ -72,8 +73,9 @@ def decide(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     folders = {"copy": copy_to, "move": move_to, "link": link_to}
+    rules = deciding.Rules.of(context, fpr, fdr, by)
     if undo_move is not None:
-        if file or any(folders.values()):
+        if file or rules.asked or any(folders.values()):
             raise UsageError(
                 "--undo-move decides nothing: DIR itself says where its images were",
                 f"hvaeood decide --undo-move {shlex.quote(str(undo_move))}",
@@ -85,7 +87,6 @@ def decide(
         raise UsageError("no score file was named", "hvaeood decide FILE.h5 --fdr 0.05")
     printed = printing in (Printing.SUMMARY, Printing.NOTHING)
     taking = taken.Asked.of(folders, dry_run, list_all=printed, quiet=quiet)
-    rule = deciding.asked_rule(fpr, fdr, by)
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.calibration.rules import decide_as_asked
     from hvaeood_cli.store.reader import read_scores
@@ -94,6 +95,7 @@ def decide(
     scores = read_scores(file)
     warn = console.warner(quiet)
     standing = scores.decision
+    rule = rules.where(standing, warn)
     found = deciding.calibration_of(scores, model, calibration, warn)
     if standing and not (rule or calibration or deciding.made(standing, found)):
         raise CalibrationError(
