@@ -54,10 +54,12 @@ def as_json(listing: Listing) -> Iterator[str]:
     yield "\n]}\n"
 
 
-def files_as_json(listings: Sequence[Listing], comparisons: list[dict[str, Any]]) -> Iterator[str]:
+def files_as_json(
+    listings: Sequence[Listing], comparisons: list[dict[str, Any]], remarks: list[str]
+) -> Iterator[str]:
     """One object, streamed: the comparisons of the files, then each file as `as_json` gives it."""
-    head = {"format": "hvaeood-report", "version": JSON_VERSION, "comparisons": comparisons}
-    yield json.dumps(head)[:-1] + ', "files": ['
+    head = {"format": "hvaeood-report", "version": JSON_VERSION, "remarks": remarks}
+    yield json.dumps(head | {"comparisons": comparisons})[:-1] + ', "files": ['
     for number, listing in enumerate(listings):
         yield ",\n" if number else "\n"
         yield from as_json(listing)
