@@ -316,9 +316,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             return ScoreSettings.model_validate(
                 {name: getattr(self, name) for name in ScoreSettings.model_fields}
             )
-        except ValueError as error:
-            reason = str(error).replace("\n", " ")
-            raise UsageError(f"invalid settings for scoring: {reason}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            raise UsageError(f"{name}: {first['msg']}, not {getattr(self, name)!r}") from None
 
     @property
     def scorer(self) -> Scorer | FoldScorer:

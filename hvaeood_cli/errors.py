@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
     FLAGGED = 1  # only with --fail-on-flagged
     USAGE = 2
     BAD_INPUT = 3  # a bad model, score file or source
-    SOME_UNREADABLE = 4  # done, but some images could not be read
+    SOME_UNREADABLE = 4  # done, but some images could not be read, or taken
     BUG = 70  # a mistake in this program; sysexits.h calls it EX_SOFTWARE
     INTERRUPTED = 130
 

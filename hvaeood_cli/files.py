@@ -16,6 +16,10 @@ from hvaeood_cli.errors import StoreError
 
 LOCK_SECONDS = 5.0  # how long `locked` waits for its turn; turns take milliseconds
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+# What a system says that cannot give a file a second name, there or at all.
+NO_HARD_LINKS = frozenset(
+    (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+)
 _LONGEST_STEM = 200  # bytes of a name that its temporary file repeats; a name has at most 255
 
 
@@ -36,7 +40,7 @@ def replacing(path: Path, check: Callable[[], None] | None = None) -> Iterator[P
     temporary = _new_file(path, private=mode is not None)
     try:
         yield temporary
-        _fsync(temporary)
+        sync_file(temporary)
         if mode is not None:
             temporary.chmod(mode)
         if check is None:
@@ -45,6 +49,25 @@ def replacing(path: Path, check: Callable[[], None] | None = None) -> Iterator[P
             with locked(path):
                 check()
                 temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def creating(path: Path, private: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success fsync it and give it the name `path`.
+
+    What has that name already stays as it is, if it came in between too: FileExistsError is raised
+    then. private: only the owner may read the file until the caller says otherwise.
+
+    On any error the temporary file is removed. Raises OSError where the folder cannot be written.
+    """
+    temporary = _new_file(path, private)
+    try:
+        yield temporary
+        sync_file(temporary)
+        _name_exclusively(temporary, path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -86,10 +109,38 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def sync_file(path: Path) -> None:
+    """Flush a file to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's file names to the disk, on systems that can."""
     with contextlib.suppress(OSError):
-        _fsync(folder)
+        sync_file(folder)
+
+
+def _name_exclusively(temporary: Path, path: Path) -> None:
+    """Give a file another name in its folder. Raises FileExistsError where something has it."""
+    try:
+        os.link(temporary, path)
+        return
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+    # Renaming replaces what is there, so an empty file of our own keeps the place.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        temporary.replace(path)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _wait_for_lock(descriptor: int, path: Path) -> None:
@@ -134,11 +185,3 @@ def _mode(path: Path) -> int | None:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return status.st_mode & 0o777
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -68,6 +68,23 @@ def test_machine_readable_outputs_agree(run, folder):
     assert code == 2 and "exclude" in err
 
 
+def test_copies_of_an_image_are_one_find(run, folder):
+    for name in ("=copy.png", "deeper/copy.png"):
+        (folder / name).write_bytes((folder / "03.png").read_bytes())
+    _, out, _ = run("score", "images", "--top", "50")
+    assert (
+        "images/03.png (3 copies)\n" in out and "copy.png" not in out and out.count("copies") == 1
+    )
+    images = json.loads(run("score", "images", "--json")[1])["images"]
+    copies = {image["path"]: image["copy_of"] for image in images if image["copy_of"]}
+    assert copies == dict.fromkeys(["images/=copy.png", "images/deeper/copy.png"], "images/03.png")
+    rows = csv.reader(io.StringIO(run("score", "images", "--csv")[1]))
+    assert next(rows)[-1] == "copy_of"
+    assert {row[0]: row[-1] for row in rows if row[-1]} == copies
+    _, page, _ = run("report", "images.scores.h5", "--format", "csv")
+    assert page.splitlines()[0].endswith('"note","copy_of"')
+
+
 def test_one_bad_file_is_one_row(run, folder):
     (folder / "bad.png").write_bytes(b"text")
     (folder / "empty.jpg").write_bytes(b"")
@@ -89,6 +106,29 @@ def test_one_bad_file_is_one_row(run, folder):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("clip.mp4", b"\0\0\0\x18ftypmp42" + bytes(500)),
+        ("notes.txt", b"photos/a.png\n"),
+        ("paper.pdf", b"%PDF-1.4\n"),
+        ("README", b""),
+    ],
+)
+def test_a_file_that_is_no_image_is_said_to_be_none(run, folder, tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run("score", name)
+    assert (
+        code == 3 and not out and err.startswith(f"error: {name} is no image") and "hint: " in err
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    code, out, _ = run("score", "images", name)
+    assert code == 4 and "12 of 13 images scored" in out, "beside images it is a row"
+    (folder / "00.png").rename(tmp_path / "image")
+    assert run("score", "image")[0] == 0
+
+
 def test_a_folder_of_bad_files(run, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"text")
@@ -99,8 +139,8 @@ def test_a_folder_of_bad_files(run, tmp_path):
 def test_hostile_names_reach_the_terminal_escaped_and_scripts_whole(run, folder):
     names = [b"\x1b[2Jclear.png", b"new\nline.png", b"[red]markup.png", b"caf\xe9.png", b"=1+1.png"]
     names.append("\u202egnp.exe.png".encode())
-    for name in names:
-        (folder / os.fsdecode(name)).write_bytes((folder / "00.png").read_bytes())
+    for name, image in zip(names, make_images(len(names), seed=1), strict=True):
+        Image.fromarray(image[0]).save(folder / os.fsdecode(name), "PNG")
     _, out, _ = run("score", "images", "--top", "50")
     assert "\x1b" not in out and "\u202e" not in out and "\\x1b[2Jclear.png" in out
     assert "new\\nline.png" in out and "[red]markup.png" in out and "caf\\xe9.png" in out

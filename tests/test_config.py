@@ -116,10 +116,15 @@ def test_a_repeated_option_may_be_given_once(run, folder, toml):
         ("samples = true", ["hvaeood.toml, line 3", "--samples"]),
         ("samples = 0", ["hvaeood.toml, line 3", "--samples"]),
         ("by = 3", ["hvaeood.toml, line 3", "--by"]),
-        ("fpr = 2", ["--fpr 2 is not between 0 and 1"]),
-        ("fpr = nan", ["--fpr nan is not between 0 and 1"]),
-        ("by = true", ["--by goes with --fdr"]),
-        ("proposal = 'median'", ["median"]),
+        ("fpr = 2", ["hvaeood.toml, line 3", "--fpr 2 is not between 0 and 1"]),
+        ("fpr = nan", ["hvaeood.toml, line 3", "--fpr nan is not between 0 and 1"]),
+        ("by = true", ["hvaeood.toml, line 3", "--by goes with --fdr"]),
+        ("proposal = 'median'", ["hvaeood.toml, line 3", "'mean' or 'sample', not 'median'"]),
+        ("samples-k = 20000", ["hvaeood.toml, line 3", "less than or equal to 10000"]),
+        ("precision = 'float16'", ["hvaeood.toml, line 3", "not 'float16'"]),
+        ("device = 'cuda:99'", ["hvaeood.toml, line 3"]),
+        ("device = 'nowhere'", ["hvaeood.toml, line 3", "no device is called 'nowhere'"]),
+        ("fpr = 0.1\nfdr = 0.1", ["hvaeood.toml, line 3", "hvaeood.toml, line 4", "exclude"]),
         ('model = "a\\u0000b"', ["hvaeood.toml, line 3", "no option takes"]),
         ("samples = [1, 2]", ["hvaeood.toml, line 3", "no option takes"]),
         ("samples = { a = 1 }", ["hvaeood.toml, line 3", "no option takes"]),
@@ -135,10 +140,53 @@ def test_values_are_checked_as_on_the_command_line(run, folder, toml, line, word
     assert all(word in flat for word in words), err
 
 
+def test_a_model_that_there_is_not_is_found_in_the_file(run, folder, toml, monkeypatch):
+    monkeypatch.delenv("HVAEOOD_MODEL")
+    toml("[score]\nmodel = 'nope'\n")
+    code, _, err = run("score", "images")
+    assert code == 3 and "no model 'nope'" in err and "hvaeood.toml, line 2 sets model" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "preset = 'x'",
+        "image-size = 7",
+        "channels = 2",
+        "learning-rate = 100",
+        "set = 'ema=2'",
+        "set = ['colour=1']",
+        "strategy = 'x'",
+        "seed = 99999999999999999999",
+        "validation = 100000",
+    ],
+)
+def test_a_bad_value_of_a_training_is_found_in_the_file(run, folder, toml, line):
+    toml(f"[train]\n\n{line}\n")
+    code, _, err = run("train", "images", "--out", "m")
+    assert code in (2, 3) and "hvaeood.toml, line 3 sets " in err
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("score.fpr = 2\n", 1),
+        ("\nscore = { top = 3, fpr = 2 }\n", 2),
+        ('["score"]\n"fpr" = 2\n', 2),
+        ("[train]\nepochs = 3\n[score]\ntop = 3\nfpr = 2", 5),
+    ],
+)
+def test_a_value_is_found_however_it_is_written(run, folder, toml, text, line):
+    toml(text)
+    code, _, err = run("score", "images")
+    assert code == 2 and f"hvaeood.toml, line {line} sets fpr" in err
+
+
 def test_a_bad_value_of_the_command_line_is_not_laid_at_the_files_door(run, folder, toml):
-    toml("[score]\nsamples = 3\n")
-    code, _, err = run("score", "images", "-S", "many")
-    assert code == 2 and "hvaeood.toml" not in err
+    toml("[score]\nsamples = 3\nfdr = 0.5\n")
+    for typed in (["-S", "many"], ["--fpr", "2"], ["--seed", "-1"]):
+        code, _, err = run("score", "images", "-q", *typed)
+        assert code == 2 and "hvaeood.toml" not in err
 
 
 @pytest.mark.parametrize(
@@ -162,6 +210,20 @@ def test_a_broken_file_is_an_error_with_a_hint_but_keeps_no_help_away(run, folde
     assert code == 2 and not out and err.startswith("error: hvaeood.toml") and "hint: " in err
     code, out, _ = run("score", "--help")
     assert code == 0 and "--samples" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\n[colour]\n", "line 2: no command is called 'colour'"),
+        ("[[score]]\n", "line 1: score is no table"),
+        ("[train]\n[score]\nseed = 1\nseed = 2\n", "at line 4"),
+    ],
+)
+def test_what_breaks_a_file_is_found_in_it(run, folder, toml, text, words):
+    toml(text)
+    code, _, err = run("score", "images")
+    assert code == 2 and words in err
 
 
 def test_a_pipe_is_not_waited_for(run, folder, tmp_path):

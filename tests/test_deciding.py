@@ -80,6 +80,7 @@ def test_from_images_to_flags(run, own, held_out, odd, tmp_path):
 def test_from_a_score_file_and_again(run, own, held_out):
     run("score", held_out, "-o", "held.h5")
     first = json.loads(run("calibrate", "held.h5", "--json")[1])
+    assert first["settings"]["n_importance_samples"] == 16, "an object, not a text of one"
     assert first["n_images"] == 200 and first["least_p"] == pytest.approx(1 / 141)
     before = (own / "calibration.npz").stat().st_mtime_ns
     assert json.loads(run("calibrate", held_out, "--json")[1])["id"] == first["id"]
@@ -603,3 +604,27 @@ def test_a_level_may_be_given_in_per_cent(run, own, held_out, odd, level):
     assert code == 0 and "flagged at FPR 5 %" in out
     code, _, err = run("score", "mixed", "--fpr", "some%")
     assert code == 2 and "some%" in err
+
+
+def level_of(path: Path) -> tuple[str, float]:
+    with h5py.File(path) as file:
+        return file["decision"].attrs["rule"], file["decision"].attrs["level"]
+
+
+def test_a_level_of_hvaeood_toml_is_for_what_nothing_has_decided(run, own, held_out, odd, tmp_path):
+    run("calibrate", held_out)
+    file, toml = tmp_path / "mixed.scores.h5", tmp_path / "hvaeood.toml"
+    toml.write_text("[score]\nfpr = 0.2\n[decide]\nfpr = 0.2\n")
+    assert run("score", "mixed")[0] == 0 and level_of(file) == ("fpr", 0.2)
+    assert run("decide", file, "--fpr", "0.05")[0] == 0 and level_of(file) == ("fpr", 0.05)
+    for command in (["score", "mixed"], ["decide", file], ["score", "mixed", "--force"]):
+        code, out, err = run(*command)
+        assert code == 0 and level_of(file) == ("fpr", 0.05) and "flagged at FPR 5 %" in out
+        assert "warning: the decision stays at FPR 5 %" in err and "--fpr 0.2 decides anew" in err
+    assert run("decide", file, "--fdr", "0.1")[0] == 0, "the command line wins over the file"
+    assert level_of(file) == ("fdr", 0.1)
+    toml.write_text("[decide]\nfdr = 0.2\nby = true\n")
+    assert run("decide", file, "--fpr", "0.3")[0] == 0 and level_of(file) == ("fpr", 0.3)
+    assert run("decide", file, "--fdr", "0.3")[0] == 0 and level_of(file) == ("fdr-by", 0.3)
+    toml.write_text("[decide]\nfdr = 0.3\nby = true\n")
+    assert "stays" not in run("decide", file)[2], "nothing to say where it is the same"

@@ -330,6 +330,27 @@ def test_labels_and_several_files_are_compared(report, tmp_path):
     assert sum("curve" in (a.get("class") or "") for _, a in page.tags) >= 8
 
 
+def test_labels_that_name_only_what_does_not_belong(report, tmp_path):
+    lines = ["path,label", *(f"{i:05d}.png,1" for i in range(250, 300)), "elsewhere.png,1"]
+    (tmp_path / "odd.csv").write_text("\n".join(lines))
+    remark = (
+        "the labels name only images that do not belong, 50 of those here: the other 250 count as "
+        "images that belong"
+    )
+    code, out, err = report("usual.h5", "--labels", "odd.csv", "--format", "json")
+    assert code == 0 and err == f"warning: {remark}\n"
+    whole = json.loads(out)
+    (comparison,) = whole["comparisons"]
+    assert (comparison["n_inside"], comparison["n_outside"]) == (250, 50)
+    assert whole["remarks"] == [remark]
+    _, table, _ = report("usual.h5", "--labels", "odd.csv", "--format", "csv")
+    assert [row["label"] for row in csv.DictReader(io.StringIO(table))] == ["0"] * 250 + ["1"] * 50
+    for format_ in ("html", "md"):
+        out = f"r.{format_}"
+        code, _, _ = report("usual.h5", "--labels", "odd.csv", "--format", format_, "-o", out)
+        assert code == 0 and remark in (tmp_path / out).read_text()
+
+
 def test_labels_in_the_files_say_which_belongs(run, tmp_path, files):
     make_scores(tmp_path / "a.h5", 50, shift=9.0, label=1)
     make_scores(tmp_path / "b.h5", 50, seed=5, label=0)
@@ -456,7 +477,7 @@ def test_bad_input_is_an_error_with_a_hint_and_leaves_nothing(report, run, tmp_p
         file.attrs["format_version"] = 3
     make_scores(tmp_path / "other.h5", 10, model_sha256="cd" * 32)
     (tmp_path / "nothing.csv").write_text("path,label\nelsewhere.png,1\n")
-    (tmp_path / "one-kind.csv").write_text("path,label\n00001.png,1\n")
+    (tmp_path / "one-kind.csv").write_text("path,label\n00001.png,0\n")
     (tmp_path / "columns.csv").write_text("name,truth\n00001.png,1\n")
     (tmp_path / "word.csv").write_text("path,label\n00001.png,maybe\n")
     (tmp_path / "binary.csv").write_bytes(b"path,label\n\x00\xff,1\n")
@@ -467,7 +488,7 @@ def test_bad_input_is_an_error_with_a_hint_and_leaves_nothing(report, run, tmp_p
         (["newer.h5"], "version 3"),
         (["usual.h5", "other.h5"], "cannot be compared"),
         (["usual.h5", "--labels", "nothing.csv"], "name none of these images"),
-        (["usual.h5", "--labels", "one-kind.csv"], "0 scored images that belong"),
+        (["usual.h5", "--labels", "one-kind.csv"], "and 0 that do not"),
         (["usual.h5", "--labels", "columns.csv"], "no column"),
         (["usual.h5", "--labels", "word.csv"], "line 2: 'maybe'"),
         (["usual.h5", "--labels", "none.csv"], "cannot read"),

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.errors import UsageError
+from hvaeood_cli.errors import HvaeoodError, UsageError
 
 FILE = Path("hvaeood.toml")
 _MAX_BYTES = 1 << 20
@@ -52,15 +52,32 @@ class ConfiguredCommand(TyperCommand):
     """A command that says on standard error what hvaeood.toml sets for it."""
 
     def invoke(self, ctx: Any) -> Any:
-        named = {parameter.name: max(parameter.opts, key=len) for parameter in self.params}
-        settings = [
-            f"{named[name].lstrip('-')} = {' '.join([value] if isinstance(value, str) else value)}"
+        options = {parameter.name: max(parameter.opts, key=len) for parameter in self.params}
+        settings = {
+            options[name]: (name, [value] if isinstance(value, str) else value)
             for name, value in (ctx.default_map or {}).items()
             if source_of(ctx, name) == "DEFAULT_MAP"
-        ]
+        }
         if settings and not ctx.params.get("quiet"):
-            console.say(f"{FILE} sets {', '.join(settings)}")
-        return super().invoke(ctx)
+            said = (f"{one.lstrip('-')} = {' '.join(of)}" for one, (_, of) in settings.items())
+            console.say(f"{FILE} sets {', '.join(said)}")
+        try:
+            return super().invoke(ctx)
+        except HvaeoodError as error:
+            for option, (name, values) in settings.items():
+                if _speaks_of(error, option, name, values):
+                    where = place_of(str(ctx.info_name), [option])
+                    error.hint = f"{error.hint} ({where} sets {option.lstrip('-')})".strip()
+            raise
+
+
+def _speaks_of(error: HvaeoodError, option: str, name: str, values: list[str]) -> bool:
+    """Whether an error names an option, its parameter or one of its values."""
+    message = error.message
+    if re.search(rf"{option}(?![\w-])", f"{message} {error.hint}"):
+        return True
+    named = message.startswith((f"{name}: ", f"n_importance_{name}: "))
+    return named or any(repr(value) in message for value in values)
 
 
 def source_of(context: typer.Context, parameter: str) -> str:
@@ -88,7 +105,9 @@ def load_defaults(group: object) -> dict[str, dict[str, str | list[str]]]:
     for command, table in _read().items():
         if command not in commands or not isinstance(table, dict):
             known = ", ".join(f"[{name}]" for name in sorted(commands))
-            raise UsageError(f"{FILE}: no command is called {command!r}", f"tables: {known}")
+            strange = f"no command is called {command!r}"
+            wrong = f"{command} is no table" if command in commands else strange
+            raise UsageError(f"{_place_of_table(command)}: {wrong}", f"tables: {known}")
         defaults[command] = {}
         for key, value in table.items():
             option = _checked(command, key, commands[command])
@@ -101,13 +120,32 @@ def load_defaults(group: object) -> dict[str, dict[str, str | list[str]]]:
 def place_of(command: str, names: Iterable[str]) -> str:
     """Where hvaeood.toml sets the first of these options: `hvaeood.toml, line 3`, or the file."""
     keys = "|".join(re.escape(name.lstrip("-")) for name in names)
-    table = ""
-    for number, line in enumerate(FILE.read_text(encoding="utf-8").splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
-            table = header[1]
-        elif table == command and re.match(rf"\s*[\"']?({keys})[\"']?\s*=", line):
+    setting = rf"\s*[\"']?({keys})[\"']?\s*="
+    dotted = rf"\s*{_quoted(command)}\s*(\.|=.*?[{{,]){setting}"  # score.fpr = 1
+    inside = False
+    for number, line in enumerate(_lines(), 1):
+        if line.lstrip().startswith("["):
+            inside = bool(re.match(rf"\s*\[\s*{_quoted(command)}\s*\]", line))
+        elif re.match(setting if inside else dotted, line):
             return f"{FILE}, line {number}"
     return str(FILE)
+
+
+def _place_of_table(command: str) -> str:
+    """Where hvaeood.toml first speaks of a command, or of what is none."""
+    for number, line in enumerate(_lines(), 1):
+        if re.match(rf"[\s\[]*{_quoted(command)}\s*[].=]", line):
+            return f"{FILE}, line {number}"
+    return str(FILE)
+
+
+def _lines() -> list[str]:
+    return FILE.read_text(encoding="utf-8").splitlines()
+
+
+def _quoted(key: str) -> str:
+    """A pattern for a key of the file, in quotes or not."""
+    return rf"[\"']?{re.escape(key)}[\"']?"
 
 
 def _read() -> dict[str, Any]:

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hvaeood_cli.cli import console, deciding, options
+from hvaeood_cli.cli import console, deciding, options, taken
 from hvaeood_cli.cli.printing import Printing
-from hvaeood_cli.errors import CalibrationError, ExitCode
+from hvaeood_cli.errors import CalibrationError, ExitCode, UsageError
 
 
 def decide(
+    context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE.h5", help="A score file.", show_default=False)
-    ],
+        Path | None, typer.Argument(metavar="FILE.h5", help="A score file.", show_default=False)
+    ] = None,
     fpr: options.Fpr = None,
     fdr: options.Fdr = None,
     by: options.By = False,
     model: options.ModelOfScores = None,
     calibration: options.CalibrationFile = None,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Copy flagged images to DIR.", show_default=False),
+    ] = None,
+    move_to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Move flagged images to DIR.", show_default=False),
+    ] = None,
+    link_to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Make symbolic links to flagged images in DIR.", show_default=False
+        ),
+    ] = None,
+    undo_move: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Put back what --move-to DIR moved; this takes no FILE.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+    ] = False,
+    data_root: options.DataRoot = None,
     fail_on_flagged: options.FailOnFlagged = False,
     top: options.Top = 10,
     json_: options.Json = False,
@@ -37,10 +65,28 @@ def decide(
     the file is replaced. Without a level, the file's own rule is applied again, by the calibration
     that decided it.
 
-    Next: **hvaeood report FILE.h5**
+    With --copy-to, --move-to or --link-to, the flagged images are taken to a folder. Nothing is
+    overwritten there, an image that has changed since it was scored is left, and the same command
+    goes on after an interruption.
+
+    Next: **hvaeood report FILE.h5**, or **hvaeood decide FILE.h5 --copy-to odd/**
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
-    rule = deciding.asked_rule(fpr, fdr, by)
+    folders = {"copy": copy_to, "move": move_to, "link": link_to}
+    rules = deciding.Rules.of(context, fpr, fdr, by)
+    if undo_move is not None:
+        if file or rules.asked or any(folders.values()):
+            raise UsageError(
+                "--undo-move decides nothing: DIR itself says where its images were",
+                f"hvaeood decide --undo-move {shlex.quote(str(undo_move))}",
+            )
+        if not taken.put_back(undo_move, dry_run, quiet):
+            raise typer.Exit(ExitCode.SOME_UNREADABLE)
+        return
+    if file is None:
+        raise UsageError("no score file was named", "hvaeood decide FILE.h5 --fdr 0.05")
+    printed = printing in (Printing.SUMMARY, Printing.NOTHING)
+    taking = taken.Asked.of(folders, dry_run, list_all=printed, quiet=quiet)
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.calibration.rules import decide_as_asked
     from hvaeood_cli.store.reader import read_scores
@@ -49,6 +95,7 @@ def decide(
     scores = read_scores(file).present
     warn = console.warner(quiet)
     standing = scores.decision
+    rule = rules.where(standing, warn)
     found = deciding.calibration_of(scores, model, calibration, warn)
     if standing and not (rule or calibration or deciding.made(standing, found)):
         raise CalibrationError(
@@ -59,7 +106,8 @@ def decide(
         raise deciding.not_calibrated(scores.header.model_name)
     decision = decide_as_asked(found, scores, rule)
     if decision is not scores.decision:
-        write_decision(scores, decision)
+        if not dry_run:
+            write_decision(scores, decision)
         scores = replace(scores, decision=decision)
     if calibration is None:
         deciding.warn_of_another(standing, decision, warn)
@@ -68,5 +116,7 @@ def decide(
     again = {name: str(value) for name, value in given.items() if value is not None}
     done = f"on {scores.header.created}"
     printing.show(scores, Ranking.of(scores, found), top, done, again)
+    if taking and not taking.take(scores, data_root):
+        raise typer.Exit(ExitCode.SOME_UNREADABLE)
     if fail_on_flagged and decision.n_flagged:
         raise typer.Exit(ExitCode.FLAGGED)

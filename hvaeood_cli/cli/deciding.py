@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from hvaeood_cli.cli import config
 from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, UsageError
 
 if TYPE_CHECKING:
+    import typer
+
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.model.bundle import Bundle
@@ -19,8 +22,44 @@ if TYPE_CHECKING:
 Warn = Callable[[str], None]
 
 
-def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
-    """The rule that the command line asks for; None if it asks for none. Raises UsageError."""
+class Rules(NamedTuple):
+    """The rules that a user wants; each None if there is none."""
+
+    asked: Rule | None  # by the command line: it decides, whatever was decided before
+    usual: Rule | None  # by hvaeood.toml: for what nothing has decided
+
+    @classmethod
+    def of(cls, context: typer.Context, fpr: float | None, fdr: float | None, by: bool) -> Self:
+        """Those of a command with these options. Raises UsageError.
+
+        A level of the command line wins over both that the file may have.
+        """
+        typed = {
+            name
+            for name in ("fpr", "fdr", "by")
+            if config.source_of(context, name) == "COMMANDLINE"
+        }
+        if "fpr" in typed and "fdr" not in typed:
+            fdr, by = None, by and "by" in typed
+        if "fdr" in typed and "fpr" not in typed:
+            fpr = None
+        rule = _rule(fpr, fdr, by)
+        return cls(rule, None) if typed else cls(None, rule)
+
+    def where(self, standing: Decision | None, warn: Warn) -> Rule | None:
+        """The rule for a file where this decision stands; None if it is to stay as it is."""
+        if self.asked or standing is None:
+            return self.asked or self.usual
+        if self.usual and self.usual != standing.by:
+            warn(
+                f"the decision stays at {standing.by}: {config.FILE} sets the level of what is not "
+                f"decided yet. --{self.usual.kind[:3]} {self.usual.level:g} decides anew"
+            )
+        return None
+
+
+def _rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
+    """The rule of these options; None if they ask for none. Raises UsageError."""
     from hvaeood_cli.store.decision import Rule
 
     if fpr is not None and fdr is not None:
@@ -36,12 +75,13 @@ def asked_rule(fpr: float | None, fdr: float | None, by: bool) -> Rule | None:
 
 
 class Asked(NamedTuple):
-    """What the command line of `score` says of the decision."""
+    """What `score` is asked of the decision."""
 
-    rule: Rule | None
+    rules: Rules
     calibration: Path | None
     to_fail: bool  # --fail-on-flagged
     force: bool
+    rule: Rule | None = None  # which of the rules it is, once it is known what stands
 
 
 @dataclass
@@ -67,6 +107,7 @@ class Decider:
         """
 
         standing = _standing_decision(out)
+        asked = asked._replace(rule=asked.rules.where(standing, warn))
         rule = asked.rule or (standing.by if standing else None)
         decider = cls(None, rule, standing, asked, detector, warn)
         if not decider.leaves_what_stands:

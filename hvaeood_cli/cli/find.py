@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvaeood_cli.cli import console, options, scoring, training
+from hvaeood_cli.cli import console, deciding, options, scoring, training
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import ExitCode, UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.model.presets import Preset
     from hvaeood_cli.settings import TrainSettings
-    from hvaeood_cli.store.decision import Decision, Rule
+    from hvaeood_cli.store.decision import Decision
     from hvaeood_cli.store.score_file import ScoreFile
     from hvaeood_cli.training.loop import Progress
 
@@ -28,6 +28,7 @@ _REPORTING_SECONDS = 5.0
 
 
 def find(
+    context: typer.Context,
     sources: options.Sources,
     output: options.ScoreOutput = None,
     model_out: Annotated[
@@ -77,10 +78,9 @@ def find(
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     from hvaeood_cli.calibration.calibration import check_enough
     from hvaeood_cli.calibration.ranking import Ranking
-    from hvaeood_cli.cli.deciding import asked_rule
     from hvaeood_cli.images.sources import open_sources
 
-    rule = asked_rule(fpr, None, False)
+    rules = deciding.Rules.of(context, fpr, None, False)
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root)
     check_enough(len(manifest))
     out = output or scoring.output_for(sources, manifest)
@@ -114,16 +114,16 @@ def find(
     with _progress(not quiet) as draw, training.interruptible() as stop:
         bundle = cross_fit.of(manifest, force, stop, draw)
 
+    warn = console.warner(quiet)
     detector = Detector(folder, seed=seed, device=device)
     run = detector.run(manifest)
-    decide = _Decide(bundle.calibration_place(), rule)
+    decide = _Decide(bundle.calibration_place(), rules, warn)
     scores, fresh = scoring.score_into(run, out, decide, force, not quiet)
     calibration = decide.calibration or detector.calibration
     minutes_taken = (time.monotonic() - started) / 60.0
     done = f"in {minutes_taken:.1f} minutes" if fresh else "before; nothing has changed since"
     for line in scoring.remarks(detector, scores):
-        if not quiet:
-            console.warn(line)
+        warn(line)
     again = {"--data-root": str(data_root)} if data_root else {}
     printing.show(scores, Ranking.of(scores, calibration), top, done, again)
     _write_report(out, page, folder, data_root, device, quiet)
@@ -134,10 +134,11 @@ def find(
 class _Decide:
     """Decides a run by comparing its images with one another, and keeps that calibration."""
 
-    def __init__(self, place: Path, asked: Rule | None) -> None:
-        """place: the file of the calibration. asked: the rule; None for the one that stands."""
+    def __init__(self, place: Path, rules: deciding.Rules, warn: deciding.Warn) -> None:
+        """place: the file of the calibration."""
         self._place = place
-        self._asked = asked
+        self._rules = rules
+        self._warn = warn
         self.calibration: Calibration | None = None
 
     def __call__(self, scores: ScoreFile) -> Decision:
@@ -147,7 +148,8 @@ class _Decide:
         self.calibration = Calibration.within(scores, {"made_by": "find"})
         if not self._place.exists():
             self.calibration.save(self._place)
-        return decide_as_asked(self.calibration, scores, self._asked)
+        rule = self._rules.where(scores.decision, self._warn)
+        return decide_as_asked(self.calibration, scores, rule)
 
 
 def _check_page(page: Path, force: bool) -> None:

@@ -52,7 +52,8 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="Columns path and label (0 belongs, 1 does not): how well are they told apart?",
+            help="Columns path and label (0 belongs, 1 does not): how well are they told apart? "
+            "If all in it are 1, the rest belongs.",
             show_default=False,
         ),
     ] = None,
@@ -78,7 +79,6 @@ def report(
     Next: open report.html, or **hvaeood decide FILE.h5 --fdr 0.05** and report again.
     """
     out = _output(output, format_)
-    from hvaeood_cli.report.evaluation import have_one_calibration
     from hvaeood_cli.report.labels import read_labels
     from hvaeood_cli.store.judgements import judgements_path, read_judgements
     from hvaeood_cli.store.reader import read_scores
@@ -100,19 +100,31 @@ def report(
         if not quiet:
             console.say(f"{out} is there already, made from these very scores")
         return
+    remarks = list(_remarks(scored, known))
+    for remark in remarks:
+        warn(remark)
     if format_ in ("json", "csv"):
-        lines = _data(format_, found, known)
+        lines = _data(format_, found, known, remarks)
     else:
         show = _Show(model, data_root, device) if format_ == "html" and top else None
-        lines = _written(format_, found, known, top, show, fingerprint, warn)
-    if len(found) > 1 and not have_one_calibration(scored):
-        warn(_OTHER_CALIBRATION)
+        lines = _written(format_, found, known, top, show, fingerprint, remarks, warn)
     if out is None:
         console.emit(lines)
         return
     _write(out, lines)
     if not quiet:
         console.say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _remarks(files: list[ScoreFile], labels: Labels | None) -> Iterator[str]:
+    """What must be known of the report as a whole. Raises SourceError for labels of other files."""
+    from hvaeood_cli.report.evaluation import have_one_calibration
+    from hvaeood_cli.report.labels import match_files
+
+    if not have_one_calibration(files):
+        yield _OTHER_CALIBRATION
+    if labels is not None and (remark := match_files(labels, files).remark):
+        yield remark
 
 
 class Input(NamedTuple):
@@ -159,11 +171,13 @@ def _named(path: Path, files: list[ScoreFile]) -> Calibration:
     return named
 
 
-def _data(format_: str, inputs: list[Input], labels: Labels | None) -> Iterator[str]:
+def _data(
+    format_: str, inputs: list[Input], labels: Labels | None, remarks: list[str]
+) -> Iterator[str]:
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.report import rows
     from hvaeood_cli.report.evaluation import evaluate
-    from hvaeood_cli.report.labels import match
+    from hvaeood_cli.report.labels import match_files
 
     listings = [
         rows.Listing(scores, Ranking.of(scores, calibration), judgements)
@@ -171,11 +185,12 @@ def _data(format_: str, inputs: list[Input], labels: Labels | None) -> Iterator[
     ]
     files = [one.scores for one in inputs]
     if format_ == "csv":
-        known = [scores.label if labels is None else match(labels, scores) for scores in files]
+        stored = [scores.label for scores in files]
+        known = stored if labels is None else match_files(labels, files).labels
         yield from rows.files_as_csv(listings, known)
         return
     compared = evaluate(files, _names(files), labels)
-    yield from rows.files_as_json(listings, [one.facts() for one in compared])
+    yield from rows.files_as_json(listings, [one.facts() for one in compared], remarks)
 
 
 def _written(
@@ -185,15 +200,15 @@ def _written(
     top: int,
     show: _Show | None,
     fingerprint: str,
+    remarks: list[str],
     warn: deciding.Warn,
 ) -> Iterator[str]:
     from hvaeood_cli.report import markdown, page
     from hvaeood_cli.report.contents import Contents, gather
-    from hvaeood_cli.report.evaluation import evaluate, have_one_calibration
+    from hvaeood_cli.report.evaluation import evaluate
     from hvaeood_cli.report.gallery import PAGE
 
     files = [one.scores for one in inputs]
-    remarks = [] if have_one_calibration(files) else [_OTHER_CALIBRATION]
     compared = evaluate(files, _names(files), labels)  # raises for wrong labels: so it comes first
     room = PAGE // len(inputs)
     sections = []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def score(
+    context: typer.Context,
     sources: options.Sources,
     model: options.Model = "fashionmnist",
     output: options.ScoreOutput = None,
@@ -61,7 +62,7 @@ def score(
     Next: **hvaeood report FILE** shows them all; **hvaeood decide FILE --fdr 0.05** flags anew.
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
-    rule = deciding.asked_rule(fpr, fdr, by)
+    rules = deciding.Rules.of(context, fpr, fdr, by)
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
@@ -82,7 +83,7 @@ def score(
     out = output or scoring.output_for(sources, manifest)
     scoring.check_output(out)
     warn = console.warner(quiet)
-    asked = deciding.Asked(rule, calibration, fail_on_flagged, force)
+    asked = deciding.Asked(rules, calibration, fail_on_flagged, force)
     decide = deciding.Decider.of(detector, out, len(manifest), asked, warn)
     if not quiet and manifest.skipped:
         files = "file" if manifest.skipped == 1 else "files"

@@ -49,8 +49,9 @@ def draw(
         if ranking.drift:
             yield Text(f"batch: {ranking.drift}", style="yellow" if ranking.drift.drifted else "")
         if top and len(order):
+            once = order[scores.first_copies[order] == order]  # copies of an image are one find
             yield ""
-            yield _table(scores, ranking, order[:top], width)
+            yield _table(scores, ranking, once[:top], width)
             yield _explanation(scores, ranking)
     if len(order):
         yield ""
@@ -80,6 +81,9 @@ def _decision(scores: ScoreFile, decision: Decision) -> Text:
     n, n_flagged = scores.n_scored, decision.n_flagged
     rule = decision.by
     text = Text.assemble((f"{n_flagged:,} flagged", "bold red" if n_flagged else "bold"))
+    n_different = len(np.unique(scores.first_copies[decision.flagged]))
+    if n_different < n_flagged:
+        text.append(f" ({n_different:,} different {'image' if n_different == 1 else 'images'})")
     text.append(f" at {rule}: ")
     if rule.kind == "fpr":
         text.append(f"if all {n:,} belonged, about {rule.level * n:,.1f} would be")
@@ -125,7 +129,7 @@ def _table_of_reasons(
     table.add_column("p", justify="right")
     table.add_column("image, and why it is odd", overflow="fold")
     for i, reason in zip(rows, why, strict=True):
-        lines = [Text(shorten(printable(bytes(scores.names[i])), max(20, width - 12)))]
+        lines = [_name(scores, i, max(20, width - 12))]
         if reason:
             lines.append(Text(reason.brief, style="dim"))
         table.add_row(*_rank(scores, ranking, i), Text("\n").join(lines))
@@ -150,9 +154,16 @@ def _table_of_scores(
         for k in range(1, scores.n_layers):
             style = "yellow" if k == ranking.k[i] else ""
             cells.append(Text(f"{scores.llr[i, k - 1]:.1f}", style=style))
-        name = shorten(printable(bytes(scores.names[i])), room)
-        table.add_row(*cells, str(ranking.k[i]), Text(name))
+        table.add_row(*cells, str(ranking.k[i]), _name(scores, i, room))
     return table
+
+
+def _name(scores: ScoreFile, row: np.int64, room: int) -> Text:
+    """The image's name in so many characters, and how many copies of it there are."""
+    n_copies = int((scores.first_copies == row).sum())
+    note = f" ({n_copies:,} copies)" if n_copies > 1 else ""
+    name = Text(shorten(printable(bytes(scores.names[row])), room - len(note)))
+    return name.append(note, style="dim")
 
 
 def _rank(scores: ScoreFile, ranking: Ranking, i: np.int64) -> Iterator[Text]:

@@ -163,8 +163,9 @@ def _settings(preset: TrainSettings, given: dict[str, Any], pairs: list[str]) ->
         return preset.model_validate(preset.model_dump() | changed)
     except ValidationError as error:
         first = error.errors()[0]
+        of_set = [f"--set {pair}" for pair in pairs if pair.startswith(f"{first['loc'][0]}=")]
         raise UsageError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            f"{of_set[-1] if of_set else '.'.join(map(str, first['loc']))}: {first['msg']}",
             f"the preset has {getattr(preset, str(first['loc'][0]))}",
         ) from None
 

@@ -38,6 +38,7 @@ class Images(StrEnum):
 
 
 def tui(
+    context: typer.Context,
     files: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -67,11 +68,12 @@ def tui(
 
     Next: **hvaeood report FILE.h5** makes a page to pass on.
     """
-    rule = deciding.asked_rule(fpr, fdr, by)
+    rules = deciding.Rules.of(context, fpr, fdr, by)
     paths = files or [_only_file(Path())]
     if len(paths) > 2:
         raise UsageError(f"{len(paths)} score files; two can be compared", "name one or two")
     opened = [_open(path, model, calibration, data_root, device) for path in paths]
+    rule = rules.where(opened[0].run.scores.decision, lambda _: None)
     if rule:
         _check_rule(rule, [one.run for one in opened])
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

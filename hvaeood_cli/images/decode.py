@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from enum import IntFlag
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,17 @@ class Decoded(NamedTuple):
 
     pixels: Pixels
     conversions: Conversion
+
+
+def begins_as_image(file: BinaryIO) -> bool:
+    """Whether a file begins as an image of a format that is read here, whole or not."""
+    try:
+        with Image.open(file, formats=FORMATS):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # damaged or too large, which decoding will say
+        return True
 
 
 def decode(data: bytes) -> Decoded:

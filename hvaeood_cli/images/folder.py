@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import BinaryIO
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode
+from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, begins_as_image, decode
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class FileSource:
         return self.paths[i]
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
-        data = _read_file(self.paths[i])
+        data = read_file(self.paths[i])
         digest = hashlib.sha256(data).digest()
         try:
             return decode(data), digest
@@ -36,7 +38,7 @@ class FileSource:
             raise
 
     def sha256(self, i: int) -> bytes:
-        return hashlib.sha256(_read_file(self.paths[i])).digest()
+        return hashlib.sha256(read_file(self.paths[i])).digest()
 
     def stamp(self, i: int) -> str:
         return stamp_of(self.paths[i])
@@ -68,6 +70,18 @@ def open_folder(argument: str) -> FileSource | None:
 def open_file(argument: str) -> FileSource | None:
     """A single image file; None if nothing has that name."""
     return FileSource([os.fsencode(argument)]) if os.path.lexists(argument) else None
+
+
+def is_no_image(argument: str) -> bool:
+    """Whether a single file is named that neither its ending nor its content shows to be an image.
+
+    False for what cannot be read: that becomes a row which says why.
+    """
+    if os.path.splitext(os.fsencode(argument))[1].lower() in EXTENSIONS:
+        return False
+    with contextlib.suppress(OSError, ValueError), _open_file(os.fsencode(argument)) as file:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not begins_as_image(file)
+    return False
 
 
 def stamp_of(path: str | bytes | os.PathLike[str]) -> str:
@@ -122,13 +136,16 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False  # a link to itself; reading it will report that
 
 
-def _read_file(path: bytes) -> bytes:
+def _open_file(path: bytes) -> BinaryIO:
+    # O_NONBLOCK: opening a pipe that nobody writes to would wait forever
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def read_file(path: bytes) -> bytes:
     """All bytes of a regular file. Raises ImageError with missing, unreadable or too_large."""
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait forever
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
+        with _open_file(path) as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("unreadable", _NO_FILE)
             if status.st_size > MAX_BYTES:

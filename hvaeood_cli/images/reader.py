@@ -40,7 +40,7 @@ class ImageReader:
         It need not be the image that was scored under this name: whoever shows it compares them.
         Raises ImageError for an image that cannot be read, SourceError for such an array file.
         """
-        path, row = _row_of_array(os.fsdecode(self._found(name)))
+        path, row = row_of_array(os.fsdecode(self._found(name)))
         if row is None:
             return FileSource([os.fsencode(path)]).read(0)[0]
         with self._lock:  # two threads that want one file wait for one unpacking
@@ -75,7 +75,7 @@ def _is_there(name: bytes) -> bool:
     return os.path.lexists(path)
 
 
-def _row_of_array(name: str) -> tuple[str, int | None]:
+def row_of_array(name: str) -> tuple[str, int | None]:
     """`FILE#17` -> FILE and 17; any name but that of an array file's row is returned with None.
 
     A name in a hostile score file must not make us list a folder, or read another image.

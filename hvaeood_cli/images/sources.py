@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import SourceError, UsageError
-from hvaeood_cli.images.arrays import open_array_file
+from hvaeood_cli.images.arrays import is_array_file, open_array_file
 from hvaeood_cli.images.datasets import open_dataset
-from hvaeood_cli.images.decode import Decoded
-from hvaeood_cli.images.folder import FileSource, open_file, open_folder, open_list
+from hvaeood_cli.images.decode import FORMATS, Decoded
+from hvaeood_cli.images.folder import FileSource, is_no_image, open_file, open_folder, open_list
 
 
 class Source(Protocol):
@@ -148,7 +148,8 @@ def open_sources(
     (`FILE#A:B` takes rows A to B - 1), torchvision names (`fashionmnist:test`), or `-` for the
     paths in `stdin`. data_root: where torchvision keeps its data sets. download: fetch those that
     are not there. Raises UsageError where nothing is named, and SourceError for what does not
-    exist, cannot be opened or has no images: a manifest is never empty.
+    exist, cannot be opened or has no images: a manifest is never empty. A file that is no image is
+    a row that says so, unless nothing else is named.
     """
     if not arguments:
         raise UsageError("no images were named", "give a folder: hvaeood score photos/")
@@ -156,6 +157,12 @@ def open_sources(
     if not len(manifest):
         raise SourceError(
             "standard input named no images", "find photos -name '*.jpg' | hvaeood score -"
+        )
+    if all(not is_array_file(Path(one)) and is_no_image(one) for one in arguments):
+        raise SourceError(
+            f"{arguments[0]} is no image, neither by its ending nor by its content",
+            f"images are {', '.join(FORMATS)}; a list of paths goes to standard input: "
+            "hvaeood score - < LIST",
         )
     return manifest
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import MUST_AGREE, settings_of
 from hvaeood_cli.errors import SourceError, StoreError
-from hvaeood_cli.report.labels import Labels, match
+from hvaeood_cli.report.labels import Labels, match_files
 from hvaeood_cli.report.metrics import Float64, Intervals, Metrics, bootstrap, compare, curves
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -66,10 +66,7 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
         for of_file in ranked:  # scores of different densities cannot be compared
             of_file.pop("combined", None)
     if labels is not None:
-        known = [match(labels, scores) for scores in files]
-        if all((of_file < 0).all() for of_file in known):
-            raise SourceError("the labels name none of these images", "use the paths as scored")
-        return [_pooled(ranked, known, files)]
+        return [_pooled(ranked, match_files(labels, files).labels, files)]
     stored = [scores.label for scores in files if scores.label is not None]
     if len(stored) == len(files):
         return list(_by_file(ranked, stored, names, files))

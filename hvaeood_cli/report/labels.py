@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +46,32 @@ def read_labels(path: Path) -> Labels:
     except (OSError, csv.Error, ValueError) as error:
         raise SourceError(f"cannot read {path}: {error}", hint) from None
     return labels
+
+
+class Known(NamedTuple):
+    """What is known of the images of several files."""
+
+    labels: list[NDArray[np.int8]]  # for each file (N,): 0, 1, or -1 where nothing is
+    remark: str  # what was understood that the labels do not say; empty if nothing
+
+
+def match_files(labels: Labels, files: Sequence[ScoreFile]) -> Known:
+    """The labels of all files. Where only images that do not belong are named, the rest belongs.
+
+    Raises SourceError for labels that name none of the images.
+    """
+    known = [match(labels, scores) for scores in files]
+    n_named = sum(int((of_file >= 0).sum()) for of_file in known)
+    if not n_named:
+        raise SourceError("the labels name none of these images", "use the paths as scored")
+    if 0 in labels.values():
+        return Known(known, "")
+    rest = sum(map(len, known)) - n_named
+    remark = (
+        f"the labels name only images that do not belong, {n_named:,} of those here: the other "
+        f"{rest:,} count as images that belong"
+    )
+    return Known([np.maximum(of_file, 0) for of_file in known], remark)
 
 
 def match(labels: Labels, scores: ScoreFile) -> NDArray[np.int8]:

@@ -57,10 +57,12 @@ def as_json(listing: Listing) -> Iterator[str]:
     yield "\n]}\n"
 
 
-def files_as_json(listings: Sequence[Listing], comparisons: list[dict[str, Any]]) -> Iterator[str]:
+def files_as_json(
+    listings: Sequence[Listing], comparisons: list[dict[str, Any]], remarks: list[str]
+) -> Iterator[str]:
     """One object, streamed: the comparisons of the files, then each file as `as_json` gives it."""
-    head = {"format": "hvaeood-report", "version": JSON_VERSION, "comparisons": comparisons}
-    yield json.dumps(head)[:-1] + ', "files": ['
+    head = {"format": "hvaeood-report", "version": JSON_VERSION, "remarks": remarks}
+    yield json.dumps(head | {"comparisons": comparisons})[:-1] + ', "files": ['
     for number, listing in enumerate(listings):
         yield ",\n" if number else "\n"
         yield from as_json(listing)
@@ -79,9 +81,9 @@ def as_csv(listing: Listing) -> Iterator[str]:
     A cell that a spreadsheet would take for a formula starts with an apostrophe.
     """
     write = _CsvLines()
-    yield write(_csv_header(listing.scores.n_layers))
+    yield write([*_csv_header(listing.scores.n_layers), "copy_of"])
     for row in _rows(listing):
-        yield write(_csv_cells(row, listing.scores.n_layers))
+        yield write([*_csv_cells(row, listing.scores.n_layers), _copy_of(row)])
 
 
 def files_as_csv(
@@ -90,13 +92,13 @@ def files_as_csv(
     """All files as one CSV: rows as in `as_csv`, after the name of the score file and the label."""
     write = _CsvLines()
     n_layers = max(listing.scores.n_layers for listing in listings)
-    yield write(["score_file", "label", *_csv_header(n_layers), "mark", "note"])
+    yield write(["score_file", "label", *_csv_header(n_layers), "mark", "note", "copy_of"])
     for listing, known in zip(listings, labels, strict=True):
         path = defuse(str(listing.scores.path))
         for i, row in enumerate(_rows(listing)):
             label = None if known is None or known[i] < 0 else int(known[i])
             judgement = [row.get("mark"), defuse(row.get("note", ""))]
-            yield write([path, label, *_csv_cells(row, n_layers), *judgement])
+            yield write([path, label, *_csv_cells(row, n_layers), *judgement, _copy_of(row)])
 
 
 class _CsvLines:
@@ -137,25 +139,31 @@ def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
     return [*cells, row["why"]]
 
 
+def _copy_of(row: dict[str, Any]) -> str:
+    return defuse(row["copy_of"] or "")
+
+
 def _rows(listing: Listing) -> Iterator[dict[str, Any]]:
     """An object an image, in manifest order. Numbers are made plain for many images at once."""
     scores, ranking, judgements = listing
     judged = dict(judgements.rows(scores))
+    first = scores.first_copies.tolist()
     columns_of_rows = _columns(listing)
     undecided = {} if scores.decision else dict.fromkeys(_decided())
-    for first in range(0, len(scores), _AT_ONCE):
-        part = slice(first, first + _AT_ONCE)
+    for begin in range(0, len(scores), _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
         plain = {name: _plain(values[part]) for name, values in columns_of_rows.items()}
         why = _why(listing, part)
-        for i in range(first, min(first + _AT_ONCE, len(scores))):
+        for i in range(begin, min(begin + _AT_ONCE, len(scores))):
             row = {
                 "path": scores.name(i),
                 "status": scores.status_name(i),
                 "error": scores.errors[i],
-                "combined": plain["combined"][i - first],
+                "copy_of": scores.name(first[i]) if first[i] != i else None,
+                "combined": plain["combined"][i - begin],
                 "k": int(ranking.k[i]) or None,
             }
-            row |= {name: values[i - first] for name, values in plain.items()}
+            row |= {name: values[i - begin] for name, values in plain.items()}
             row |= undecided
             row["why"] = why.get(i)
             if i in judged:
