@@ -162,7 +162,7 @@ def test_odd_images_stand_beside_their_reconstructions(run, folder, bundle, tmp_
     pictures = [a["src"] for tag, a in page.tags if tag == "img"]
     assert len(pictures) == 11 * 4, "eleven images, each from k = 0, 1, 2"
     assert "no such file" in page.text and "not the image that was scored" in page.text
-    assert "not calibrated" in page.text
+    assert "ranked against this batch alone, and nothing is promised" in page.text
 
 
 def test_labels_and_several_files_are_compared(report, tmp_path):

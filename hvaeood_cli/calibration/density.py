@@ -56,18 +56,29 @@ class Density:
     precisions: Float64  # (M, D, D): upper triangular U with U U^T the inverse covariance
 
     @classmethod
-    def fit(cls, values: Float64) -> Density:
-        """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed."""
+    def fit(cls, values: Float64, n_components: int = _COMPONENTS) -> Density:
+        """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed.
+
+        n_components: at most; few images get fewer.
+        """
         from sklearn.mixture import GaussianMixture
 
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
         n, n_dims = values.shape
         per_component = 1 + n_dims + n_dims * (n_dims + 1) // 2
-        n_components = min(_COMPONENTS, n // (_IMAGES_PER_PARAMETER * per_component))
+        n_components = min(n_components, n // (_IMAGES_PER_PARAMETER * per_component))
         mixture = GaussianMixture(max(1, n_components), reg_covar=_RIDGE, random_state=0)
         mixture.fit((values - centre) / spread)
         weights = np.log(mixture.weights_)
         return cls(centre, spread, weights, mixture.means_, mixture.precisions_cholesky_)
+
+    @classmethod
+    def around(cls, centre: Float64, spread: Float64) -> Density:
+        """One Gaussian of independent statistics, by their centre and spread, (D,) each."""
+        n_dims = len(centre)
+        identity = np.eye(n_dims)[None]
+        spread = np.maximum(spread, _LEAST_SPREAD)
+        return cls(centre, spread, np.zeros(1), np.zeros((1, n_dims)), identity)
 
     @staticmethod
     def made_by() -> list[float]:

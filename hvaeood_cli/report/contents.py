@@ -107,7 +107,7 @@ def gather(
         n_flagged=decision.n_flagged if decision else 0,
         cut_in_words=f"p = {decision.threshold:.2g}" if decision and decision.threshold else "",
         calibrated=calibration is not None,
-        distributions=_distributions(scores, calibration),
+        distributions=_distributions(scores, ranking, calibration),
         gallery=_gallery(scores, ranking, judgements, look, top),
         judged_images=[(bytes(scores.names[i]), one) for i, one in judged[:MAX_JUDGED]],
         n_judged=len(judged),
@@ -118,8 +118,10 @@ def gather(
     )
 
 
-def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[Distribution]:
-    """Distributions of the combined score, if there is one, and of each score that lists show."""
+def _distributions(
+    scores: ScoreFile, ranking: Ranking, calibration: Calibration | None
+) -> list[Distribution]:
+    """Distributions of the combined score and of each score that lists show."""
     scored, decision = scores.scored, scores.decision
     level = decision.threshold if decision else 0.0
     found: list[Distribution] = []
@@ -131,10 +133,8 @@ def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[D
     def cut(usual: Any) -> float | None:
         return threshold(np.sort(usual), level) if calibration and level > 0 else None
 
-    if decision:
-        combined = calibration.combined if calibration else None
-        line = cut(combined)
-        add("Combined score", "-log density, nats", combined, decision.combined, line)
+    combined = calibration.combined if calibration else None
+    add("Combined score", "-log density, nats", combined, ranking.combined, cut(combined))
     for column in scores.scores:
         if not column.listed:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.report.contents import Contents, Section
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.report.page import format_number, format_p
@@ -25,6 +26,8 @@ def _section(section: Section) -> Iterator[str]:
     yield f"# {_code(str(scores.path))}\n\n"
     flagged = f", **{section.n_flagged:,} flagged** at {section.rule}" if section.rule else ""
     yield f"{scores.n_scored:,} of {len(scores):,} images scored{flagged}.\n"
+    if not section.rule:
+        yield f"Without a calibration, {AGAINST_BATCH}.\n"
     if section.drift:
         yield f"Batch: {section.drift}.\n"
     if section.gallery:

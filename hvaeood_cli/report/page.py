@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.contents import Contents
 from hvaeood_cli.report.evaluation import Comparison
@@ -36,6 +37,7 @@ def render(contents: Contents, fingerprint: str) -> str:
         roc=lambda comparison: _curves(comparison, "roc"),
         precision_recall=lambda comparison: _curves(comparison, "precision_recall"),
         colour=line_class,
+        against_batch=AGAINST_BATCH,
     )
 
 
