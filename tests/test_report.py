@@ -416,3 +416,36 @@ def test_labels_in_some_of_the_files_alone_are_refused(report, tmp_path):
     code, out, _ = report("in.h5", "out.h5", "--format", "json")
     figures = {one["score"]: one for one in json.loads(out)["comparisons"][0]["scores"]}
     assert code == 0 and figures["LLR>1"]["auroc"] > 0.9
+
+
+# -- Parquet --------------------------------------------------------------------------------------
+
+
+def test_a_parquet_file_has_what_csv_has_and_why(report, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    judge(read_scores(tmp_path / "usual.h5"), 3, "ood", "a shoe")
+    _, out, _ = report("usual.h5", "hostile.h5", "--format", "csv")
+    lines = list(csv.DictReader(io.StringIO(out)))
+    code, out, err = report("usual.h5", "hostile.h5", "--format", "parquet", "-o", "x.parquet")
+    assert (code, out) == (0, "") and "x.parquet" in err
+    table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
+    assert set(table) == {*lines[0], "why"} and len(table["path"]) == 308
+    assert table["score_file"][0] == "usual.h5" and table["label"] == [None] * 308
+    assert (table["mark"][3], table["note"][3]) == ("ood", "a shoe")
+    np.testing.assert_allclose(
+        np.array(table["llr_2"])[:300], [float(line["llr_2"]) for line in lines[:300]], rtol=1e-5
+    )
+    assert table["p_combined"][:300] == [float(line["p_combined"]) for line in lines[:300]]
+    assert table["flagged"] == [line["flagged"] == "1" for line in lines]
+    assert [bool(why) for why in table["why"]] == table["flagged"]
+    assert table["k"][305] is None and table["status"][305] == "damaged"
+    assert table["path"][304] == "\\xff\\xfe not utf-8", "names that are no UTF-8 are escaped"
+
+
+def test_parquet_is_written_to_a_file_alone(report, tmp_path, monkeypatch):
+    code, _, err = report("usual.h5", "--format", "parquet")
+    assert code == 2 and "-o scores.parquet" in err
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = report("usual.h5", "--format", "parquet", "-o", "x.parquet")
+    assert code == 2 and "pyarrow is not installed" in err and "hvaeood[frames]" in err
+    assert not list(tmp_path.glob("*x.parquet*"))
