@@ -3,8 +3,8 @@
     python -m benchmarks.detection --inside FILE --outside NAME=FILE ... -S 16 --samples-k 1
 
 Files are IDX or NumPy; every image of each is scored. Prints AUROC, AUPRC and FPR80 of every
-bound and ratio, of the combined score without a calibration (the largest standardised ratio), and
-bits/dim of the in-distribution set.
+bound and ratio, of the combined score if the model is calibrated, and bits/dim of the
+in-distribution set.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def score_columns(scores: ScoreFile, detector: Detector) -> Iterator[tuple[str, 
         yield f"-L>{k}", -scores.lower_bound[:, k]
     for k in range(1, n_layers):
         yield f"LLR>{k}", scores.llr[:, k - 1]
-    if detector.reference is not None:
-        yield "max_k", detector.reference.combine(scores.llr, scores.scored)
+    if detector.calibration is not None:
+        yield "combined", detector.calibration.combine(scores.columns)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ PUBLIC = {
         "calibration/rules.py": ["decide"],
         "calibration/ranking.py": ["Ranking"],
     },
+    "Tables": {"report/frame.py": ["to_frame", "to_parquet", "Part"]},
     "Runs, engines and sources": {
         "scoring/run.py": ["ScoringRun"],
         "scoring/engines/engine.py": ["Engine"],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 from weakref import finalize
 
 import numpy as np
@@ -15,16 +18,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from sklearn.base import BaseEstimator, OutlierMixin
 
+from hvaeood_cli.calibration.batch import BatchDensity
 from hvaeood_cli.calibration.calibration import (
     MUST_AGREE,
     Calibration,
     find_calibration,
 )
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
-from hvaeood_cli.calibration.reference import Reference, from_json
-from hvaeood_cli.calibration.rules import check_level
+from hvaeood_cli.calibration.ranking import AGAINST_BATCH
+from hvaeood_cli.calibration.rules import check_level, decide
 from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
-from hvaeood_cli.images.arrays import array_in_memory
+from hvaeood_cli.images.memory import open_memory
 from hvaeood_cli.images.preprocess import RULES, preprocess
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
@@ -34,11 +38,16 @@ from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.score_file import ScoreFile
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+    from torch import Tensor
+
+    from hvaeood_cli.images.memory import OneImage
     from hvaeood_cli.scoring.engines.engine import Engine
     from hvaeood_cli.scoring.folds import FoldScorer
     from hvaeood_cli.scoring.scorer import Reconstructions, Scorer
 
-Images = NDArray[np.uint8] | str | os.PathLike[str] | Sequence[str]
+Name: TypeAlias = str | os.PathLike[str]
+Images: TypeAlias = "Name | Sequence[Name] | NDArray[Any] | Tensor | Sequence[OneImage]"
 T = TypeVar("T")
 
 
@@ -57,7 +66,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     change. out: the folder of the model that `fit` makes; None: a temporary one, which is removed
     together with the detector.
 
-    X is everywhere a uint8 array (N, H, W) or (N, H, W, 3), a folder, or a list of paths.
+    X is everywhere a folder, a list of paths, an array or a torch tensor of bytes, (N, H, W),
+    (N, H, W, 3) or (N, 3, H, W), or a list of PIL images or of such arrays of one image each.
 
     >>> detector = Detector()
     >>> detector.score_samples("photos/")            # (N,), higher is more normal
@@ -129,47 +139,52 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:
-        """Minus the combined score of each image, (N,): higher is more normal; NaN if unreadable.
+        """Minus the combined score of each image, (N,) nats: higher is more normal.
 
-        The unit is nats with a calibration, else spreads of the model's reference. Raises
-        ModelError where the model has neither for these settings.
+        NaN if unreadable. Without a calibration for these settings, an image is compared with the
+        others of X alone, and a UserWarning says so.
         """
-        scores = self.score(X)
-        if self.calibration is None:
-            return -self._reference_or_raise().combine(scores.llr, scores.scored)
-        return np.where(scores.scored, -self.calibration.combine(scores.columns), np.nan)
+        return self._normality(self.score(X))
 
     @property
     def offset_(self) -> float:
         """The threshold on `score_samples`: an image below it is an outlier.
 
-        About `false_positive_rate` of the images that belong fall below it. With a calibration it
-        is the threshold of `hvaeood score --fpr`, else a quantile of the model's validation images.
-        Raises CalibrationError for a rate that the calibration has too few images to support, and
-        ModelError as `score_samples` does.
+        About `false_positive_rate` of the images that belong fall below it; it is the threshold of
+        `hvaeood score --fpr`. Raises CalibrationError without a calibration for these settings, and
+        for a rate that it has too few images to support.
         """
-        if self.calibration is not None:
-            check_level(Rule("fpr", self.false_positive_rate), self.calibration, 1)
-            return -threshold(self.calibration.combined, self.false_positive_rate)
-        reference = self._reference_or_raise()
-        usual = reference.combine(reference.llr, np.ones(len(reference.llr), np.bool_))
-        return -float(np.quantile(usual, 1.0 - self.false_positive_rate))
+        calibration = self._supported_calibration()
+        return -threshold(calibration.combined, self.false_positive_rate)
 
     def decision_function(self, X: Images) -> NDArray[np.float64]:
-        """`score_samples` minus `offset_`, (N,): negative for an outlier."""
-        return self._above(self.score_samples(X), self.offset_)
+        """`score_samples` minus the threshold, (N,): negative for an outlier, as in `predict`."""
+        if self.calibration is not None:
+            return self._above(self._normality(self.score(X)), self.offset_)
+        normal = self._normality(self.score(X))
+        return self._above(normal, self._offset_in(normal))
 
     def predict(self, X: Images) -> NDArray[np.int64]:
         """1 for an inlier, -1 for an outlier or an image that cannot be read, (N,).
 
-        With a calibration, the outliers are what `hvaeood score --fpr` flags: the images whose p
-        is at most `false_positive_rate`.
+        The outliers are what `hvaeood score --fpr` flags: the images whose p is at most
+        `false_positive_rate`. Without a calibration for these settings they are the oddest of X, as
+        large a share of it, whether or not they belong; a UserWarning says so.
         """
-        offset, normal = self.offset_, self.score_samples(X)
         if self.calibration is None:
-            return np.where(normal >= offset, 1, -1)
-        p = conformal_p(self.calibration.combined, -normal)
+            normal = self._normality(self.score(X))
+            return np.where(normal >= self._offset_in(normal), 1, -1)
+        usual = self._supported_calibration().combined
+        p = conformal_p(usual, -self._normality(self.score(X)))
         return np.where(p > self.false_positive_rate, 1, -1)  # NaN is no inlier
+
+    def fit_predict(self, X: Images, y: object = None) -> NDArray[np.int64]:
+        """`fit` on X, then `predict` X; y is ignored.
+
+        Images look too usual to a model that was trained on them, so that fewer are found than
+        `predict` finds among images that are new to it.
+        """
+        return self.fit(X).predict(X)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Always true: a detector has a model from the start, and `fit` replaces it."""
@@ -197,12 +212,29 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises CalibrationError where the model has no calibration with these settings.
         """
-        if self.calibration is None:
-            raise CalibrationError(
-                f"model {self.bundle.name} has no calibration for these settings",
-                "detector.calibrate(held_out), or hvaeood calibrate",
-            )
-        return conformal_p(self.calibration.combined, -self.score_samples(X))
+        usual = self._calibration_or_raise().combined
+        return conformal_p(usual, -self._normality(self.score(X)))
+
+    def to_frame(self, X: Images) -> DataFrame:
+        """Every image with its scores, p-values and flag at `false_positive_rate`, as a DataFrame.
+
+        A row for each image, the columns of CSV, and `why` a flagged one is odd. Without a
+        calibration for these settings none is flagged, `combined` compares an image with the others
+        of X alone, and a UserWarning says so. Raises UsageError where pandas is not installed.
+        """
+        from hvaeood_cli.report import frame
+
+        frame.optional("pandas")
+        calibration = self.calibration
+        if calibration is None:
+            warnings.warn(self._against_batch(), stacklevel=2)
+            return frame.to_frame(self.score(X))
+        rule = Rule("fpr", self.false_positive_rate)
+        check_level(rule, calibration, 1)
+        scores = self.score(X)
+        return frame.to_frame(
+            replace(scores, decision=decide(calibration, scores, rule)), calibration
+        )
 
     def calibrate(self, X: Images, *, allow_training_images: bool = False) -> Calibration:
         """Calibrate this detector on held-out in-distribution images; returns the calibration.
@@ -279,11 +311,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def manifest(self, X: Images) -> Manifest:
         """The manifest of X. Raises SourceError or UsageError, as `open_sources` does."""
-        if isinstance(X, np.ndarray):
-            return Manifest([array_in_memory(X)])
         if isinstance(X, str | os.PathLike):
             return open_sources([os.fspath(X)])
-        return open_sources([os.fspath(path) for path in X])
+        source = open_memory(X)
+        if source is not None:
+            return Manifest([source])
+        return open_sources([os.fspath(path) for path in cast("Sequence[Name]", X)])
 
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
         """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it."""
@@ -334,12 +367,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     @property
-    def reference(self) -> Reference | None:
-        """The model's reference, if it was made with these settings; else None."""
-        settings, n_layers = self.settings.model_dump(mode="json"), self.bundle.config.n_layers
-        return from_json(self.bundle.reference, settings, n_layers)
-
-    @property
     def calibration(self) -> Calibration | None:
         """What `calibrate` made, else the model's own; None if neither has these settings."""
         made: Calibration | None = getattr(self, "calibration_", None)
@@ -365,13 +392,42 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         return LocalEngine(self.scorer, self.batch_size, self.workers)
 
-    def _reference_or_raise(self) -> Reference:
-        if self.reference is None:
-            raise ModelError(
-                f"model {self.bundle.name} has no reference scores for these settings",
-                "use the default n_importance_samples, n_importance_samples_k and proposal",
-            )
-        return self.reference
+    def _uncalibrated(self) -> CalibrationError:
+        return CalibrationError(
+            f"model {self.bundle.name} has no calibration for these settings",
+            "detector.calibrate(held_out), or hvaeood calibrate",
+        )
+
+    def _calibration_or_raise(self) -> Calibration:
+        calibration = self.calibration
+        if calibration is None:
+            raise self._uncalibrated()
+        return calibration
+
+    def _supported_calibration(self) -> Calibration:
+        """The calibration. Raises CalibrationError where it cannot support the rate."""
+        calibration = self._calibration_or_raise()
+        check_level(Rule("fpr", self.false_positive_rate), calibration, 1)
+        return calibration
+
+    def _normality(self, scores: ScoreFile) -> NDArray[np.float64]:
+        """Minus the combined score, (N,) nats; it warns where that is of the batch alone."""
+        if self.calibration is None:
+            warnings.warn(self._against_batch(), stacklevel=3)
+            return -BatchDensity.of(scores).combine(scores)
+        return np.where(scores.scored, -self.calibration.combine(scores.columns), np.nan)
+
+    def _against_batch(self) -> str:
+        """What a user must know of scores without a calibration, and what mends it."""
+        error = self._uncalibrated()
+        return f"{error.message}: {AGAINST_BATCH} ({error.hint})"
+
+    def _offset_in(self, normal: NDArray[np.float64]) -> float:
+        """The normality below which the oddest `false_positive_rate` of a batch lie; else NaN."""
+        ordered = np.sort(normal[~np.isnan(normal)])
+        if not len(ordered):
+            return math.nan
+        return float(ordered[math.ceil(self.false_positive_rate * (len(ordered) - 1) - 1e-9)])
 
     @staticmethod
     def _above(normal: NDArray[np.float64], offset: float) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ class TrainSettings(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] = 128
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     # Images set aside and not trained on; None for a share of them all (`training/run.py`).
-    validation: Annotated[int, Field(ge=0)] | None = None  # for the curve and the reference
+    validation: Annotated[int, Field(ge=0)] | None = None  # for the curve
     calibration: Annotated[int, Field(ge=0)] | None = None  # to calibrate the model on
 
     optimizer: Literal["adam", "adamw"] = "adamw"

@@ -12,14 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hvaeood_cli.calibration.reference import to_json
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli.app import main
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import LayerConfig, ModelConfig
 from hvaeood_cli.model.ladder import Ladder
-from hvaeood_cli.settings import ScoreSettings
 from tests.devices import PLACES, Place
 
 torch.set_num_threads(1)  # pytest-xdist has a process a core
@@ -87,12 +85,10 @@ def ladder() -> Ladder:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A small untrained model on disk, with a reference."""
+    """A small untrained model on disk."""
     folder = tmp_path_factory.mktemp("models") / "small"
-    llr = np.random.default_rng(0).normal(size=(50, 2))
-    reference = to_json(llr, ScoreSettings().model_dump(mode="json"))
     hashes = np.arange(5, dtype=np.uint64)
-    return write_bundle(folder, "small", SMALL, make_ladder(), {}, reference, hashes)
+    return write_bundle(folder, "small", SMALL, make_ladder(), {}, hashes)
 
 
 @pytest.fixture

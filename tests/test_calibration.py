@@ -213,9 +213,17 @@ def test_a_bomb_is_not_unpacked(tmp_path):
 
 
 def test_too_few_images_are_refused(tmp_path):
-    with pytest.raises(CalibrationError, match="99 images are too few") as caught:
-        Calibration.of(make_scores(tmp_path / "s.h5", 100, bad=(4,)))
-    assert "100" in caught.value.hint
+    with pytest.raises(CalibrationError, match="49 images are too few") as caught:
+        Calibration.of(make_scores(tmp_path / "s.h5", 50, bad=(4,)))
+    assert "50" in caught.value.hint
+
+
+def test_fifty_images_are_enough(tmp_path):
+    calibration = Calibration.of(make_scores(tmp_path / "s.h5", 50, seed=1))
+    odd = decide(
+        calibration, make_scores(tmp_path / "o.h5", 20, seed=2, shift=40.0), Rule("fpr", 0.1)
+    )
+    assert len(calibration.combined) == 35 and odd.flagged.all()
 
 
 def test_what_is_not_finite_is_as_usual_as_it_is_frequent(tmp_path):

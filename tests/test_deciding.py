@@ -29,7 +29,7 @@ def own(bundle, tmp_path, monkeypatch) -> Path:
     """A model of the user's own, not calibrated yet; the one that commands take."""
     folder = tmp_path / "own"
     ladder = make_ladder(gain=1.0)  # its scores have no far tails
-    write_bundle(folder, "own", SMALL, ladder, {}, {}, bundle.training_hashes())
+    write_bundle(folder, "own", SMALL, ladder, {}, bundle.training_hashes())
     monkeypatch.setenv("HVAEOOD_MODEL", str(folder))
     return folder
 
@@ -124,7 +124,10 @@ def find_shipped() -> Path:
 
 def test_without_a_calibration_images_are_ranked_and_decisions_refused(run, own, odd):
     code, out, _ = run("score", "mixed")
-    assert code == 0 and "combined" in out and "flagged" not in out
+    assert code == 0 and "combined" in out and "flagged" not in out and "usual" not in out
+    assert "against this batch alone, and nothing is promised" in " ".join(out.split())
+    whole = json.loads(run("score", "mixed", "--json")[1])
+    assert whole["ranked_by"] == "batch"
     for arguments in (["--fpr", "0.05"], ["--fdr", "0.1"], ["--fail-on-flagged"]):
         code, _, err = run("score", "mixed", *arguments)
         assert code == 3 and "not calibrated" in err and "hvaeood calibrate" in err
@@ -207,8 +210,8 @@ def test_deciding_needs_no_torch(run, own, held_out, odd, tmp_path):
 
 
 def test_too_few_images_are_refused_before_they_are_scored(run, own, held_out, tmp_path):
-    code, _, err = run("calibrate", f"{held_out}#0:50")
-    assert code == 3 and "50 images are too few" in err
+    code, _, err = run("calibrate", f"{held_out}#0:49")
+    assert code == 3 and "49 images are too few" in err
     assert not list(tmp_path.glob("*.scores.h5"))
 
 
@@ -250,7 +253,7 @@ def test_a_detector_keeps_its_calibration_and_its_promise(own, held_out):
 
 def test_a_retrained_model_is_not_calibrated(own, bundle, tmp_path):
     (own / "calibration.npz").write_bytes(b"of the old weights")
-    write_bundle(own, "own", SMALL, make_ladder(seed=1), {}, {}, np.zeros(0, np.uint64))
+    write_bundle(own, "own", SMALL, make_ladder(seed=1), {}, np.zeros(0, np.uint64))
     assert not (own / "calibration.npz").exists()
 
 

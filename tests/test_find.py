@@ -139,7 +139,7 @@ def test_the_preset_follows_from_the_images(tmp_path, pixels, preset):
 
 def make_bundle(folder: Path, seed: int) -> Bundle:
     hashes = np.zeros(0, np.uint64)
-    return write_bundle(folder, folder.name, SMALL, make_ladder(seed=seed), {}, {}, hashes)
+    return write_bundle(folder, folder.name, SMALL, make_ladder(seed=seed), {}, hashes)
 
 
 @pytest.fixture

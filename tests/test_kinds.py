@@ -241,7 +241,7 @@ def test_any_architecture_agrees_with_the_naive_way(config):
 def test_a_bundle_gives_back_the_ladder_of_its_kind(kind, tmp_path, x):
     ladder = make_ladder(config_of(kind))
     hashes = make_images(1)[0, 0, 0].astype("uint64")
-    write_bundle(tmp_path, "m", ladder.config, ladder, {}, {}, hashes)
+    write_bundle(tmp_path, "m", ladder.config, ladder, {}, hashes)
     loaded = read_bundle(tmp_path).load_ladder()
     assert type(loaded) is type(ladder)
     noise = make_noise(ladder, 1, 5)
@@ -253,7 +253,7 @@ def test_a_bundle_gives_back_the_ladder_of_its_kind(kind, tmp_path, x):
 @pytest.mark.parametrize(("kind", "other"), list(itertools.permutations(KINDS, 2)))
 def test_weights_of_another_kind_are_an_error_that_says_so(kind, other, tmp_path):
     ladder = make_ladder(config_of(kind))
-    write_bundle(tmp_path, "m", ladder.config, ladder, {}, {}, make_images(1)[0, 0, 0])
+    write_bundle(tmp_path, "m", ladder.config, ladder, {}, make_images(1)[0, 0, 0])
     described = json.loads((tmp_path / "config.json").read_text())
     described["model"]["kind"] = other
     (tmp_path / "config.json").write_text(json.dumps(described))

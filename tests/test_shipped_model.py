@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.images.arrays import load_array
 from hvaeood_cli.images.content import short_key
@@ -33,8 +34,8 @@ def test_it_finds_the_digits_among_the_clothes(detector, labels):
     scores = detector.score(str(MIXED))
     inside, outside = (scores.llr[labels == label] for label in (0, 1))
     assert compare(inside[:, 0], outside[:, 0]).auroc > 0.95
-    combined = detector.reference.combine(scores.llr, scores.scored)
-    assert labels[np.argsort(-combined)[:10]].mean() >= 0.9
+    without = Ranking.of(scores, None)
+    assert without.by == "batch" and labels[without.order()[:10]].mean() >= 0.9
 
 
 def test_the_likelihood_alone_would_have_it_backwards(detector, labels):

@@ -2,6 +2,6 @@
 
 `density.py` combines an image's statistics into one score, `conformal.py` turns scores into
 p-values, `calibration.py` keeps what both need for one model and its settings, `rules.py` flags
-images, and `drift.py` tests a batch as a whole. `reference.py` stands in for a calibration where
-there is none, and `ranking.py` orders a run's images by either. Never imports torch.
+images, and `drift.py` tests a batch as a whole. `batch.py` compares the images of a batch with one
+another where there is no calibration, and `ranking.py` orders them by either. Never imports torch.
 """

@@ -33,7 +33,7 @@ from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
 
 FORMAT, FORMAT_VERSION = "hvaeood-calibration", 4
-LEAST_IMAGES = 100
+LEAST_IMAGES = 50
 _LEAST_FITTED = 10  # images with every score, among those that the density is fitted on
 
 _FIT_FRACTION = 0.3  # the share of images that the density is fitted to; the rest give p-values

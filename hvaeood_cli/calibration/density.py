@@ -66,14 +66,17 @@ class Density:
     tail: Float64  # (2,): the score that a tenth exceeds, and by how much on average, nats
 
     @classmethod
-    def fit(cls, values: Float64, most_components: int = _COMPONENTS) -> Density:
-        """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed."""
+    def fit(cls, values: Float64, n_components: int = _COMPONENTS) -> Density:
+        """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed.
+
+        n_components: at most; few images get fewer.
+        """
         from sklearn.mixture import GaussianMixture
 
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
         n, n_dims = values.shape
         per_component = 1 + n_dims + n_dims * (n_dims + 1) // 2
-        n_components = min(most_components, n // (_IMAGES_PER_PARAMETER * per_component))
+        n_components = min(n_components, n // (_IMAGES_PER_PARAMETER * per_component))
         mixture = GaussianMixture(max(1, n_components), reg_covar=_RIDGE, random_state=0)
         mixture.fit((values - centre) / spread)
         weights = np.log(mixture.weights_)
@@ -100,6 +103,15 @@ class Density:
         start, excess = self.tail
         tail = np.array([start + nats, excess])
         return replace(self, log_weights=self.log_weights - nats, tail=tail)
+
+    @classmethod
+    def around(cls, centre: Float64, spread: Float64) -> Density:
+        """One Gaussian of independent statistics, by their centre and spread, (D,) each."""
+        n_dims = len(centre)
+        identity = np.eye(n_dims)[None]
+        spread = np.maximum(spread, _LEAST_SPREAD)
+        middle = np.zeros((1, n_dims))
+        return cls(centre, spread, np.zeros(1), middle, identity, np.zeros(2))
 
     @staticmethod
     def made_by() -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -17,6 +18,9 @@ from hvaeood_cli.text import printable
 from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.looks.look import Looker
     from hvaeood_cli.report.contents import Section
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.store.judgements import Judgements
     from hvaeood_cli.store.score_file import ScoreFile
 
-_FORMATS = ("html", "json", "csv", "md")
+_FORMATS = ("html", "json", "csv", "parquet", "md")
 _OTHER_CALIBRATION = (
     "not all of these files were decided by one calibration: their combined scores are not "
     "compared. hvaeood decide FILE --calibration FILE decides them alike"
@@ -103,15 +107,23 @@ def report(
     remarks = list(_remarks(scored, known))
     for remark in remarks:
         warn(remark)
-    if format_ in ("json", "csv"):
-        lines = _data(format_, found, known, remarks)
+    if out and format_ == "parquet":
+        with _replacing(out) as temporary:
+            _write_parquet(temporary, found, known)
     else:
-        show = _Show(model, data_root, device) if format_ == "html" and top else None
-        lines = _written(format_, found, known, top, show, fingerprint, remarks, warn)
-    if out is None:
-        console.emit(lines)
-        return
-    _write(out, lines)
+        if format_ in ("json", "csv"):
+            lines = _data(format_, found, known, remarks)
+        else:
+            show = _Show(model, data_root, device) if format_ == "html" and top else None
+            lines = _written(format_, found, known, top, show, fingerprint, remarks, warn)
+        if out is None:
+            console.emit(lines)
+            return
+        with (
+            _replacing(out) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            file.writelines(lines)
     if not quiet:
         console.say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
@@ -148,6 +160,8 @@ def _output(output: Path | None, format_: str) -> Path | None:
     if format_ not in _FORMATS:
         raise UsageError(f"no format is called {format_!r}", f"formats: {', '.join(_FORMATS)}")
     out = output or (Path("report.html") if format_ == "html" else None)
+    if out is None and format_ == "parquet":
+        raise UsageError("a Parquet file is not for a terminal", "name a file: -o scores.parquet")
     if out and out.is_dir():
         raise UsageError(f"{out} is a folder", f"name a file: -o report.{format_}")
     if out and not out.parent.is_dir():
@@ -177,7 +191,6 @@ def _data(
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.report import rows
     from hvaeood_cli.report.evaluation import evaluate
-    from hvaeood_cli.report.labels import match_files
 
     listings = [
         rows.Listing(scores, Ranking.of(scores, calibration), judgements)
@@ -185,12 +198,26 @@ def _data(
     ]
     files = [one.scores for one in inputs]
     if format_ == "csv":
-        stored = [scores.label for scores in files]
-        known = stored if labels is None else match_files(labels, files).labels
-        yield from rows.files_as_csv(listings, known)
+        yield from rows.files_as_csv(listings, _labels_of(files, labels))
         return
     compared = evaluate(files, _names(files), labels)
     yield from rows.files_as_json(listings, [one.facts() for one in compared], remarks)
+
+
+def _write_parquet(place: Path, inputs: list[Input], labels: Labels | None) -> None:
+    from hvaeood_cli.report.frame import Part, to_parquet
+
+    known = _labels_of([one.scores for one in inputs], labels)
+    to_parquet(place, [Part(*one, of_file) for one, of_file in zip(inputs, known, strict=True)])
+
+
+def _labels_of(files: list[ScoreFile], labels: Labels | None) -> list[NDArray[np.int8] | None]:
+    """The labels of each file's rows, (N,): those that are given, else its own, if it has any."""
+    from hvaeood_cli.report.labels import match_files
+
+    if labels is None:
+        return [scores.label for scores in files]
+    return list(match_files(labels, files).labels)
 
 
 def _written(
@@ -286,15 +313,14 @@ def _check_done(out: Path, fingerprint: str) -> None:
         raise StoreError(f"{out} is there already", "choose another -o, or --force to replace it")
 
 
-def _write(out: Path, lines: Iterator[str]) -> None:
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `out` when it is whole. Raises StoreError."""
     from hvaeood_cli.files import replacing
 
     try:
-        with (
-            replacing(out) as temporary,
-            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-        ):
-            file.writelines(lines)
+        with replacing(out) as temporary:
+            yield temporary
     except OSError as error:
         raise StoreError(
             f"cannot write {out}: {error.strerror or error}", "make room, or choose another -o"

@@ -101,7 +101,7 @@ def score(
     found = decide.that_decided(scores, model, warn)
     for line in scoring.remarks(detector, scores):
         warn(line)
-    ranking = Ranking.of(scores, found, detector.reference)
+    ranking = Ranking.of(scores, found)
     printing.show(scores, ranking, top, done, _repeated(detector, data_root, calibration))
     if fail_on_flagged and scores.decision and scores.decision.n_flagged:
         raise typer.Exit(ExitCode.FLAGGED)

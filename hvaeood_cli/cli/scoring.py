@@ -90,11 +90,6 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
             f"{config.image_size} {kind} images; most of these are not, which alone may make their "
             "scores high or low. hvaeood train makes a model of your own images"
         )
-    if scores.decision is None and detector.reference is None:
-        yield (
-            f"{detector.bundle.name} has no reference scores for these settings: images are "
-            "ranked against this batch alone"
-        )
 
 
 def _usual_conversions(detector: Detector) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hvaeood_cli.calibration.foreign import OWN_MODEL, Foreign, foreign
-from hvaeood_cli.calibration.ranking import Ranking
+from hvaeood_cli.calibration.ranking import AGAINST_BATCH, Ranking
 from hvaeood_cli.calibration.reasons import Reason, reasons
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.score_file import ScoreFile
@@ -46,6 +47,8 @@ def draw(
     else:
         if scores.decision:
             yield _decision(scores, scores.decision)
+        else:
+            yield Text(f"without a calibration, {AGAINST_BATCH}", style="yellow")
         if ranking.drift:
             yield Text(f"batch: {ranking.drift}", style="yellow" if ranking.drift.drifted else "")
         if top and len(order):
@@ -178,24 +181,24 @@ def _rank(scores: ScoreFile, ranking: Ranking, i: np.int64) -> Iterator[Text]:
 
 
 def _explanation(scores: ScoreFile, ranking: Ranking) -> Text:
+    words = "combined: how rare such scores are in this batch; all in nats"
     if scores.decision:
         words = f"{_FLAG} flagged; p: how often an image that belongs scores as odd"
-        return Text(words, style="dim")
-    whose = "the model's held-out images" if ranking.reference.from_model else "this batch's median"
-    return Text(f"combined: spreads above {whose} at this k; LLR in nats", style="dim")
+    if ranking.calibration and ranking.calibration.is_within:
+        words = f"{_FLAG} flagged; p: the share of these images that are at least as odd"
+    return Text(words, style="dim")
 
 
 def _histograms(scores: ScoreFile, ranking: Ranking, width: int) -> Iterator[RenderableType]:
-    """For each k, two lines on one axis: the held-out images, then the images scored here."""
+    """For each k, the images scored here, below the calibration's if they are at hand."""
     n_bins = max(20, min(60, width - 30))
     for k in range(1, scores.n_layers):
-        here = scores.llr[scores.scored, k - 1].astype(np.float64)
-        usual = ranking.reference.llr[:, k - 1]
-        here = here[np.isfinite(here)]
-        both = np.concatenate([here, usual])
-        low, high = np.quantile(both, [0.001, 0.999])
+        here = _finite(scores.llr[scores.scored, k - 1])
+        usual = None if ranking.usual_llr is None else _finite(ranking.usual_llr[:, k - 1])
+        both = here if usual is None else np.concatenate([here, usual])
+        low, high = np.quantile(both, [0.001, 0.999]) if len(both) else (0.0, 0.0)
         edges = np.linspace(low, max(high, low + 1e-6), n_bins + 1)
-        if ranking.reference.from_model:
+        if usual is not None:
             yield Text.assemble((f"LLR>{k}  ", "bold"), ("usual  ", "dim"), _bars(usual, edges))
             yield Text.assemble("       here   ", (_bars(here, edges), "yellow"))
         else:
@@ -203,6 +206,10 @@ def _histograms(scores: ScoreFile, ranking: Ranking, width: int) -> Iterator[Ren
         left, right = f"{low:.0f}", f"{high:.0f} nats"
         gap = " " * max(1, n_bins - len(left) - len(right))
         yield Text(f"              {left}{gap}{right}", style="dim")
+
+
+def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return np.asarray(values[np.isfinite(values)], np.float64)
 
 
 def _bars(values: NDArray[np.float64], edges: NDArray[np.float64]) -> str:

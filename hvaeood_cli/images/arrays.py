@@ -26,6 +26,8 @@ ARRAY_SUFFIXES = (".npy", ".npz", "idx3-ubyte", "idx3-ubyte.gz", ".idx", ".idx.g
 MAX_ARRAY_BYTES = 8 << 30
 
 _HINT = "images are unsigned bytes of shape (N, H, W), (N, H, W, 1), (N, H, W, 3) or (N, 3, H, W)"
+_FLOATS = "round them to bytes first: (255 * X).round() as uint8, where they are from 0 to 1"
+_ONE = "a single image is image[None], of shape (1, H, W) or (1, H, W, 3)"
 _NO_ROOM = "save it as an .npy file: its rows are read from the disk one at a time"
 _ROWS = re.compile(r"(.+)#([0-9]{0,18})(:?)([0-9]{0,18})", re.DOTALL)
 
@@ -160,11 +162,14 @@ def load_array(path: Path) -> Pixels:
 def as_images(path: str, array: NDArray[np.generic]) -> Pixels:
     """Bring an array in one of the usual layouts to (N, H, W) or (N, H, W, 3).
 
-    path: its name in messages. Raises SourceError for another layout, and for values that are not
-    unsigned bytes.
+    path: its name in messages. Raises SourceError for another layout, a single image among them,
+    and for values that are not unsigned bytes.
     """
     if array.dtype != np.uint8:
-        raise SourceError(f"{path} holds {array.dtype}, not unsigned bytes (0 to 255)", _HINT)
+        hint = _FLOATS if array.dtype.kind == "f" else _HINT
+        raise SourceError(f"{path} holds {array.dtype}, not unsigned bytes (0 to 255)", hint)
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4) and array.shape[1] > 4):
+        raise SourceError(f"{path} has shape {array.shape}, which is that of one image", _ONE)
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     elif array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] != 3:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntFlag
 from typing import BinaryIO, NamedTuple
 
@@ -64,14 +66,33 @@ def decode(data: bytes) -> Decoded:
         raise ImageError("empty", "the file has no bytes")
     if len(data) > MAX_BYTES:
         raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are read")
+    with _image_errors(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _decoded(image)
+
+
+def decode_opened(image: Image.Image) -> Decoded:
+    """Decode an image that Pillow has opened or made, by the same rules. Raises ImageError."""
+    with _image_errors():
+        return _decoded(image)
+
+
+def _decoded(image: Image.Image) -> Decoded:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError("too_large", f"{width} x {height} pixels")
+    if not width * height:
+        raise ImageError("empty", f"{width} x {height} pixels")
+    tiles = getattr(image, "tile", ())  # of a file that is not loaded yet
+    deep = any("16" in str(tile[3]) for tile in tiles)  # 16 bit that Pillow reduces
+    image.load()
+    return _upright(image, Conversion.DEPTH if deep else Conversion(0))
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    """Raise ImageError for whatever Pillow raises."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError("too_large", f"{width} x {height} pixels")
-            deep = any("16" in str(tile[3]) for tile in image.tile)  # 16 bit that Pillow reduces
-            image.load()
-            return _upright(image, Conversion.DEPTH if deep else Conversion(0))
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:

@@ -3,7 +3,6 @@
     model.safetensors     weights, weight normalisation folded in
     config.json           format, name, architecture, SHA-256 of the weights
     training.json         provenance (command, seed, versions, data hash) and the training curve
-    reference.json        LLR^{>k} of validation images, to rank by until there is a calibration
     training_images.npy   sorted 64-bit content hashes of the images trained on
     calibration*.npz      calibrations, if there are any: one for each set of settings
 
@@ -43,8 +42,7 @@ FORMAT_VERSION = 1
 DEFAULT_MODEL = "fashionmnist"
 
 WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
-REFERENCE, IMAGES = "reference.json", "training_images.npy"
-CALIBRATION = "calibration"
+IMAGES, CALIBRATION = "training_images.npy", "calibration"
 MAX_FOLDS = 16
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
@@ -70,11 +68,6 @@ class Bundle:
     def training(self) -> dict[str, Any]:
         """The provenance and the training curve; empty if the file is not there."""
         return _read_json(self.folder / TRAINING, missing_ok=True)
-
-    @cached_property
-    def reference(self) -> dict[str, Any]:
-        """LLR^{>k} of validation images, and its settings; empty if the file is not there."""
-        return _read_json(self.folder / REFERENCE, missing_ok=True)
 
     @property
     def calibrations(self) -> list[Path]:
@@ -197,7 +190,6 @@ def write_bundle(
     config: ModelConfig,
     ladder: Ladder,
     training: dict[str, Any],
-    reference: dict[str, Any],
     training_hashes: NDArray[np.uint64],
 ) -> Bundle:
     """Write a model into a folder: `config.json` last, so that a folder that has one is whole."""
@@ -213,7 +205,6 @@ def write_bundle(
     with replacing(folder / IMAGES) as temporary, temporary.open("wb") as file:
         np.save(file, np.sort(training_hashes), allow_pickle=False)
     _write_json(folder / TRAINING, training)
-    _write_json(folder / REFERENCE, reference)
     _write_json(
         folder / CONFIG,
         {

@@ -1,8 +1,8 @@
 """A training run: set some images aside, train on the rest, and write a bundle.
 
 images  ->  train on most     ->  score those set aside  ->  bundle
-            checkpoints,          a reference to rank by,    weights, provenance,
-            resumable             a calibration to decide    what was trained on
+            checkpoints,          a calibration              weights, provenance,
+            resumable             to decide by               what was trained on
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import LEAST_IMAGES, Calibration
-from hvaeood_cli.calibration.reference import to_json
 from hvaeood_cli.device import precision_of
 from hvaeood_cli.errors import TrainingError, UsageError
 from hvaeood_cli.images.arrays import array_in_memory
@@ -117,7 +116,6 @@ class TrainingRun:
             report,
             self._reserved_seconds(started, len(split.validation) + len(split.calibration)),
         )
-        reference = self._reference(trained.ladder, aside)
         if not self.fabric.is_global_zero:
             self.fabric.barrier()  # process 0 writes the bundle
             return read_bundle(self.out)
@@ -126,9 +124,7 @@ class TrainingRun:
         counts["n_calibration"] = len(split.calibration)
         provenance = counts | self._provenance(trained, fingerprint)
         ladder = trained.ladder
-        bundle = write_bundle(
-            self.out, self.name, self.config, ladder, provenance, reference, hashes
-        )
+        bundle = write_bundle(self.out, self.name, self.config, ladder, provenance, hashes)
         self._calibrate(bundle, ladder, pixels[split.calibration])
         checkpoints.clear()
         self.fabric.barrier()
@@ -222,24 +218,6 @@ class TrainingRun:
         converted = done_to_most(self.conversions, bundle.training["n_images"])
         about = {"made_by": MADE_BY, "converted": converted}
         Calibration.of(scores, about).save(bundle.calibration_place())
-
-    def _reference(self, ladder: Ladder, aside: Pixels) -> dict[str, Any]:
-        """LLR^{>k} of the images set aside, with the settings that `score` uses by default.
-
-        Each process scores its share on its own device, so that none waits for another for long.
-        """
-        if not len(aside):
-            return {}
-        settings, fabric = ScoreSettings(), self.fabric
-        scorer = Scorer.on(ladder, settings, fabric.device)
-        mine = slice(fabric.global_rank, None, fabric.world_size)
-        llr = np.zeros((len(aside), ladder.n_layers - 1), np.float32)
-        if len(aside[mine]):
-            llr[mine] = scorer.score(aside[mine])["llr"]
-        if fabric.world_size > 1:
-            total = fabric.all_reduce(torch.from_numpy(llr).to(fabric.device), reduce_op="sum")
-            llr = cast(torch.Tensor, total).cpu().numpy()
-        return to_json(llr, settings.model_dump(mode="json"))
 
     def _provenance(self, trained: Trained, fingerprint: dict[str, Any]) -> dict[str, Any]:
         """How, from what and when the model was made, for `training.json`."""

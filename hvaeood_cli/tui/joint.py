@@ -84,8 +84,7 @@ def join(first: Run, second: Run, flags: tuple[Flags, Flags]) -> Joint:
 def _places(run: Run) -> NDArray[np.float64]:
     """The place of each image in its run's ranking, (N,): 1 is the oddest.
 
-    Combined scores themselves are in nats with a calibration and in spreads without one, and those
-    of two calibrations have no common scale either.
+    Combined scores themselves cannot be compared: those of two densities have no common scale.
     """
     places = np.full(len(run), np.nan)
     odder_first = run.order(COMBINED)[: run.n_scored][::-1]

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.calibration.batch import BatchDensity
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p, two_sided_p
-from hvaeood_cli.calibration.reference import Reference
 from hvaeood_cli.store.columns import Column, column
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import printable
@@ -101,13 +101,12 @@ class Run:
 
     @cached_property
     def combined(self) -> Values:
-        """(N,) what ranks images, higher is odder, NaN without scores.
+        """(N,) what ranks images, in nats, higher is odder, NaN without scores.
 
-        The calibration's combined score, in nats; without one, spreads above the batch's median.
+        Without a calibration, it says how odd an image is in this batch.
         """
         if self.calibration is None:
-            combined = self._reference.combine(self.scores.llr, self.scores.scored)
-            return combined.astype(np.float32)
+            return self._batch.combine(self.scores)
         found = np.full(len(self), np.nan)
         for first in range(0, len(self), _SLICE):
             part = slice(first, first + _SLICE)
@@ -120,7 +119,7 @@ class Run:
     def k(self) -> NDArray[np.int8]:
         """(N,) whose LLR^{>k} differs most; 0 without scores."""
         if self.calibration is None:
-            return self._reference.k_differing_most(self.scores.llr).astype(np.int8)
+            return self._batch.k_differing_most(self.scores)
         k = self.calibration.k_differing_most(self.scores.llr)
         return np.where(self.scores.scored, k, 0).astype(np.int8)
 
@@ -238,8 +237,8 @@ class Run:
     # -- how it is computed ---------------------------------------------------------------------
 
     @cached_property
-    def _reference(self) -> Reference:
-        return Reference.of_batch(self.scores.llr)
+    def _batch(self) -> BatchDensity:
+        return BatchDensity.of(self.scores)
 
     def _keep(self, key: Any, make: Callable[[], T]) -> T:
         if key not in self._kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from hvaeood_cli.tui.run import COMBINED, Axis, P, Run
 
 _STEPS = 20  # of a level in a decade
 _MAX_LEVEL = 0.5
-_SUSPICIOUS = 3.0  # spreads above the batch's median: the first threshold without a calibration
+_FENCE = 3.0  # interquartile ranges above the upper quartile: Tukey's "far out"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,12 @@ def kind_of(threshold: Threshold) -> str:
 
 
 def first_threshold(run: Run) -> Threshold:
-    """The rule of the file's decision, else the default one; without a calibration, a score."""
+    """The rule of the file's decision, else the default one.
+
+    Without a calibration, a score that lies far above most of the batch's.
+    """
     if run.calibration is None:
-        return ByScore(COMBINED, _SUSPICIOUS)
+        return ByScore(COMBINED, _far_out(run.values(COMBINED)))
     decision = run.scores.decision
     rule = decision.by if decision else Rule()
     return supported(run, rule)
@@ -161,6 +165,15 @@ def by_score(run: Run, axis: Axis, n_flagged: int) -> ByScore:
         order = order[::-1]
     place = min(max(n_flagged, 1), len(order)) - 1
     return ByScore(axis, float(values[order[place]]))
+
+
+def _far_out(values: NDArray[np.floating[Any]]) -> float:
+    """Tukey's outer fence above these values, in nats; 0 where there are none."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0
+    low, high = np.quantile(finite, [0.25, 0.75])
+    return float(high + _FENCE * max(high - low, 1.0))
 
 
 def of_kind(run: Run, flags: Flags, kind: str, axis: Axis) -> Threshold:

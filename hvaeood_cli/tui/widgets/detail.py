@@ -54,7 +54,7 @@ class Detail(Static):
         said = ("● flagged", "bold $text-error") if flagged else ("not flagged", "$text-success")
         p = run.p_of(row, 0)
         if p is None:
-            text = f"  combined {float(run.combined[row]):.1f} spreads"
+            text = f"  combined {float(run.combined[row]):.1f} nats"
         else:
             percentile = run.percentile(row, COMBINED) or 0.0
             text = f"  p {p:.2g}, odder than {_percent(percentile)} of usual"

@@ -1,0 +1,91 @@
+"""How odd each image is among the others of its batch: what ranks where no calibration decides.
+
+It ranks and promises nothing: every batch has an oddest image, and that may well belong. What most
+of the batch is like is found in spite of a minority that is not. The fifth of the images that lie
+furthest from the medians is left out; one Gaussian is fitted to the rest, since a mixture would
+take a group of odd images for one of its parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.calibration.density import Density, Float64, statistic_names, statistics
+from hvaeood_cli.store.score_file import ScoreFile
+
+_MOST_FITTED = 20_000  # images: more change nothing, and take memory
+_KEPT = 0.8  # the share of them that the Gaussian is fitted to
+_IMAGES_PER_STATISTIC = 2  # with fewer images, the statistics are taken to be independent
+_LEAST_LLR_SPREAD = 1.0  # nats; less is noise
+_SLICE = 1 << 16  # rows whose combined score is computed at once: memory stays small
+
+
+@dataclass(frozen=True, eq=False)
+class BatchDensity:
+    """What most images of a run of a model of L layers are like."""
+
+    statistics: tuple[str, ...]  # the names of the columns that the density takes
+    density: Density
+    llr_centre: Float64  # (L - 1,) nats
+    llr_spread: Float64  # (L - 1,) nats
+
+    @classmethod
+    def of(cls, scores: ScoreFile) -> Self:
+        """Fit to the scored rows of a run, however few."""
+        rows = _fitted_rows(scores)
+        names = tuple(name for name in statistic_names() if name in scores.columns)
+        values = _finite(statistics({name: scores[name][rows] for name in names}, names))
+        density = Density.around(*_middle(values))
+        n_kept = int(_KEPT * len(values))
+        if n_kept >= _IMAGES_PER_STATISTIC * values.shape[1]:
+            nearest = np.argsort(density.minus_log(values), kind="stable")[:n_kept]
+            density = Density.fit(values[nearest], n_components=1)
+        llr_centre, llr_spread = _middle(_finite(scores.llr[rows]))
+        return cls(names, density, llr_centre, np.maximum(llr_spread, _LEAST_LLR_SPREAD))
+
+    def combine(self, scores: ScoreFile) -> Float64:
+        """The combined score of every row, (N,) nats, higher is odder; NaN without scores."""
+        combined = np.empty(len(scores))
+        for first in range(0, len(scores), _SLICE):
+            part = slice(first, first + _SLICE)
+            columns = {name: scores[name][part] for name in self.statistics}
+            combined[part] = self.density.minus_log(statistics(columns, self.statistics))
+        combined[~scores.scored] = np.nan
+        return combined
+
+    def k_differing_most(self, scores: ScoreFile) -> NDArray[np.int8]:
+        """The k whose LLR^{>k} lies furthest from the median, either way, (N,); 0 without scores.
+
+        The measure is spreads of the batch.
+        """
+        off = np.abs(scores.llr - self.llr_centre) / self.llr_spread
+        k = np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1
+        return np.where(scores.scored, k, 0).astype(np.int8)
+
+
+def _fitted_rows(scores: ScoreFile) -> NDArray[np.int64]:
+    """The rows to fit to, which do not depend on the order of the images.
+
+    They are the scored rows with the least content keys. Those are hashes, so it is a fair draw.
+    Of copies of an image one is taken: many copies of an odd image do not make it usual.
+    """
+    scored = np.flatnonzero(scores.scored)
+    _, first = np.unique(scores.content[scored], return_index=True)
+    return scored[first[:_MOST_FITTED]]
+
+
+def _finite(values: NDArray[np.floating[Any]]) -> Float64:
+    """The rows whose values are all finite; a single row of zeros where there is none."""
+    found = np.asarray(values, np.float64)
+    found = found[np.isfinite(found).all(axis=1)]
+    return found if len(found) else np.zeros((1, values.shape[1]))
+
+
+def _middle(values: Float64) -> tuple[Float64, Float64]:
+    """Median and scaled MAD of each column, which a minority of rows cannot move."""
+    centre = np.median(values, axis=0)
+    return centre, 1.4826 * np.median(np.abs(values - centre), axis=0)
