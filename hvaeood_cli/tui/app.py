@@ -38,7 +38,7 @@ from hvaeood_cli.tui.view import Snapshot, View, take
 from hvaeood_cli.tui.widgets.gallery import Gallery
 from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture, reduced
 
-HINT = "enter looks at an image, v shows them all, ← → move the threshold, 1 2 3 judge, ? tells the rest"
+HINT = "enter looks at an image, v at many, ← → move the threshold, 1 2 3 judge, ? tells the rest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,9 +311,7 @@ class Workbench(App[None]):
         assert isinstance(threshold, Rule)
         self._decide(self.file, threshold)
 
-    def _decide(
-        self, file: _File, threshold: Rule, then: Callable[[], None] | None = None
-    ) -> None:
+    def _decide(self, file: _File, threshold: Rule, then: Callable[[], None] | None = None) -> None:
         """Write the decision into its file, in a thread. then: runs once it is written."""
         run = file.snapshot.run
         assert run.calibration is not None
@@ -348,13 +346,14 @@ class Workbench(App[None]):
 
     def _leave(self, files: list[_File]) -> None:
         """Quit, once it is said what becomes of the thresholds of these files."""
-        for place, file in enumerate(files, start=1):
-            if (threshold := file.unsaved) is not None:
-                break
-        else:
+        if not files:
             self.exit()
             return
-        following = files[place:]
+        file, *following = files
+        threshold = file.unsaved
+        if threshold is None:
+            self._leave(following)
+            return
 
         def answered(what: str | None) -> None:
             if what == KEEP:

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.tui.run import COMBINED, Axis, Run
-from hvaeood_cli.tui.threshold import ByScore, Flags, Threshold, by_score, first_threshold, flag, of_kind, slot
+from hvaeood_cli.tui.threshold import (
+    ByScore,
+    Flags,
+    Threshold,
+    by_score,
+    first_threshold,
+    flag,
+    of_kind,
+    slot,
+)
 
 ALL, FLAGGED, UNREADABLE, JUDGED = SHOWN = ("all", "flagged", "unreadable", "judged")
 MARK, PATH, K = "mark", "path", "k"  # columns to sort by that are not an axis
@@ -81,7 +90,7 @@ class Snapshot:
         return replace(view, threshold=chosen or of_kind(self.run, self.flags, kind, view.axis))
 
     def with_axis(self, axis: Axis) -> View:
-        """The view of another axis. A threshold by score goes along: as chosen there, or like it."""
+        """The view of another axis. A threshold by score goes along: the one chosen there, or alike."""
         view = self.view
         threshold = view.threshold
         if isinstance(threshold, ByScore) and threshold.axis != axis:

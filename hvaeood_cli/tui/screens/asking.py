@@ -16,7 +16,6 @@ from textual.widgets import Button, Input, Static
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.text import printable
 
-
 KEEP, LEAVE = "keep", "leave"
 
 

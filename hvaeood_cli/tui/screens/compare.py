@@ -91,7 +91,7 @@ class CompareScreen(Screen[None]):
         self._place(first.run.label(axis))
 
     def _place(self, label: str) -> None:
-        """Say which files there are, and what is plotted of them; nothing is where `label` is ""."""
+        """Say which files there are and what is plotted of them: nothing where `label` is empty."""
         first, second = self._two
         bars = ("█ ", "$primary"), f"{_named(first)}   ─ {_named(second)}"
         nothing = "two models, not both calibrated: only places in the rankings compare. "

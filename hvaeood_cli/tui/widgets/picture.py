@@ -73,7 +73,7 @@ class Picture(Vertical):
 
 
 class PictureRow(Horizontal):
-    """Pictures side by side, each as wide as the others to the cell, so that all are of one size."""
+    """Pictures side by side, each as wide as the others to the cell: all are of one size."""
 
     def on_resize(self) -> None:
         pictures = self.query(Picture)
