@@ -321,6 +321,8 @@ def test_in_a_terminal_from_opening_to_quitting(scores, tmp_path):
         terminal.press("Enter")
         terminal.wait_for("images: mixed.flagged.csv")
         terminal.press("q")
+        terminal.wait_for("Keep the threshold?")
+        terminal.press("n")
         terminal.wait_for("exit 0")
     finally:
         terminal.close()

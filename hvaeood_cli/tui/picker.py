@@ -27,6 +27,10 @@ _COLUMNS = [
 ]
 
 
+class _Files(VirtualTable):
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "open", "Open")]
+
+
 class Picker(App[Path]):
     """Lists score files, and returns the one that the user chose; None for none.
 
@@ -51,7 +55,7 @@ class Picker(App[Path]):
 
     def compose(self) -> ComposeResult:
         yield Static(f"{len(self._paths):,} score files here: which one?", id="place")
-        yield VirtualTable("", id="images")
+        yield _Files("", id="images")
         yield Static(id="reason")
         yield Footer()
 
@@ -82,17 +86,19 @@ class Picker(App[Path]):
         if key == "file":
             return printable(self._paths[row].name), "muted" if _is_bad(found) else "strong"
         if isinstance(found, HvaeoodError):
-            return (printable(found.message), "muted") if key == "model" else ("", "")
+            reason = found.message.removeprefix(f"{self._paths[row]} ")
+            cells = {"images": "unreadable", "model": printable(reason)}
+            return cells.get(str(key), ""), "muted"
         if found is None:
             return ("…" if key == "images" else ""), "muted"
         header, n = found
-        cells = {
+        said = {
             "images": (f"{header.n_images:,}", ""),
             "flagged": ("undecided", "muted") if n is None else (f"{n:,}", "flagged" if n else ""),
             "scored": (header.created[:10], ""),
             "model": (printable(header.model_name), ""),
         }
-        return cells[str(key)]
+        return said[str(key)]
 
     @on(VirtualTable.Moved)
     def _explain(self) -> None:

@@ -90,7 +90,7 @@ class Snapshot:
         return replace(view, threshold=chosen or of_kind(self.run, self.flags, kind, view.axis))
 
     def with_axis(self, axis: Axis) -> View:
-        """The view of another axis. A threshold by score goes along: the one chosen there, or alike."""
+        """The view of another axis. A threshold by score becomes the one chosen there, or alike."""
         view = self.view
         threshold = view.threshold
         if isinstance(threshold, ByScore) and threshold.axis != axis:

@@ -106,10 +106,8 @@ class CompareScreen(Screen[None]):
         rank = "p" if self._joint.are_p else "place"
         titles = (f"{rank}, first", f"{rank}, second", "difference", "flagged", "image")
         table_columns = [
-            TableColumn(
-                key, title, 0 if key == "path" else 19, right=key not in ("flagged", "path")
-            )
-            for key, title in zip(COLUMNS, titles, strict=True)
+            TableColumn(key, title, width, right=key not in ("flagged", "path"))
+            for key, title, width in zip(COLUMNS, titles, (14, 14, 16, 8, 0), strict=True)
         ]
         order = self._joint.order(*self._by).astype("int32")
         self.query_one(VirtualTable).show(table_columns, order, self._cell, self._by)

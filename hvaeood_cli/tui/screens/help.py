@@ -22,7 +22,7 @@ _KEYS = {
     ],
     "Threshold": [
         ("← →  or  , .", "looser, stricter; with shift five steps; wheel"),
-        ("r", "FPR, FDR, FDR-BY, or by the plotted score; each keeps its own"),
+        ("r", "FPR, FDR, FDR-BY, or by the plotted score"),
         ("t", "type it; a click in the plot puts it there"),
         ("w", "write the decision into the score file"),
     ],
