@@ -48,7 +48,7 @@ def picture_of_score() -> None:
 async def pictures_of_the_workbench(scores: Path) -> None:
     """The main screen, and an image beside its reconstructions."""
     for name, keys in SCREENS.items():
-        opened = tui._open(scores, None, None, None, "cpu")
+        opened = tui._open(scores, [], None, None, "cpu")
         app = Workbench([opened], HalfcellImage)
         async with app.run_test(size=(120, 36)) as pilot:
             await pilot.press(*keys)

@@ -12,6 +12,7 @@ import pytest
 from textual.command import CommandPalette
 from textual.widgets import Input
 
+from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.store.columns import columns
 from hvaeood_cli.store.decision import Rule
@@ -26,6 +27,7 @@ from hvaeood_cli.tui.screens.look import LookScreen
 from hvaeood_cli.tui.threshold import ByScore
 from hvaeood_cli.tui.widgets.chips import Chips
 from hvaeood_cli.tui.widgets.distribution import Distribution
+from hvaeood_cli.tui.widgets.gallery import Thumb
 from hvaeood_cli.tui.widgets.picture import Picture
 from hvaeood_cli.tui.widgets.virtual_table import VirtualTable
 from tests.tui_app import (
@@ -73,13 +75,13 @@ def test_see_every_k_of_every_measure(file):
         for measure in run.measures:
             for _ in run.axes(measure):
                 seen.append(app.snapshot.view.axis)
-                await press(pilot, "k")
+                await press(pilot, "]")
             await press(pilot, "m")
         assert len(run.measures) == 7
         assert sorted(seen) == sorted(axis for name in run.measures for axis in run.axes(name))
         while app.snapshot.view.axis != Axis("llr", 2):
-            await press(pilot, "K")
-        await press(pilot, "l")
+            await press(pilot, "[")
+        await press(pilot, "L")
         assert app.snapshot.view.axis == Axis("llr", 2) and not app.snapshot.view.log
         assert "LLR>2, nats" in text_of(app) and "─ calibration" in text_of(app)
 
@@ -131,7 +133,7 @@ def test_move_the_threshold_by_keys(file):
             assert "at most belong" in text_of(app)
         await press(pilot, "r")
         assert app.snapshot.view.threshold.axis == COMBINED
-        await press(pilot, "k")
+        await press(pilot, "]")
         assert app.snapshot.view.threshold.axis == Axis("llr", 1)
         n = app.snapshot.flags.n_flagged
         await press(pilot, *["shift+right"] * 6)
@@ -218,7 +220,7 @@ def test_filter_by_keys(file):
         assert app.snapshot.view.filter.k == 1
         await press(pilot, "escape", "slash", *"/01", "enter")
         assert len(app.snapshot.rows) == 10
-        await press(pilot, "j")
+        await press(pilot, "J")
         assert "nothing to list here" in text_of(app)
         await press(pilot, "enter", "n", "1", "y")  # nothing at hand: nothing happens
         await press(pilot, "escape")
@@ -281,6 +283,8 @@ def test_look_at_an_image_and_the_next(file):
         image = screen.query_one("#image .image").image
         assert image.size == (280, 280)
         assert np.array_equal(np.asarray(image)[::10, ::10], picture(row))
+        await press(pilot, "j", "l", "k", "h")
+        assert screen.row == row
         text = text_of(app)
         assert "1 of 201" in text and "log p(x|z)" in text and "pctile" in text
         await press(pilot, "right", "right")
@@ -374,13 +378,16 @@ def test_judge_by_keys(file, scores):
         row = browse(app).row
         await press(pilot, "1")
         assert read_judgements(scores.path).of(scores, row).mark == "ood"
-        assert "OOD" in text_of(app)
-        await press(pilot, "n")
+        assert "OOD" in text_of(app) and browse(app).row == app.snapshot.rows[1]
+        await press(pilot, "up", "n")
         await press(pilot, *"[b]shoe", "enter")
         await press(pilot, "enter", "2")
         found = read_judgements(scores.path).of(scores, row)
-        assert (found.mark, found.note) == ("fine", "[b]shoe") and "[b]shoe" in text_of(app)
-        await press(pilot, "escape", "j")
+        assert (found.mark, found.note) == ("fine", "[b]shoe")
+        assert app.screen.row == app.snapshot.rows[1], "the next image"
+        await press(pilot, "left")
+        assert "[b]shoe" in text_of(app)
+        await press(pilot, "escape", "J")
         assert list(app.snapshot.rows) == [row]
         await press(pilot, "0")
         assert not read_judgements(scores.path).of(scores, row) and not len(app.snapshot.rows)
@@ -390,8 +397,8 @@ def test_judge_by_keys(file, scores):
 
 def test_judge_by_mouse(file, scores):
     async def steps(pilot, app):
-        await click_chip(pilot, app, "MarkChips", "3 unsure")
         row = browse(app).row
+        await click_chip(pilot, app, "MarkChips", "3 unsure")
         assert read_judgements(scores.path).of(scores, row).mark == "unsure"
 
     drive(file, steps)
@@ -462,7 +469,7 @@ def test_compare_two_files(file, bare, calibration):
         await press(pilot, "c")
         assert isinstance(app.screen, CompareScreen)
         assert "200 images in both files" in text_of(app)
-        await press(pilot, "k", "m", "l", "s", "S")
+        await press(pilot, "]", "[", "m", "L", "s", "S")
         table = app.screen.query_one(VirtualTable)
         await pilot.click(table, offset=(10, 0))
         await settle(pilot)
@@ -501,7 +508,7 @@ def test_help_palette_and_themes(file):
         for theme in ("textual-light", "ansi-dark"):
             app.theme = theme
             await settle(pilot)
-            await press(pilot, "k")
+            await press(pilot, "]")
         await press(pilot, "ctrl+p")
         assert isinstance(app.screen, CommandPalette)
         await press(pilot, "escape", "q")
@@ -512,11 +519,11 @@ def test_help_palette_and_themes(file):
 @pytest.mark.parametrize("size", [(30, 8), (200, 60)])
 def test_any_size(file, size):
     async def steps(pilot, app):
-        await press(pilot, "enter", "escape", "a", "escape", "end", "e", "escape")
+        await press(pilot, "enter", "escape", "a", "escape", "end", "e", "escape", "v", "k")
         await pilot.resize_terminal(100, 30)
         await press(pilot, "down", "question_mark", "escape")
 
-    drive([file, file], steps, size=size)
+    drive([file, file], steps, size=size, images=True)
 
 
 # -- what is missing ------------------------------------------------------------------------------
@@ -528,7 +535,7 @@ def test_without_a_calibration(bare):
         text = text_of(app)
         assert "no error rate without a calibration" in text
         assert "hvaeood calibrate HELD-OUT-IMAGES" in text and "combined" in text
-        await press(pilot, "r", "right", "k", "m", "m", "enter", "escape", "a", "escape", "w")
+        await press(pilot, "r", "right", "]", "m", "m", "enter", "escape", "a", "escape", "w")
         assert P not in app.snapshot.run.measures
         await press(pilot, "t", *"4", "enter")
 
@@ -545,7 +552,7 @@ def test_without_any_scores(scores, calibration):
 
     async def steps(pilot, app):
         assert "0 flagged of 0" in text_of(app)
-        keys = ["k", "m", "r", "right", "r", "r", "right", "s", "f", "escape"]
+        keys = ["]", "m", "r", "v", "j", "v", "right", "r", "r", "right", "s", "f", "escape"]
         await press(pilot, *keys, "enter", "escape", "a", "escape", "c", "escape", "e", "escape")
 
     drive([opened(empty, calibration), opened(empty, None)], steps)
@@ -595,7 +602,7 @@ def test_the_other_file_shows_its_own_image(scores, calibration):
 
     async def steps(pilot, app):
         for _ in range(3):
-            image = app.screen.query_one(Picture).query_one(".image").image
+            image = app.screen.query_one("#preview .image").image
             seen.append(int(np.asarray(image)[0, 0]))
             await press(pilot, "x")
 
@@ -636,3 +643,365 @@ def test_a_picture_that_comes_under_a_dialog_is_not_lost(scores, calibration):
         assert app.screen.query_one("#image", Picture).query_one(".image").image is not None
 
     drive(opened(scores, calibration, look=slow), steps, images=True)
+
+
+# -- 8 the gallery --------------------------------------------------------------------------------
+
+
+def shown(app) -> dict[int, np.ndarray]:
+    """The pictures of the gallery, by row."""
+    thumbs = [thumb for thumb in app.screen.query(Thumb) if thumb.row is not None]
+    images = {thumb.row: thumb.query_one(".image").image for thumb in thumbs}
+    return {row: np.asarray(image) for row, image in images.items() if image is not None}
+
+
+@pytest.mark.parametrize(("size", "n"), [((80, 24), 8), ((140, 45), 16), ((20, 10), 1)])
+def test_the_gallery_shows_the_list_as_pictures(file, size, n):
+    async def steps(pilot, app):
+        await press(pilot, "v")
+        rows = app.snapshot.rows[:n]
+        assert len(app.screen.query(Thumb)) == n
+        assert list(shown(app)) == [row for row in rows if row != 2], "in the table's order"
+        assert all((image[::10, ::10] == picture(row)).all() for row, image in shown(app).items())
+        text = text_of(app)
+        assert n == 1 or "● 0.00029" in text
+        await press(pilot, "f", "S")
+        assert list(shown(app)) == list(app.snapshot.rows[:n]), "of the list as it is filtered"
+        await press(pilot, "v")
+        assert app.screen.query_one(VirtualTable).display
+
+    drive(file, steps, size=size, images=True)
+
+
+def test_move_in_the_gallery(file):
+    async def steps(pilot, app):
+        await press(pilot, "v")
+        table = app.screen.query_one(VirtualTable)
+        places = []
+        for key in ("right", "l", "down", "j", "left", "h", "up", "k", "k", "end", "j", "home"):
+            await press(pilot, key)
+            places.append(table.cursor)
+        assert places == [1, 2, 6, 10, 9, 8, 4, 0, 0, 200, 200, 0]
+        await press(pilot, "end")
+        chosen = [thumb for thumb in app.screen.query(Thumb) if thumb.has_class("-chosen")]
+        assert [thumb.row for thumb in chosen] == [app.snapshot.rows[200]]
+        await press(pilot, "up", "right", "down")
+        assert table.cursor == 200, "a short last line takes what comes"
+        await press(pilot, "pageup", "pageup", "pagedown", "home", "j", "enter")
+        assert isinstance(app.screen, LookScreen) and app.screen.row == app.snapshot.rows[4]
+        await press(pilot, "right", "escape")
+        assert browse(app).row == app.snapshot.rows[5], "one comes back to what one looked at"
+        await pilot.click(app.screen.query(Thumb)[1])
+        await settle(pilot)
+        assert browse(app).row == app.screen.query(Thumb)[1].row
+        await pilot.click(app.screen.query(Thumb)[2], times=2)
+        await settle(pilot)
+        assert isinstance(app.screen, LookScreen)
+
+    drive(file, steps, size=(80, 24), images=True)
+
+
+def test_keys_pressed_fast_are_not_lost(file, scores):
+    async def steps(pilot, app):
+        await press(pilot, "v")
+        await press(pilot, *"ll11h2")
+        marks = [read_judgements(scores.path).of(scores, row).mark for row in app.snapshot.rows[:5]]
+        assert marks == ["", "", "ood", "fine", ""]
+        assert browse(app).row == app.snapshot.rows[4]
+
+    drive(file, steps, size=(80, 24), images=True)
+
+
+def test_the_gallery_reads_only_what_is_in_sight(scores, calibration):
+    asked = []
+
+    def glance(row):
+        asked.append(row)
+        return picture(row)
+
+    async def steps(pilot, app):
+        asked.clear()
+        await press(pilot, "v")
+        await press(pilot, "down", "down", "up", "up")
+        assert sorted(asked) == sorted(set(asked)), "each once"
+        seen = {int(row) for row in app.snapshot.rows[:12]}
+        assert set(asked) <= seen and len(asked) >= 11
+
+    drive(opened(scores, calibration, glance=glance), steps, size=(80, 24), images=True)
+
+
+def test_the_gallery_of_a_million(calibration):
+    from tests.tui_files import make_scores
+
+    many = make_scores(1000)
+    many = replace(
+        many,
+        names=np.tile(many.names, 1000),
+        columns={name: np.tile(v, (1000, 1)[: v.ndim]) for name, v in many.columns.items()},
+    )
+
+    async def steps(pilot, app):
+        await press(pilot, "v", "end")
+        assert browse(app).row == app.snapshot.rows[-1]
+        assert len(app.screen.query(Thumb)) == 8
+
+    drive(opened(many, None), steps, size=(80, 24), images=True)
+
+
+def test_pictures_are_of_one_size(scores, calibration):
+    """Whatever the images' own sizes."""
+    shapes = [(28, 28), (10, 40), (300, 200, 3), (1, 1), (2000, 900)]
+
+    def image(row):
+        return np.full(shapes[row % len(shapes)], 128, np.uint8)
+
+    def look(row):
+        return reconstruct(row)._replace(image=image(row))
+
+    async def steps(pilot, app):
+        await press(pilot, "v")
+        sizes = {thumb.query_one(".image").size for thumb in app.screen.query(Thumb)}
+        assert sizes == {(16, 8)}
+        kept = app.file.glances.kept(4)
+        assert kept is None or max(kept.shape) <= 384, "a large image is not kept whole"
+        for _ in shapes:
+            await press(pilot, "enter")
+            pictures = app.screen.query("#pictures .image")
+            assert len({picture.size for picture in pictures}) == 1 and len(pictures) == 4
+            await press(pilot, "escape", "right")
+
+    file = opened(scores, calibration, glance=image, look=look)
+    drive(file, steps, size=(80, 24), images=True)
+
+
+def test_the_gallery_says_what_cannot_be_shown(file, bare):
+    async def without_images(pilot, app):
+        await press(pilot, "v")
+        assert "images are off" in said(app)
+        assert app.screen.query_one(VirtualTable).display
+
+    async def steps(pilot, app):
+        await press(pilot, "s", "s", "s", "s", "s", "v")  # by path: the third image is gone
+        assert "no such file" in text_of(app)
+        await press(pilot, "J")
+        assert "nothing to list here" in text_of(app)
+        await press(pilot, "j", "h", "enter", "1", "end", "pagedown", "escape", "x", "v", "x")
+
+    drive(file, without_images)
+    drive([file, bare], steps, size=(80, 24), images=True)
+
+
+def test_the_image_and_why_on_a_small_screen(file):
+    async def steps(pilot, app):
+        image = app.screen.query_one("#preview .image")
+        assert image.region.right <= 80 and image.size == (18, 9)
+        row = browse(app).row
+        (reason,) = reasons(file.run.calibration, file.run.scores, [row])
+        why = " ".join(text_of(app).split())
+        assert reason.sentence in why
+        await press(pilot, "j")
+        assert browse(app).row == app.snapshot.rows[1]
+        assert (np.asarray(image.image)[::10, ::10] == picture(browse(app).row)).all()
+
+    drive(file, steps, size=(80, 24), images=True)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45)])
+def test_why_beside_the_image(file, bare, size):
+    async def calibrated(pilot, app):
+        row = browse(app).row
+        (reason,) = reasons(file.run.calibration, file.run.scores, [row])
+        await press(pilot, "enter")
+        assert reason.sentence in " ".join(text_of(app).split())
+        usual = next(r for r in app.snapshot.rows if (file.run.p_of(int(r), 0) or 0) > 0.5)
+        app.screen.go_to(int(usual))
+        await settle(pilot)
+        assert "spreads" not in text_of(app), "nothing is odd about it"
+
+    async def uncalibrated(pilot, app):
+        await press(pilot, "enter")
+        assert "of usual images" not in text_of(app)
+
+    drive(file, calibrated, size=size)
+    drive(bare, uncalibrated, size=size)
+
+
+# -- 9 judge one after another --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [(), ("enter",), ("v",)])
+def test_judging_goes_on_and_is_taken_back(file, scores, where):
+    async def steps(pilot, app):
+        await press(pilot, *where)
+        first, second, third = map(int, app.snapshot.rows[:3])
+
+        def mark(row):
+            return read_judgements(scores.path).of(scores, row).mark
+
+        await press(pilot, "1", "2")
+        assert (mark(first), mark(second)) == ("ood", "fine") and app.screen.row == third
+        await press(pilot, "z")
+        assert mark(second) == "" and app.screen.row == second
+        await press(pilot, "3", "z", "z")
+        assert (mark(first), mark(second)) == ("", "") and app.screen.row == first
+        await press(pilot, "z")
+        assert "nothing is judged yet" in said(app)
+
+    drive(file, steps, images=True)
+
+
+def test_what_is_taken_back_is_what_was_there_before(file, scores):
+    async def steps(pilot, app):
+        row = browse(app).row
+        await press(pilot, "n", *"torn", "enter", "1", "up", "2", "up", "0")
+        assert browse(app).row == row, "an image whose mark is taken off stays at hand"
+        for mark, note in (("fine", "torn"), ("ood", "torn"), ("", "torn"), ("", "")):
+            await press(pilot, "z")
+            found = read_judgements(scores.path).of(scores, row)
+            assert (found.mark, found.note) == (mark, note)
+
+    drive(file, steps)
+
+
+def test_the_last_image_and_one_that_leaves_the_list(file, scores):
+    async def steps(pilot, app):
+        await press(pilot, "end", "1")
+        last = app.snapshot.rows[-1]
+        assert browse(app).row == last
+        await press(pilot, "home", "1", "1", "J", "home", "enter", "0")
+        assert "not in the list" in text_of(app)
+        following = app.snapshot.rows[0]
+        await press(pilot, "right")
+        assert app.screen.row == following
+        await press(pilot, "escape", "slash", *"nowhere", "enter", "z")
+        assert "not listed here" in said(app)
+
+    drive(file, steps)
+
+
+def test_whoever_could_not_judge_is_back_at_the_image(file, scores):
+    async def steps(pilot, app):
+        row = browse(app).row
+        judgements_path(scores.path).write_text("{")
+        await press(pilot, "1")
+        assert browse(app).row == row and "not a whole file" in said(app)
+
+    drive(file, steps)
+
+
+# -- 10 a threshold of one's own ------------------------------------------------------------------
+
+
+def test_every_kind_of_rule_keeps_its_threshold(file):
+    async def steps(pilot, app):
+        await press(pilot, "t", *"5%", "enter", "r", "t", *"7%", "enter")
+        fpr, fdr = Rule("fpr", 0.05), Rule("fdr", 0.07)
+        assert app.snapshot.view.threshold == fdr
+        await press(pilot, "r", "r", "]", "right")
+        by_score = app.snapshot.view.threshold
+        assert by_score.axis == Axis("llr", 1)
+        await press(pilot, "]", "[")
+        assert app.snapshot.view.threshold == by_score, "of the same k"
+        for kept in (fpr, fdr):
+            await press(pilot, "r")
+            assert app.snapshot.view.threshold == kept
+        await press(pilot, "r", "r")
+        assert app.snapshot.view.threshold == by_score
+
+    drive(file, steps)
+
+
+def test_a_threshold_is_not_lost_without_a_word(file, scores):
+    async def steps(pilot, app):
+        await press(pilot, "t", *"5%", "enter", "q")
+        assert "FPR 5 % is lost on leaving" in text_of(app)
+        await press(pilot, "q", "escape")
+        assert app.screen is browse(app) and app.is_running
+        await press(pilot, "q")
+        await pilot.click("#keep")
+        await settle(pilot)
+        assert not app.is_running
+        assert read_scores(scores.path).decision.by == Rule("fpr", 0.05)
+
+    drive(file, steps)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45)])
+def test_leaving_it_writes_nothing(file, bare, scores, size):
+    async def steps(pilot, app):
+        await press(pilot, "right", "x", "right", "q", "n")
+        assert "a score is no rule" in " ".join(text_of(app).split()).lower()
+        await press(pilot, "y")
+        assert app.is_running, "a score cannot be kept"
+        await pilot.click("#leave")
+        await settle(pilot)
+        assert not app.is_running and read_scores(scores.path).decision is None
+
+    drive([file, bare], steps, size=size)
+
+
+def test_nothing_is_asked_where_nothing_is_lost(file, scores):
+    async def unmoved(pilot, app):
+        await press(pilot, "r", "r", "r", "r", "q")
+        assert not app.is_running
+
+    async def moved_back(pilot, app):
+        await press(pilot, "right", "left", "q")
+        assert not app.is_running
+
+    async def written(pilot, app):
+        await press(pilot, "shift+left", "w", "y", "q")
+        assert not app.is_running
+
+    drive(file, unmoved)
+    drive(file, moved_back)
+    drive(file, unmoved, threshold=Rule("fpr", 0.05))
+    drive(file, written)
+
+
+def test_a_decision_that_cannot_be_written_keeps_the_workbench_open(file, scores):
+    from hvaeood_cli.store.writer import write_scores
+    from tests.tui_files import make_scores
+
+    async def steps(pilot, app):
+        write_scores(scores.path, make_scores(7))
+        await press(pilot, "shift+left", "q", "y")
+        assert app.is_running and "scored anew" in said(app)
+
+    drive(file, steps)
+
+
+# -- 11 two models --------------------------------------------------------------------------------
+
+
+def other_model(scores):
+    return replace(scores, header=scores.header.model_copy(update={"model_sha256": "b" * 64}))
+
+
+def of_other_model(scores, calibration):
+    """The same images, scored and calibrated by another model."""
+    found = opened(other_model(scores), None)
+    return replace(found, run=replace(found.run, calibration=calibration, why_not=""))
+
+
+def test_two_models_are_compared_by_p_alone(scores, file, calibration):
+    async def steps(pilot, app):
+        await press(pilot, "c")
+        assert "p combined" in text_of(app) and "p, first" in text_of(app)
+        for _ in range(4):
+            await press(pilot, "m", "]")
+            assert app.screen._axis.measure == P
+
+    drive([file, of_other_model(scores, calibration)], steps)
+
+
+def test_two_models_without_p_are_compared_by_places_alone(scores, file):
+    async def steps(pilot, app):
+        await press(pilot, "c")
+        text = text_of(app)
+        assert "only places in the rankings compare" in text and "place, first" in text
+        assert not app.screen.query_one(Distribution).display
+        await press(pilot, "m", "]", "L", "s", "enter")
+        assert isinstance(app.screen, LookScreen)
+
+    drive([file, opened(other_model(scores), None)], steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import shlex
@@ -16,17 +17,22 @@ import h5py
 import numpy as np
 import pytest
 
+from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli import tui as command
 from hvaeood_cli.cli.app import main
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.looks.look import Look
+from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.judgements import judgements_path, read_judgements
 from hvaeood_cli.store.reader import read_scores
-from tests.tui_app import mixed, scores
+from hvaeood_cli.store.writer import write_decision
+from hvaeood_cli.tui.app import Opened
+from hvaeood_cli.tui.picker import Picker
+from tests.tui_app import calibration, mixed, press, scores, settle, text_of
 
-__all__ = ["mixed", "scores"]  # fixtures
+__all__ = ["calibration", "mixed", "scores"]  # fixtures
 
 
 @pytest.fixture
@@ -65,6 +71,89 @@ def test_which_file(run, tmp_path):
         Path(name).unlink()
     code, err = run()
     assert code == 2 and "hvaeood score FOLDER makes one" in err
+
+
+@pytest.fixture
+def folder(scores, calibration):
+    """Score files to choose from: one is decided, one is text, one is of a newer program."""
+    write_decision(scores, decide(calibration, scores, Rule("fpr", 0.01)))
+    shutil.copy("mixed.h5", "b.h5")
+    Path("text [red].h5").write_text("hello")
+    shutil.copy("mixed.h5", "newer.h5")
+    with h5py.File("newer.h5", "r+") as file:
+        file.attrs["format_version"] = 3
+    with h5py.File("b.h5", "r+") as file:
+        del file["decision"]
+    return sorted(Path().glob("*.h5"))
+
+
+def pick(picker: Picker, *keys: str, size: tuple[int, int] = (80, 24)) -> tuple[Path | None, str]:
+    """What a picker returns, and what stood on its screen before it did."""
+    seen = []
+
+    async def steps() -> None:
+        async with picker.run_test(size=size) as pilot:
+            await settle(pilot)
+            await press(pilot, *keys[:-1])
+            seen.append(text_of(picker))
+            await press(pilot, keys[-1])
+
+    asyncio.run(steps())
+    return picker.return_value, seen[0]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 45), (30, 8)])
+def test_one_of_several_files_is_chosen(folder, size):
+    chosen, text = pick(Picker(folder), "down", "enter", size=size)
+    assert chosen == Path("mixed.h5")
+    if size[0] >= 80:
+        assert "4 score files here" in text and "fashionmnist" in text
+        assert "undecided" in text and " 23 " in text and " 201 " in text and "202" in text
+    assert pick(Picker(folder), "j", "k", "enter")[0] == Path("b.h5")
+    assert pick(Picker(folder), "down", "q")[0] is None
+
+
+def test_what_cannot_be_opened_is_not_chosen(folder):
+    chosen, text = pick(Picker(folder), "down", "down", "enter", "q")
+    assert chosen is None
+    assert "version 3" in text and "upgrade" in text and "text [red].h5" in text
+    chosen, text = pick(Picker(folder), "end", "enter", "down", "q")
+    assert chosen is None and "is not a whole score file" in text
+
+
+def test_a_file_that_turns_out_to_be_broken_is_said_and_another_chosen(folder, monkeypatch):
+    judgements_path(Path("b.h5")).write_text("[")  # which nothing but opening shows
+    keys = iter([("enter",), ("down", "enter")])
+    monkeypatch.setattr(Picker, "run", lambda self: pick(self, *next(keys), size=(120, 36))[0])
+
+    def open_all(paths: list[Path]) -> list[Opened]:
+        return [command._open(path, [], None, None, "cpu") for path in paths]
+
+    (opened,) = command._opened_by_choice(folder, open_all)
+    assert opened.run.scores.path == Path("mixed.h5")
+    monkeypatch.setattr(Picker, "run", lambda self: None)
+    assert command._opened_by_choice(folder, open_all) == []
+
+
+def test_models_for_two_files(run, scores, bundle):
+    shutil.copy("mixed.h5", "other.h5")
+    with h5py.File("other.h5", "r+") as file:
+        file.attrs["model_sha256"] = bundle.sha256
+    first, second = ["--model", "fashionmnist"], ["--model", bundle.folder]
+    for order in ([*first, *second], [*second, *first]):
+        code, err = run("mixed.h5", "other.h5", *order)
+        assert code == 2 and "needs a terminal" in err, "it came as far as that"
+    opened = [
+        command._open(Path(name), ["fashionmnist", str(bundle.folder)], None, None, "cpu")
+        for name in ("mixed.h5", "other.h5")
+    ]
+    assert not any(one.no_model for one in opened)
+    code, err = run("mixed.h5", "other.h5", *second, *second)
+    assert code == 3 and "mixed.h5 was scored with fashionmnist" in err
+    code, err = run("mixed.h5", "other.h5", *first, "--model", "nowhere")
+    assert code == 3 and "no model 'nowhere'" in err
+    code, err = run("mixed.h5", *first, *second)
+    assert code == 2 and "2 models for 1 score file" in err
 
 
 def test_bad_files_are_said_with_what_mends_them(run):
@@ -129,7 +218,7 @@ def test_what_is_named_must_fit_both_files(run, scores):
 def test_what_is_opened_for_scores_of_an_unknown_model(scores):
     with h5py.File("mixed.h5", "r+") as file:
         file.attrs["model_sha256"] = "b" * 64
-    opened = command._open(Path("mixed.h5"), None, None, None, "cpu")
+    opened = command._open(Path("mixed.h5"), [], None, None, "cpu")
     assert opened.run.calibration is None and "hvaeood calibrate" in opened.run.why_not
     assert "--model FOLDER" in opened.no_model
     look = opened.look(0)
@@ -137,7 +226,7 @@ def test_what_is_opened_for_scores_of_an_unknown_model(scores):
 
 
 def test_what_is_opened_shows_images_by_the_model_that_scored_them(scores):
-    opened = command._open(Path("mixed.h5"), None, None, None, "cpu")
+    opened = command._open(Path("mixed.h5"), [], None, None, "cpu")
     look = opened.look(0)
     assert isinstance(look, Look) and look.from_k.shape == (3, 1, 28, 28) and not look.changed
     assert np.array_equal(opened.glance(0), look.image)
@@ -165,7 +254,7 @@ def test_the_workbench_imports_no_torch():
 def test_opening_imports_no_torch(scores):
     code = (
         "import sys; from pathlib import Path; from hvaeood_cli.cli.tui import _open;"
-        "_open(Path('mixed.h5'), None, None, None, 'cpu'); assert 'torch' not in sys.modules"
+        "_open(Path('mixed.h5'), [], None, None, 'cpu'); assert 'torch' not in sys.modules"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
@@ -232,6 +321,8 @@ def test_in_a_terminal_from_opening_to_quitting(scores, tmp_path):
         terminal.press("Enter")
         terminal.wait_for("images: mixed.flagged.csv")
         terminal.press("q")
+        terminal.wait_for("Keep the threshold?")
+        terminal.press("n")
         terminal.wait_for("exit 0")
     finally:
         terminal.close()

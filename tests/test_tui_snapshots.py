@@ -15,7 +15,9 @@ pytestmark = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="fonts' 
 
 SCREENS = {
     "browse": (),
-    "by_score": ("k", "r", "r", "r"),
+    "by_score": ("]", "r", "r", "r"),
+    "gallery": ("v", "2", "right"),
+    "lost": ("right", "q"),
     "look": ("enter",),
     "differences": ("enter", "d"),
     "all_k": ("a",),
@@ -24,7 +26,7 @@ SCREENS = {
     "write_list": ("e",),
     "threshold": ("t",),
     "decide": ("w",),
-    "nothing": ("j",),
+    "nothing": ("J",),
 }
 
 
@@ -52,7 +54,7 @@ def test_screen(screen, size, scores, calibration, picture_of):
         await press(pilot, "shift")
         shown.append(normal(app.export_screenshot()))
 
-    images = screen == "look"
+    images = screen in ("browse", "gallery", "look")
     files = [opened(scores, calibration), opened(scores, None)]
     drive(files, steps, size, images=images)
     assert shown[0] == picture_of

@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 from textual_image.widget import HalfcellImage
 
@@ -108,19 +110,19 @@ def drive(
     return app
 
 
-async def press(pilot: Pilot[None], *keys: str) -> None:
+async def press(pilot: Pilot[Any], *keys: str) -> None:
     await pilot.press(*keys)
     await settle(pilot)
 
 
-async def settle(pilot: Pilot[None]) -> None:
+async def settle(pilot: Pilot[Any]) -> None:
     """Until all messages are heard and every picture has come."""
     await pilot.pause()
     await pilot.app.workers.wait_for_complete()
     await pilot.pause()
 
 
-def text_of(app: Workbench) -> str:
+def text_of(app: App[Any]) -> str:
     """What stands on the screen."""
     lines = app.screen._compositor.render_strips()
     return "\n".join(line.text for line in lines)

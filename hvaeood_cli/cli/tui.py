@@ -44,13 +44,22 @@ def tui(
         typer.Argument(
             metavar="[FILE.h5 [OTHER.h5]]",
             help="Score files; a second one to compare with.",
-            show_default="the one in this folder",
+            show_default="the one in this folder; of several, the one that you choose",
         ),
     ] = None,
     fpr: options.Fpr = None,
     fdr: options.Fdr = None,
     by: options.By = False,
-    model: options.ModelOfScores = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|DIR",
+            help="The model; twice where two files were scored with two.",
+            show_default="the one that scored",
+        ),
+    ] = None,
     calibration: options.CalibrationFile = None,
     images: Annotated[
         Images, typer.Option(help="How images are drawn; none where the line is slow.")
@@ -69,22 +78,59 @@ def tui(
     Next: **hvaeood report FILE.h5** makes a page to pass on.
     """
     rules = deciding.Rules.of(context, fpr, fdr, by)
-    paths = files or [_only_file(Path())]
-    if len(paths) > 2:
+    in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    paths = files or _files_in(Path(), in_terminal)
+    n_models = len(model or [])
+    if files and len(paths) > 2:
         raise UsageError(f"{len(paths)} score files; two can be compared", "name one or two")
-    opened = [_open(path, model, calibration, data_root, device) for path in paths]
-    rule = rules.where(opened[0].run.scores.decision, lambda _: None)
-    if rule:
-        _check_rule(rule, [one.run for one in opened])
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if n_models > max(1, len(files or [])):
+        raise UsageError(f"{n_models} models for {len(files or [1])} score files", "one for each")
+
+    def open_all(paths: list[Path]) -> list[Opened]:
+        opened = [_open(path, model or [], calibration, data_root, device) for path in paths]
+        if rule := _rule_for(opened, rules):
+            _check_rule(rule, [one.run for one in opened])
+        return opened
+
+    must_choose = not files and len(paths) > 1
+    opened = [] if must_choose else open_all(paths)
+    if not in_terminal:
         raise UsageError(
             "the workbench needs a terminal",
             f"hvaeood report {paths[0]} makes a page; hvaeood decide {paths[0]} --json prints",
         )
-    widget = _image_widget(images)  # it queries the terminal, so the app must not run yet
+    widget = _image_widget(images)  # it queries the terminal, so no app must run yet
+    if must_choose:
+        opened = _opened_by_choice(paths, open_all)
+    if not opened:
+        return
     from hvaeood_cli.tui.app import Workbench
 
-    Workbench(opened, widget, rule, hint=_first_time()).run()
+    Workbench(opened, widget, _rule_for(opened, rules), hint=_first_time()).run()
+
+
+def _rule_for(opened: list[Opened], rules: deciding.Rules) -> Rule | None:
+    """The rule to begin with; None for the one that the first file has, or the usual one."""
+    return rules.where(opened[0].run.scores.decision, lambda _: None)
+
+
+def _opened_by_choice(
+    paths: list[Path], open_all: Callable[[list[Path]], list[Opened]]
+) -> list[Opened]:
+    """The score file that the user chooses, open; none if they choose none.
+
+    One that turns out not to be whole is said, and the user chooses again.
+    """
+    from hvaeood_cli.tui.picker import Picker
+
+    chosen, refused = Picker(paths).run(), None
+    while chosen is not None:
+        try:
+            return open_all([chosen])
+        except StoreError as error:
+            refused = error
+        chosen = Picker(paths, refused, chosen).run()
+    return []
 
 
 def _check_rule(rule: Rule, runs: list[Run]) -> None:
@@ -98,24 +144,29 @@ def _check_rule(rule: Rule, runs: list[Run]) -> None:
             check_level(rule, run.calibration, run.n_scored)
 
 
-def _only_file(folder: Path) -> Path:
-    """The only score file in a folder. Raises UsageError if there is none, or more than one."""
+def _files_in(folder: Path, can_choose: bool) -> list[Path]:
+    """The score files in a folder.
+
+    can_choose: whether there is a terminal to choose one in. Raises UsageError if there is none,
+    or more than one and no choice.
+    """
     found = sorted(folder.glob("*.h5"))
     if not found:
         raise UsageError("no score file in this folder", "hvaeood score FOLDER makes one")
-    if len(found) > 1:
+    if len(found) > 1 and not can_choose:
         names = ", ".join(path.name for path in found[:5])
         raise UsageError(f"{len(found)} score files here: {names}", f"hvaeood tui {found[0].name}")
-    return found[0]
+    return found
 
 
 def _open(
-    path: Path, model: str | None, calibration: Path | None, data_root: Path | None, device: str
+    path: Path, models: list[str], calibration: Path | None, data_root: Path | None, device: str
 ) -> Opened:
     """A score file with its calibration and its model, where these can be found.
 
-    Raises StoreError where scores or judgements cannot be read, and ModelError or CalibrationError
-    where a model or calibration that was named cannot be used. One that was not may be missing.
+    models: those that the user named, if any. Raises StoreError where scores or judgements cannot
+    be read, and ModelError or CalibrationError where a model or calibration that was named cannot
+    be used. One that was not may be missing.
     """
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.looker import Looking
@@ -127,6 +178,7 @@ def _open(
     if not len(scores):
         raise StoreError(f"{path} has no images", "hvaeood score FOLDER makes another")
     judgements = read_judgements(path)
+    model = _named_for(scores, models)
     reader = ImageReader(data_root, beside=path)
     glance = _glancing(scores, reader)
     no_model = ""
@@ -143,6 +195,17 @@ def _open(
 
     run = _run(scores, model, calibration)
     return Opened(run, judgements, glance, look, no_model)
+
+
+def _named_for(scores: ScoreFile, models: list[str]) -> str | None:
+    """Of the named models the one that made these scores, else the last; None if none is named.
+
+    Raises ModelError for a name that is no model's.
+    """
+    from hvaeood_cli.model.bundle import find_bundle
+
+    by_hash = {find_bundle(model).sha256: model for model in models}
+    return by_hash.get(scores.header.model_sha256, models[-1] if models else None)
 
 
 def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:

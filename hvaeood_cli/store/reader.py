@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -23,11 +25,38 @@ _MAX_DEFLATE = 1100  # gzip's best ratio; a column that claims more is not in th
 
 def read_scores(path: Path) -> ScoreFile:
     """Read and check a score file. Raises StoreError with what is wrong."""
+    with _opened(path) as file:
+        return _read(path, file)
+
+
+class Summary(NamedTuple):
+    """What a score file says of itself, found without reading its scores."""
+
+    header: RunHeader
+    n_flagged: int | None  # None where nothing is decided
+
+
+def read_summary(path: Path) -> Summary:
+    """What to choose a score file by. Raises StoreError as `read_scores` does, if it sees why."""
+    with _opened(path) as file:
+        attributes = {key: _plain(value) for key, value in file.attrs.items()}
+        _check_version(path, attributes)
+        n = int(_dataset(file, "/images/status").shape[0])
+        header = _header(path, attributes, n)
+        if GROUP not in file:
+            return Summary(header, None)
+        (flagged,) = [column for column in columns("decision") if column.name == "flagged"]
+        return Summary(header, int(_column(file, flagged, n, header.n_layers).sum()))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The open file. Raises StoreError for none, and for one in which anything is amiss."""
     if not path.is_file():
         raise StoreError(f"no such score file: {path}", "hvaeood score FOLDER makes one")
     try:
         with h5py.File(path, "r") as file:
-            return _read(path, file)
+            yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise StoreError(

@@ -20,23 +20,25 @@ from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.errors import HvaeoodError, StoreError
 from hvaeood_cli.looks.look import Look
 from hvaeood_cli.store.decision import Rule
-from hvaeood_cli.store.judgements import Judgements, judge
+from hvaeood_cli.store.judgements import Judgement, Judgements, judge
 from hvaeood_cli.store.writer import write_decision
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui import messages, taking
 from hvaeood_cli.tui.album import Album
 from hvaeood_cli.tui.run import Run
 from hvaeood_cli.tui.screens.all_k import AllKScreen
+from hvaeood_cli.tui.screens.asking import KEEP, LEAVE, KeepThreshold
 from hvaeood_cli.tui.screens.browse import BrowseScreen
 from hvaeood_cli.tui.screens.compare import CompareScreen
 from hvaeood_cli.tui.screens.help import HelpScreen
-from hvaeood_cli.tui.screens.judging import SnapshotScreen
+from hvaeood_cli.tui.screens.judging import JudgingScreen, SnapshotScreen
 from hvaeood_cli.tui.screens.look import LookScreen
 from hvaeood_cli.tui.threshold import Threshold, words
 from hvaeood_cli.tui.view import Snapshot, View, take
-from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
+from hvaeood_cli.tui.widgets.gallery import Gallery
+from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture, reduced
 
-HINT = "enter looks at an image, ← → move the threshold, 1 2 3 judge, ? tells the rest"
+HINT = "enter looks at an image, v at many, ← → move the threshold, 1 2 3 judge, ? tells the rest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +60,26 @@ class _File:
     snapshot: Snapshot
     glances: Album[NDArray[np.uint8]] = field(init=False)
     looks: Album[Look] = field(init=False)
+    judged: list[tuple[int, Judgement]] = field(default_factory=list)
+    """Rows judged here, the last one last, each with its judgement before."""
+    safe: list[Threshold] = field(init=False)
+    """Thresholds that are not lost with the workbench: the file's, and the one asked for."""
 
     def __post_init__(self) -> None:
-        self.glances = Album(self.opened.glance, 256)
+        self.glances = Album(self._glance, 256)
         self.looks = Album(self.opened.look)
+        self.safe = list(self.snapshot.view.own.values())
+
+    def _glance(self, row: int) -> NDArray[np.uint8] | HvaeoodError:
+        image = self.opened.glance(row)
+        return image if isinstance(image, HvaeoodError) else reduced(image)
+
+    @property
+    def unsaved(self) -> Threshold | None:
+        """A threshold that the user chose and that would be lost, the one in force first."""
+        view = self.snapshot.view
+        chosen = [each for each in view.own.values() if each not in self.safe]
+        return view.threshold if view.threshold in chosen else chosen[-1] if chosen else None
 
 
 class Workbench(App[None]):
@@ -105,6 +123,10 @@ class Workbench(App[None]):
     @property
     def snapshot(self) -> Snapshot:
         return self.file.snapshot
+
+    @property
+    def _browsing(self) -> BrowseScreen:
+        return next(screen for screen in self.screen_stack if isinstance(screen, BrowseScreen))
 
     def on_mount(self) -> None:
         self.push_screen(BrowseScreen(self.snapshot, self._image_widget, len(self.files) > 1))
@@ -166,32 +188,44 @@ class Workbench(App[None]):
         self.push_screen(LookScreen(self.snapshot, message.row, self._image_widget, no_model))
 
     def on_glance(self, message: messages.Glance) -> None:
-        self._want("glance", self.file.glances, message.row, self._glanced)
+        self._want("glance", self.file.glances, [message.row], self._glanced)
+
+    def on_thumbs(self, message: messages.Thumbs) -> None:
+        self._want("thumbs", self.file.glances, message.rows, self._thumbed)
 
     def on_show(self, message: messages.Show) -> None:
-        self._want("look", self.file.looks, message.row, self._looked)
+        self._browsing.go_to(message.row)  # so that one comes back to what one has looked at
+        self._want("look", self.file.looks, [message.row], self._looked)
 
     def _want(
-        self, what: str, album: Album[Any], row: int, show: Callable[[int, Any], None]
+        self, what: str, album: Album[Any], rows: list[int], show: Callable[[int, Any], None]
     ) -> None:
-        """Show a row's picture: at once if it is kept, else from a thread, once the cursor rests.
+        """Show rows' pictures: at once if they are kept, else from a thread, once the cursor rests.
 
         A picture that arrives when the user browses another file is kept but not shown.
         """
         asked_of = self.file
         if what in self._resting:
             self._resting.pop(what).stop()
-        if (kept := album.kept(row)) is not None:
+        missing = []
+        for row in rows:
+            if (kept := album.kept(row)) is not None:
+                show(row, kept)
+            else:
+                missing.append(row)
+        if not missing:
             self.workers.cancel_group(self, what)
-            show(row, kept)
             return
 
         def work() -> None:
-            found = album.make(row)
-            if not get_current_worker().is_cancelled:
-                self.call_from_thread(deliver, found)
+            for row in missing:
+                if get_current_worker().is_cancelled:
+                    return
+                found = album.make(row)
+                if not get_current_worker().is_cancelled:
+                    self.call_from_thread(deliver, row, found)
 
-        def deliver(found: Any) -> None:
+        def deliver(row: int, found: Any) -> None:
             if not isinstance(found, HvaeoodError):
                 album.keep(row, found)
             if self.file is asked_of:
@@ -211,14 +245,18 @@ class Workbench(App[None]):
                 screen.show_look(row, look)
 
     def _glanced(self, row: int, image: NDArray[np.uint8] | HvaeoodError) -> None:
-        screen = next(s for s in self.screen_stack if isinstance(s, BrowseScreen))
+        screen = self._browsing
         if screen.row != row:
             return
-        picture = screen.query_one(Picture)
+        picture = screen.query_one("#preview", Picture)
         if isinstance(image, HvaeoodError):
             picture.say(printable(image.message))
         else:
             picture.show(image)
+
+    def _thumbed(self, row: int, image: NDArray[np.uint8] | HvaeoodError) -> None:
+        shown = printable(image.message) if isinstance(image, HvaeoodError) else image
+        self._browsing.query_one(Gallery).show_image(row, shown)
 
     # -- judgements, lists, decisions ---------------------------------------------------------
 
@@ -229,8 +267,33 @@ class Workbench(App[None]):
         note = before.note if message.note is None else message.note
         if message.mark == "" and message.note is None:
             note = ""  # the whole judgement is taken back
+        try:
+            judged = judge(scores, message.row, mark, note)
+        except HvaeoodError as error:
+            self._complain(error)
+            self._go_to(message.row)  # whoever judged it has gone on
+            return
+        self.file.judged.append((message.row, before))
+        self._take(self.snapshot.view, judged)
+
+    def on_undo(self) -> None:
+        if not self.file.judged:
+            self.notify("nothing is judged yet that could be taken back", markup=False)
+            return
+        row, before = self.file.judged[-1]
+        scores = self.snapshot.run.scores
         with self._saying():
-            self._take(self.snapshot.view, judge(scores, message.row, mark, note))
+            self._take(self.snapshot.view, judge(scores, row, before.mark, before.note))
+            self.file.judged.pop()
+            self._go_to(row)
+            if row not in self.snapshot.rows:
+                name = printable(bytes(scores.names[row]))
+                self.notify(f"{name}: it is not listed here", title="Taken back", markup=False)
+
+    def _go_to(self, row: int) -> None:
+        for screen in self.screen_stack:
+            if isinstance(screen, JudgingScreen):
+                screen.go_to(row)
 
     def on_copy(self, message: messages.Copy) -> None:
         path = printable(bytes(self.snapshot.run.scores.names[message.row]))
@@ -244,9 +307,22 @@ class Workbench(App[None]):
             self.notify(f"{n:,} images: {printable(str(path))}", title="Written", markup=False)
 
     def on_decide(self) -> None:
-        run, threshold = self.snapshot.run, self.snapshot.view.threshold
-        assert run.calibration is not None and isinstance(threshold, Rule)
+        threshold = self.snapshot.view.threshold
+        assert isinstance(threshold, Rule)
+        self._decide(self.file, threshold)
+
+    def _decide(self, file: _File, threshold: Rule, then: Callable[[], None] | None = None) -> None:
+        """Write the decision into its file, in a thread. then: runs once it is written."""
+        run = file.snapshot.run
+        assert run.calibration is not None
         calibration = run.calibration
+
+        def done() -> None:
+            file.safe.append(threshold)
+            said = f"{words(run, threshold)}: {run.title}"
+            self.notify(said, title="Decision written", markup=False)
+            if then is not None:
+                then()
 
         def work() -> None:
             try:
@@ -260,10 +336,38 @@ class Workbench(App[None]):
                 )
                 self.call_from_thread(self._complain, reason)
             else:
-                said = f"{words(run, threshold)}: {run.title}"
-                self.call_from_thread(self.notify, said, title="Decision written", markup=False)
+                self.call_from_thread(done)
 
         self.run_worker(work, group="decide", thread=True, exclusive=True, exit_on_error=False)
+
+    async def action_quit(self) -> None:
+        if not isinstance(self.screen, KeepThreshold):
+            self._leave(self.files)
+
+    def _leave(self, files: list[_File]) -> None:
+        """Quit, once it is said what becomes of the thresholds of these files."""
+        if not files:
+            self.exit()
+            return
+        file, *following = files
+        threshold = file.unsaved
+        if threshold is None:
+            self._leave(following)
+            return
+
+        def answered(what: str | None) -> None:
+            if what == KEEP:
+                assert isinstance(threshold, Rule)
+                self._decide(file, threshold, lambda: self._leave(following))
+            elif what == LEAVE:
+                self._leave(following)
+
+        run = file.snapshot.run
+        about = f"{words(run, threshold)} is lost on leaving: {run.title} does not have it. "
+        can_keep = isinstance(threshold, Rule)
+        if not can_keep:
+            about += "A score is no rule, and the file keeps a rule alone; e writes a list."
+        self.push_screen(KeepThreshold("Keep the threshold?", about, can_keep), answered)
 
     def _saying(self) -> _Saying:
         """A context in which errors that are meant for people are shown, not raised."""
@@ -292,7 +396,5 @@ class _Saying:
 
 def _first(opened: Opened, threshold: Threshold | None) -> Snapshot:
     run = opened.run
-    view = View.first(run)
-    if isinstance(threshold, Rule) and run.calibration:
-        view = View(view.axis, threshold)
-    return take(run, view, opened.judgements)
+    usable = threshold if isinstance(threshold, Rule) and run.calibration else None
+    return take(run, View.first(run, usable), opened.judgements)

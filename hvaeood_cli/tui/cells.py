@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from textual.content import Content
+
 from hvaeood_cli.text import format_p, printable
 from hvaeood_cli.tui.run import COMBINED, Axis
 from hvaeood_cli.tui.view import MARK, PATH, K, Snapshot, listed_axes
@@ -32,6 +34,15 @@ def table_columns(snapshot: Snapshot) -> list[TableColumn]:
         TableColumn(MARK, "mark", 6, right=False),
         TableColumn(PATH, "image", 0, right=False),
     ]
+
+
+def caption(snapshot: Snapshot, row: int) -> Content:
+    """What stands under a thumbnail: flag, p and mark, in sixteen characters."""
+    text, style = table_cell(snapshot)(row, COMBINED)
+    colour = {"flagged": "bold $text-error", "muted": "$text-muted"}.get(style, "")
+    return Content.assemble(
+        (text, colour), " ", (MARK_WORDS[snapshot.marks[row]], "bold $text-accent")
+    )
 
 
 def table_cell(snapshot: Snapshot) -> CellOf:

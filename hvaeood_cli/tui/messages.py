@@ -36,6 +36,14 @@ class Glance(Message):
         self.row = row
 
 
+class Thumbs(Message):
+    """Asks for the images of many rows, small, one after another."""
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__()
+        self.rows = rows
+
+
 class Show(Message):
     """Asks for a row's image and its reconstructions."""
 
@@ -50,6 +58,10 @@ class Judge(Message):
     def __init__(self, row: int, mark: str | None = None, note: str | None = None) -> None:
         super().__init__()
         self.row, self.mark, self.note = row, mark, note
+
+
+class Undo(Message):
+    """Takes the last judgement back, and goes to its image."""
 
 
 class Copy(Message):

@@ -50,6 +50,11 @@ def kind_of(threshold: Threshold) -> str:
     return threshold.kind if isinstance(threshold, Rule) else "score"
 
 
+def slot(threshold: Threshold) -> str | Axis:
+    """What a threshold is remembered by: a rule by its kind, a score by its axis."""
+    return threshold.kind if isinstance(threshold, Rule) else threshold.axis
+
+
 def first_threshold(run: Run) -> Threshold:
     """The rule of the file's decision, else the default one.
 

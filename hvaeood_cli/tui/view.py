@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,7 +10,16 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.tui.run import COMBINED, Axis, Run
-from hvaeood_cli.tui.threshold import Flags, Threshold, first_threshold, flag
+from hvaeood_cli.tui.threshold import (
+    ByScore,
+    Flags,
+    Threshold,
+    by_score,
+    first_threshold,
+    flag,
+    of_kind,
+    slot,
+)
 
 ALL, FLAGGED, UNREADABLE, JUDGED = SHOWN = ("all", "flagged", "unreadable", "judged")
 MARK, PATH, K = "mark", "path", "k"  # columns to sort by that are not an axis
@@ -39,10 +49,20 @@ class View:
     descending: bool = True
     filter: Filter = field(default_factory=Filter)
     log: bool = True  # whether counts are logarithmic, so that a few odd images are seen
+    own: Mapping[str | Axis, Threshold] = field(default_factory=dict)
+    """The thresholds that somebody chose, by their `slot`; the last one chosen is last."""
 
     @classmethod
-    def first(cls, run: Run) -> View:
-        return cls(COMBINED, first_threshold(run))
+    def first(cls, run: Run, threshold: Threshold | None = None) -> View:
+        """threshold: to begin with; None: the file's."""
+        of_file = first_threshold(run)
+        view = cls(COMBINED, of_file).flagging(of_file)
+        return view if threshold is None else view.flagging(threshold)
+
+    def flagging(self, threshold: Threshold) -> View:
+        """The view with a threshold that the user chose: moved, typed or pointed at."""
+        others = {key: each for key, each in self.own.items() if key != slot(threshold)}
+        return replace(self, threshold=threshold, own=others | {slot(threshold): threshold})
 
     def sorted_by(self, column: SortKey) -> View:
         """The view sorted by a column, its odd end first; by the same column again, reversed."""
@@ -62,6 +82,20 @@ class Snapshot:
     marks: NDArray[np.int8]  # (N,), as `Judgements.marks` gives them
     flags: Flags
     rows: NDArray[np.int32]  # the rows that the table lists, in its order
+
+    def with_rule(self, kind: str) -> View:
+        """The view with another kind of threshold: the one that was chosen, else one like it."""
+        view = self.view
+        chosen = view.own.get(view.axis if kind == "score" else kind)
+        return replace(view, threshold=chosen or of_kind(self.run, self.flags, kind, view.axis))
+
+    def with_axis(self, axis: Axis) -> View:
+        """The view of another axis. A threshold by score becomes the one chosen there, or alike."""
+        view = self.view
+        threshold = view.threshold
+        if isinstance(threshold, ByScore) and threshold.axis != axis:
+            threshold = view.own.get(axis) or by_score(self.run, axis, self.flags.n_flagged)
+        return replace(view, axis=axis, threshold=threshold)
 
     @property
     def n_shown(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Dialogs over another screen: they ask for a line of text, or for yes or no."""
+"""Dialogs over another screen: they ask for a line of text, or for a choice."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from textual.widgets import Button, Input, Static
 
 from hvaeood_cli.errors import HvaeoodError
 from hvaeood_cli.text import printable
+
+KEEP, LEAVE = "keep", "leave"
 
 
 class AskText(ModalScreen[str | None]):
@@ -59,6 +61,39 @@ class AskText(ModalScreen[str | None]):
 
     def _complain(self, text: str) -> None:
         self.query_one(".dialog-error", Static).update(Content(printable(text)))
+
+
+class KeepThreshold(ModalScreen[str | None]):
+    """Asks what becomes of a threshold before it is lost: KEEP, LEAVE, or None to stay."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "keep", "Keep"),
+        Binding("n", "dismiss('leave')", "Leave"),
+        Binding("escape", "dismiss(None)", "Cancel"),
+    ]
+
+    def __init__(self, title: str, about: str, can_keep: bool) -> None:
+        """can_keep: whether a decision can say it."""
+        super().__init__()
+        self._title, self._about, self._can_keep = title, about, can_keep
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Content(self._title), classes="dialog-title")
+            yield Static(Content(self._about), classes="dialog-about")
+            with Horizontal(classes="dialog-buttons"):
+                if self._can_keep:
+                    yield Button("Keep as decision", variant="primary", id=KEEP)
+                yield Button("Leave it", id=LEAVE)
+                yield Button("Cancel", id="cancel")
+
+    @on(Button.Pressed)
+    def answer(self, event: Button.Pressed) -> None:
+        self.dismiss(event.button.id if event.button.id in (KEEP, LEAVE) else None)
+
+    def action_keep(self) -> None:
+        if self._can_keep:
+            self.dismiss(KEEP)
 
 
 class Confirm(ModalScreen[bool]):

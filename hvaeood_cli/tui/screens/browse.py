@@ -1,22 +1,24 @@
-"""The main screen: the flags, the distribution, the table, the image under the cursor."""
+"""The main screen: the flags, the distribution, the table or gallery, the image at the cursor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Footer
+from textual.content import Content
+from textual.widgets import Footer, Static
 
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui import threshold as thresholds
-from hvaeood_cli.tui.cells import table_cell, table_columns
+from hvaeood_cli.tui.cells import caption, table_cell, table_columns
 from hvaeood_cli.tui.histogram import Binning, Histogram
-from hvaeood_cli.tui.messages import Ask, Decide, Glance, Open
+from hvaeood_cli.tui.messages import Ask, Decide, Glance, Open, Thumbs
 from hvaeood_cli.tui.run import COMBINED, Axis, Run
 from hvaeood_cli.tui.screens.asking import AskText, Confirm
 from hvaeood_cli.tui.screens.judging import JudgingScreen
@@ -25,37 +27,42 @@ from hvaeood_cli.tui.taking import LISTS, rows_of
 from hvaeood_cli.tui.threshold import ByScore, Threshold
 from hvaeood_cli.tui.view import SHOWN, Filter, Snapshot, View, columns
 from hvaeood_cli.tui.widgets.axis_bar import AxisBar
-from hvaeood_cli.tui.widgets.detail import Detail, MarkChips
+from hvaeood_cli.tui.widgets.detail import Detail, MarkChips, why_odd
 from hvaeood_cli.tui.widgets.distribution import Distribution
 from hvaeood_cli.tui.widgets.filter_bar import FilterBar
 from hvaeood_cli.tui.widgets.flag_bar import FlagBar
+from hvaeood_cli.tui.widgets.gallery import Gallery
 from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
 from hvaeood_cli.tui.widgets.virtual_table import VirtualTable
 
 THRESHOLD = Binding.Group("Threshold", compact=True)
+EMPTY = "nothing to list here: escape clears the filters"
 
 
 class BrowseScreen(JudgingScreen):
     """Draws a snapshot, and posts what the user asks for next."""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (104, "-wide"), (128, "-roomy")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (64, "-narrow"), (104, "-wide"), (128, "-roomy")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "nudge(-1)", "Looser", key_display="←", group=THRESHOLD),
         Binding("right", "nudge(1)", "Stricter", key_display="→", group=THRESHOLD),
-        Binding("shift+left", "nudge(-5)", "Looser by 5", show=False),
-        Binding("shift+right", "nudge(5)", "Stricter by 5", show=False),
+        Binding("comma", "nudge(-1)", "Looser", show=False),
+        Binding("full_stop", "nudge(1)", "Stricter", show=False),
+        Binding("shift+left,less_than_sign", "nudge(-5)", "Looser by 5", show=False),
+        Binding("shift+right,greater_than_sign", "nudge(5)", "Stricter by 5", show=False),
+        Binding("v", "gallery", "Gallery"),
         Binding("r", "next_rule", "Next rule", show=False),
         Binding("t", "type_threshold", "Type the threshold", show=False),
-        Binding("k", "step_k(1)", "Next k", show=False),
-        Binding("K", "step_k(-1)", "Previous k", show=False),
+        Binding("right_square_bracket", "step_k(1)", "Next k", show=False),
+        Binding("left_square_bracket", "step_k(-1)", "Previous k", show=False),
         Binding("m", "next_measure", "Next measure", show=False),
-        Binding("l", "log", "Log counts", show=False),
+        Binding("L", "log", "Log counts", show=False),
         Binding("f", "only('flagged')", "Flagged only", show=False),
         Binding("u", "only('unreadable')", "Unreadable only", show=False),
-        Binding("j", "only('judged')", "Judged only", show=False),
+        Binding("J", "only('judged')", "Judged only", show=False),
         Binding("d", "next_differing", "Differs at k", show=False),
-        Binding("slash", "find", "Find", key_display="/"),
+        Binding("slash", "find", "Find", show=False),
         Binding("escape", "clear", "Clear filters", show=False),
         Binding("s", "next_column", "Sort", show=False),
         Binding("S", "reverse", "Reverse", show=False),
@@ -78,20 +85,24 @@ class BrowseScreen(JudgingScreen):
         yield Distribution()
         yield FilterBar(id="filters")
         with Horizontal(id="below"):
-            yield VirtualTable("nothing to list here: escape clears the filters", id="images")
+            yield VirtualTable(EMPTY, id="images")
+            yield Gallery(EMPTY, self._image_widget, self._move)
             with VerticalScroll(id="side", can_focus=False):
                 yield MarkChips()
                 yield Detail()
-                yield Picture("", self._image_widget)
+                yield Picture("", self._image_widget, id="preview")
+        yield Static(id="why")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
+        self.set_class(self._image_widget is None, "-no-images")
         self.query_one(VirtualTable).focus()
         self.call_after_refresh(self.show, self.snapshot)
 
     def show(self, snapshot: Snapshot) -> None:
         if snapshot.run is not self.snapshot.run:  # the other file: its row is another image
             self.query_one(VirtualTable).start_over()
+            self.query_one(Gallery).forget()
         self.snapshot = snapshot
         run, view = snapshot.run, snapshot.view
         self.query_one(FlagBar).show(snapshot, self._others)
@@ -104,6 +115,7 @@ class BrowseScreen(JudgingScreen):
             table_cell(snapshot),
             (view.column, view.descending != (view.column == COMBINED and self._by_p)),
         )
+        self._show_gallery()
         if not run.n_scored:
             self.query_one(Detail).update("no image of this file has scores")
         self._show_detail()
@@ -134,21 +146,73 @@ class BrowseScreen(JudgingScreen):
 
     def _show_detail(self) -> None:
         row = self.row
-        if row is not None and self.query_one("#side").display:
+        why = self.query_one("#why", Static)
+        if row is None:
+            why.update("", layout=False)
+            return
+        if why.display:
+            why.update(Content(why_odd(self.snapshot, row)), layout=False)
+        if self.query_one(Detail).display:
             self.query_one(Detail).show(self.snapshot, row)
             self.query_one(MarkChips).show_marks(self.snapshot, row)
+
+    def _show_gallery(self) -> None:
+        if self.has_class("-gallery"):
+            snapshot, cursor = self.snapshot, self.query_one(VirtualTable).cursor
+            self.query_one(Gallery).show(snapshot.rows, cursor, partial(caption, snapshot))
+
+    def _glance(self) -> None:
+        """Ask for the image under the cursor, if there is a place for it that can be seen."""
+        wanted = self.query_one("#side").display and self._image_widget is not None
+        if wanted and self.row is not None and self.is_current:
+            self.post_message(Glance(self.row))
 
     # -- what the user does -------------------------------------------------------------------
 
     @on(VirtualTable.Moved)
-    def moved(self, event: VirtualTable.Moved) -> None:
+    def moved(self) -> None:
         self._show_detail()
-        if self.query_one(Picture).display and self._image_widget is not None:
-            self.post_message(Glance(event.row))
+        self._show_gallery()
+        self._glance()
+
+    @on(events.ScreenResume)
+    @on(events.Resize)
+    def seen_anew(self) -> None:
+        """What there is a place for may have changed, and the image under the cursor too."""
+        self.call_after_refresh(self._show_detail)
+        self.call_after_refresh(self._glance)
 
     @on(VirtualTable.Opened)
-    def opened(self, event: VirtualTable.Opened) -> None:
+    @on(Gallery.Opened)
+    def opened(self, event: VirtualTable.Opened | Gallery.Opened) -> None:
         self.post_message(Open(event.row))
+
+    @on(Gallery.Wanted)
+    def wanted(self, event: Gallery.Wanted) -> None:
+        self.post_message(Thumbs(event.rows))
+
+    def go_to(self, row: int) -> None:
+        self.query_one(VirtualTable).go_to(row)
+
+    def action_step(self, step: int) -> None:
+        self._move(step)
+
+    def _move(self, step: int) -> int:
+        """Move the cursor that table and gallery share; returns its place."""
+        table = self.query_one(VirtualTable)
+        table.action_move(step)
+        return table.cursor
+
+    def action_gallery(self) -> None:
+        """Show the list as pictures, or as a table again."""
+        if self._image_widget is None:
+            self.notify("images are off: --images auto draws them", severity="warning")
+            return
+        self.toggle_class("-gallery")
+        shown = Gallery if self.has_class("-gallery") else VirtualTable
+        self.query_one(shown).focus()
+        self._show_gallery()
+        self.seen_anew()
 
     @on(VirtualTable.SortAsked)
     def sort_asked(self, event: VirtualTable.SortAsked) -> None:
@@ -170,11 +234,7 @@ class BrowseScreen(JudgingScreen):
         self._ask_threshold(lambda now: thresholds.moved(now.run, now.view.threshold, steps))
 
     def action_rule(self, kind: str) -> None:
-        def change(now: Snapshot) -> View:
-            chosen = thresholds.of_kind(now.run, now.flags, kind, now.view.axis)
-            return replace(now.view, threshold=chosen)
-
-        self.post_message(Ask(change))
+        self.post_message(Ask(lambda now: now.with_rule(kind)))
 
     def action_next_rule(self) -> None:
         kinds = thresholds.kinds(self.snapshot.run)
@@ -204,14 +264,7 @@ class BrowseScreen(JudgingScreen):
 
     def action_axis(self, measure: str, k: int) -> None:
         axis = self.snapshot.run.axis_near(measure, k)
-
-        def change(now: Snapshot) -> View:
-            threshold = now.view.threshold
-            if isinstance(threshold, ByScore) and threshold.axis != axis:
-                threshold = thresholds.by_score(now.run, axis, now.flags.n_flagged)
-            return replace(now.view, axis=axis, threshold=threshold)
-
-        self.post_message(Ask(change))
+        self.post_message(Ask(lambda now: now.with_axis(axis)))
 
     def action_step_k(self, step: int) -> None:
         axis = self.snapshot.view.axis
@@ -291,7 +344,7 @@ class BrowseScreen(JudgingScreen):
         self.app.push_screen(Confirm("Write the decision?", about), take)
 
     def _ask_threshold(self, change: Callable[[Snapshot], Threshold]) -> None:
-        self.post_message(Ask(lambda now: replace(now.view, threshold=change(now))))
+        self.post_message(Ask(lambda now: now.view.flagging(change(now))))
 
     def _ask_filter(self, change: Callable[[Filter], Filter]) -> None:
         self.post_message(Ask(lambda now: replace(now.view, filter=change(now.view.filter))))

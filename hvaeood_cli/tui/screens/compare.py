@@ -17,7 +17,7 @@ from hvaeood_cli.text import printable
 from hvaeood_cli.tui.histogram import Binning, Histogram
 from hvaeood_cli.tui.joint import COLUMNS, Joint, join
 from hvaeood_cli.tui.messages import Open
-from hvaeood_cli.tui.run import COMBINED, Axis
+from hvaeood_cli.tui.run import COMBINED, Axis, P
 from hvaeood_cli.tui.threshold import line_on
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.distribution import Distribution
@@ -31,9 +31,10 @@ class CompareScreen(Screen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("k", "step_k(1)", "Next k"),
+        Binding("right_square_bracket", "step_k(1)", "Next k", key_display="]"),
+        Binding("left_square_bracket", "step_k(-1)", "Previous k", show=False),
         Binding("m", "next_measure", "Measure"),
-        Binding("l", "log", "Log counts"),
+        Binding("L", "log", "Log counts"),
         Binding("s", "next_column", "Sort"),
         Binding("S", "reverse", "Reverse", show=False),
         Binding("escape,q,c", "app.pop_screen", "Back", key_display="esc"),
@@ -43,7 +44,7 @@ class CompareScreen(Screen[None]):
         super().__init__()
         self._two = (first, second)
         self._at = at
-        self._axis: Axis = self._near(first.view.axis.measure, first.view.axis.k)
+        self._axis = self._near(first.view.axis.measure, first.view.axis.k)
         self._log = first.view.log
         self._by = ("difference", True)
         self._joint: Joint = join(first.run, second.run, (first.flags, second.flags))
@@ -70,6 +71,10 @@ class CompareScreen(Screen[None]):
     def _plot(self) -> None:
         first, second = self._two
         plot, axis = self.query_one(Distribution), self._axis
+        plot.display = axis is not None
+        if axis is None:
+            self._place("")
+            return
         spans = [snapshot.run.shown_range(axis) for snapshot in self._two]
         span = (min(span[0] for span in spans), max(span[1] for span in spans))
         scale = first.run.n_scored / max(second.run.n_scored, 1)
@@ -83,23 +88,26 @@ class CompareScreen(Screen[None]):
             return bars._replace(usual=line.here.astype(np.float64) * scale)
 
         plot.show(count, line_on(first.run, first.flags, axis), self._log)
-        self.query_one("#place", Static).update(
-            Content.assemble(
-                (f"{first.run.label(axis)}  ", "bold"),
-                ("█ ", "$primary"),
-                f"{_named(first)}   ─ {_named(second)}",
-                ("  scaled to as many", "$text-muted"),
-            )
+        self._place(first.run.label(axis))
+
+    def _place(self, label: str) -> None:
+        """Say which files there are and what is plotted of them: nothing where `label` is empty."""
+        first, second = self._two
+        bars = ("█ ", "$primary"), f"{_named(first)}   ─ {_named(second)}"
+        nothing = "two models, not both calibrated: only places in the rankings compare. "
+        said = (
+            ((f"{label}  ", "bold"), *bars, ("  scaled to as many", "$text-muted"))
+            if label
+            else ((nothing, "$text-warning"), f"{_named(first)}, {_named(second)}")
         )
+        self.query_one("#place", Static).update(Content.assemble(*said))
 
     def _tabulate(self) -> None:
         rank = "p" if self._joint.are_p else "place"
         titles = (f"{rank}, first", f"{rank}, second", "difference", "flagged", "image")
         table_columns = [
-            TableColumn(
-                key, title, 0 if key == "path" else 19, right=key not in ("flagged", "path")
-            )
-            for key, title in zip(COLUMNS, titles, strict=True)
+            TableColumn(key, title, width, right=key not in ("flagged", "path"))
+            for key, title, width in zip(COLUMNS, titles, (14, 14, 16, 8, 0), strict=True)
         ]
         order = self._joint.order(*self._by).astype("int32")
         self.query_one(VirtualTable).show(table_columns, order, self._cell, self._by)
@@ -146,32 +154,47 @@ class CompareScreen(Screen[None]):
         self._tabulate()
 
     def action_step_k(self, step: int) -> None:
-        axes = self._axes(self._axis.measure)
-        here = axes.index(self._axis) if self._axis in axes else -step
-        self._axis = axes[(here + step) % len(axes)]
-        self._plot()
+        if self._axis is not None:
+            axes = self._axes(self._axis.measure)
+            self._axis = axes[(axes.index(self._axis) + step) % len(axes)]
+            self._plot()
 
     def action_next_measure(self) -> None:
-        first, second = (snapshot.run for snapshot in self._two)
-        both = [measure for measure in first.measures if measure in second.measures]
-        here = both.index(self._axis.measure) if self._axis.measure in both else -1
-        self._axis = self._near(both[(here + 1) % len(both)], self._axis.k)
-        self._plot()
+        if self._axis is not None:
+            measures = self._measures()
+            following = measures[(measures.index(self._axis.measure) + 1) % len(measures)]
+            self._axis = self._near(following, self._axis.k)
+            self._plot()
 
-    def _near(self, measure: str, k: int) -> Axis:
-        """A measure at k, or at the first k at which the two can be compared."""
-        axes = self._axes(measure)
+    def _near(self, measure: str, k: int) -> Axis | None:
+        """A measure at k, or the nearest thing that can be compared; None where nothing can."""
+        measures = self._measures()
+        if not measures:
+            return None
+        axes = self._axes(measure if measure in measures else measures[0])
         return next((axis for axis in axes if axis.k == k), axes[0])
 
-    def _axes(self, measure: str) -> list[Axis]:
-        """The axes of a measure that both runs have, and on which their numbers mean the same.
+    def _measures(self) -> list[str]:
+        """The measures that both runs have, and by which they can be compared."""
+        first, second = (snapshot.run for snapshot in self._two)
+        both = [measure for measure in first.measures if measure in second.measures]
+        return [measure for measure in both if self._axes(measure)]
 
-        Combined scores do only if one calibration made them.
+    def _axes(self, measure: str) -> list[Axis]:
+        """The axes of a measure on which the numbers of both runs mean the same.
+
+        p always does, scores do if one model made them, combined scores if one calibration did.
         """
-        first, second = (snapshot.run.calibration for snapshot in self._two)
-        comparable = first is not None and second is not None and first.id == second.id
-        shallow = min((snapshot.run for snapshot in self._two), key=lambda run: run.n_layers)
-        return [axis for axis in shallow.axes(measure) if comparable or axis != COMBINED]
+        runs = [snapshot.run for snapshot in self._two]
+        axes = min(runs, key=lambda run: run.n_layers).axes(measure)
+        if measure == P:
+            return axes
+        first, second = runs
+        if first.scores.header.model_sha256 != second.scores.header.model_sha256:
+            return []
+        one, other = first.calibration, second.calibration
+        comparable = one is not None and other is not None and one.id == other.id
+        return [axis for axis in axes if comparable or axis != COMBINED]
 
     def action_log(self) -> None:
         self._log = not self._log

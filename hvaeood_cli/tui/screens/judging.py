@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from hvaeood_cli.text import printable
-from hvaeood_cli.tui.messages import Copy, Judge
+from hvaeood_cli.tui.messages import Copy, Judge, Undo
 from hvaeood_cli.tui.screens.asking import AskText
 from hvaeood_cli.tui.view import Snapshot
 
@@ -35,7 +35,8 @@ class JudgingScreen(SnapshotScreen):
         Binding("2", "mark('fine')", "Fine", group=JUDGE),
         Binding("3", "mark('unsure')", "Unsure", group=JUDGE),
         Binding("0", "mark('')", "Unmark", show=False),
-        Binding("n", "note", "Note"),
+        Binding("z", "undo", "Take the last judgement back", show=False),
+        Binding("n", "note", "Note", group=JUDGE),
         Binding("y", "copy", "Copy path", show=False),
     ]
 
@@ -44,9 +45,23 @@ class JudgingScreen(SnapshotScreen):
         """The row of the image at hand; None if there is none."""
         raise NotImplementedError
 
+    def go_to(self, row: int) -> None:
+        """Take another image to hand, if the list has it."""
+        raise NotImplementedError
+
+    def action_step(self, step: int) -> None:
+        """Take the next image of the list to hand, or the one before; the ends stay at hand."""
+        raise NotImplementedError
+
     def action_mark(self, mark: str) -> None:
+        """Mark the image and go on to the next; an image whose mark is taken off stays."""
         if self.row is not None:
             self.post_message(Judge(self.row, mark=mark))
+            if mark:
+                self.action_step(1)  # at once, so that no key is lost to somebody who types fast
+
+    def action_undo(self) -> None:
+        self.post_message(Undo())
 
     def action_note(self) -> None:
         row = self.row

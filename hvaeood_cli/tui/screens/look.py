@@ -7,7 +7,6 @@ from typing import ClassVar
 import numpy as np
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Footer, Static
 
@@ -18,7 +17,7 @@ from hvaeood_cli.tui.messages import Show
 from hvaeood_cli.tui.screens.judging import JudgingScreen
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.detail import Detail, MarkChips
-from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture
+from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture, PictureRow
 
 STEP = Binding.Group("Other image", compact=True)
 
@@ -28,8 +27,8 @@ class LookScreen(JudgingScreen):
 
     VERTICAL_BREAKPOINTS = [(0, "-low"), (34, "-high")]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,up", "step(-1)", "Previous", key_display="←", group=STEP),
-        Binding("right,down", "step(1)", "Next", key_display="→", group=STEP),
+        Binding("left,up,h,k", "step(-1)", "Previous", key_display="←", group=STEP),
+        Binding("right,down,l,j", "step(1)", "Next", key_display="→", group=STEP),
         Binding("d", "differences", "Differences"),
         Binding("escape,enter,q", "app.pop_screen", "Back", key_display="esc"),
     ]
@@ -40,6 +39,7 @@ class LookScreen(JudgingScreen):
         """no_model: why there are no reconstructions; empty if there are."""
         super().__init__(snapshot)
         self._row = row
+        self._place = 0  # of the row in the list, or where it was before it left the list
         self._image_widget = image_widget
         self._no_model = no_model
 
@@ -50,11 +50,11 @@ class LookScreen(JudgingScreen):
     def compose(self) -> ComposeResult:
         n_layers = 0 if self._no_model else self.snapshot.run.n_layers
         yield Static(id="place")
-        with Horizontal(id="pictures"):
+        with PictureRow(id="pictures"):
             yield Picture("image", self._image_widget, id="image")
             for k in range(n_layers):
                 yield Picture(f"k = {k}", self._image_widget, id=f"from-{k}")
-        with Horizontal(id="differences"):
+        with PictureRow(id="differences"):
             yield Picture("as scored", self._image_widget, id="observed")
             for k in range(n_layers):
                 yield Picture(f"difference, k = {k}", self._image_widget, id=f"difference-{k}")
@@ -92,18 +92,28 @@ class LookScreen(JudgingScreen):
 
     # -- what the user does -------------------------------------------------------------------
 
+    def go_to(self, row: int) -> None:
+        if row != self._row:
+            self._row = row
+            self._want()
+
     def action_step(self, step: int) -> None:
         rows = self.snapshot.rows
-        places = np.flatnonzero(rows == self._row)
-        place = int(places[0]) + step if len(places) else 0
+        here = self._place_of_row()
+        if here is None:  # it has left the list, and the next one has moved up to its place
+            here = self._place - (step > 0)
+        place = here + step
         if 0 <= place < len(rows):
-            self._row = int(rows[place])
-            self._want()
+            self.go_to(int(rows[place]))
 
     def action_differences(self) -> None:
         self.toggle_class("-differences")
 
     # -- parts --------------------------------------------------------------------------------
+
+    def _place_of_row(self) -> int | None:
+        places = np.flatnonzero(self.snapshot.rows == self._row)
+        return int(places[0]) if len(places) else None
 
     def _want(self) -> None:
         self._describe()
@@ -112,9 +122,11 @@ class LookScreen(JudgingScreen):
         self.post_message(Show(self._row))
 
     def _describe(self) -> None:
-        rows = self.snapshot.rows
-        places = np.flatnonzero(rows == self._row)
-        place = f"{int(places[0]) + 1:,} of {len(rows):,}" if len(places) else "not in the list"
+        here = self._place_of_row()
+        place = "not in the list"
+        if here is not None:
+            self._place = here
+            place = f"{here + 1:,} of {len(self.snapshot.rows):,}"
         name = printable(bytes(self.snapshot.run.scores.names[self._row]))
         self.query_one("#place", Static).update(
             Content.assemble((f"{place}  ", "$text-muted"), (name, "bold"))

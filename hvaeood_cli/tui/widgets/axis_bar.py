@@ -32,7 +32,7 @@ class AxisBar(Horizontal):
             action = f"screen.axis('{axis.measure}', {axis.k})"
             ks.append(Chip("all" if axis.is_combined else str(axis.k), action, axis == here))
         scale = [Chip("log" if view.log else "linear", "screen.log")]
-        self.query_one(Chips).show(("m", measures), ("k", ks), ("l", scale))
+        self.query_one(Chips).show(("m", measures), ("[ ] k", ks), ("L", scale))
         unit = f", {here.unit}" if here.unit else ""
         self.query_one("#legend", Static).update(
             Content.assemble(

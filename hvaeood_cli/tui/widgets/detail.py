@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from textual.content import Content, Span
 from textual.widgets import Static
 
+from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.store.judgements import MARKS
 from hvaeood_cli.text import printable
 from hvaeood_cli.tui.cells import MARK_WORDS
@@ -16,6 +17,8 @@ from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.chips import Chip, Chips
 
 Line = list[Content | str | tuple[str, str]]
+
+_ODD = 0.05  # p, up to which the reason for a rank is worth reading
 
 
 class Detail(Static):
@@ -37,6 +40,8 @@ class Detail(Static):
                 Content.assemble((_head(run.calibration is not None, wide), "$text-muted"))
             )
             lines += [self._of_k(snapshot, row, k, wide) for k in range(run.n_layers)]
+            if why := why_odd(snapshot, row):
+                lines.append(Content.assemble((why, "$text-warning")))
         judgement = snapshot.judgements.of(scores, row)
         if judgement:
             mark = MARK_WORDS[MARKS.index(judgement.mark) + 1] if judgement.mark else ""
@@ -90,6 +95,21 @@ class Detail(Static):
             Content(printable(scores.errors[row])),
             Content.assemble(("mend the file, then hvaeood score again", "$text-muted")),
         ]
+
+
+def why_odd(snapshot: Snapshot, row: int) -> str:
+    """Why an image is odd, in words; empty where it is not, or where there is no calibration.
+
+    Every image has a least usual statistic. It is a reason only for one that stands out.
+    """
+    run = snapshot.run
+    p = run.p_of(row, 0)
+    if run.calibration is None or p is None:
+        return ""
+    if not snapshot.flags.flagged[row] and p > _ODD:
+        return ""
+    (reason,) = reasons(run.calibration, run.scores, [row])
+    return "" if reason is None else printable(reason.sentence)
 
 
 class MarkChips(Chips):

@@ -21,4 +21,4 @@ class FilterBar(Chips):
         end = [Chip(text, "screen.find", bool(wanted.text))]
         if wanted:
             end.append(Chip(f"clear ({len(snapshot.rows):,} listed)", "screen.clear"))
-        self.show(("f u j", shown), ("d most at", ks), ("/", end))
+        self.show(("f u J", shown), ("d most at", ks), ("/", end))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical
+from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
@@ -16,6 +16,7 @@ from textual.widgets import Static
 ImageWidget = type[Widget]  # one of textual-image's, with an `image`
 
 _LEAST_SIDE = 256  # pixels: small images are enlarged to it without smoothing
+_SMALL_SIDE = 384  # pixels: what a small picture keeps of a large image
 
 
 class Picture(Vertical):
@@ -29,7 +30,7 @@ class Picture(Vertical):
         padding: 0 1 0 0;
         & > .caption { width: 1fr; height: 1; text-align: center; color: $text-muted; }
         & > .words { width: 1fr; height: auto; text-align: center; color: $text-muted; }
-        & > .frame { width: 1fr; height: 1fr; align-horizontal: center; }
+        & > .frame { width: 1fr; height: 1fr; align: center top; }
         .image { width: auto; height: auto; }
     }
     """
@@ -51,7 +52,8 @@ class Picture(Vertical):
         """Show an image. pixels: (H, W) or (H, W, 3)."""
         self._say("" if self._widget else "images are off")
         if self._widget is not None:
-            self._put(enlarge(pixels))
+            _, behind = self.background_colors
+            self._put(squared(enlarge(pixels), behind.rgb))
 
     def say(self, text: str) -> None:
         """Show words instead of an image."""
@@ -68,6 +70,38 @@ class Picture(Vertical):
         widget: Any = self.query_one(".image")
         widget.image = image
         widget.display = image is not None
+
+
+class PictureRow(Horizontal):
+    """Pictures side by side, each as wide as the others to the cell: all are of one size."""
+
+    def on_resize(self) -> None:
+        pictures = self.query(Picture)
+        if pictures:
+            width = max(12, self.content_size.width // len(pictures))
+            pictures.set_styles(f"width: {width};")
+
+
+def reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A large image made small enough to keep hundreds; a small one as it is."""
+    if max(pixels.shape[:2]) <= _SMALL_SIDE:
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
+    return np.asarray(image)
+
+
+def squared(image: Image.Image, behind: tuple[int, int, int]) -> Image.Image:
+    """The image in the middle of a square, so that every picture has the same shape.
+
+    behind: the colour beside it, RGB.
+    """
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), behind)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def enlarge(pixels: NDArray[np.uint8]) -> Image.Image:

@@ -54,8 +54,8 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Look"),
-        Binding("up", "move(-1)", show=False),
-        Binding("down", "move(1)", show=False),
+        Binding("up,k", "move(-1)", show=False),
+        Binding("down,j", "move(1)", show=False),
         Binding("pageup", "page(-1)", show=False),
         Binding("pagedown", "page(1)", show=False),
         Binding("home", "move(-2147483648)", show=False),
@@ -129,6 +129,12 @@ class VirtualTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._rows = np.empty(0, np.int32)
 
     # -- moving -------------------------------------------------------------------------------
+
+    def go_to(self, row: int) -> None:
+        """Move the cursor to a row; it stays where the table does not list it."""
+        places = np.flatnonzero(self._rows == row)
+        if len(places):
+            self.action_move(int(places[0]) - self.cursor)
 
     def action_move(self, lines: int) -> None:
         self.cursor = max(0, min(self.cursor + lines, len(self._rows) - 1))
