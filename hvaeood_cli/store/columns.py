@@ -38,9 +38,7 @@ class Column:
     density: slice | None = None  # which of its values the density takes; None: none
     odd_end: Literal["high", "low", "either"] = "high"  # where images that do not belong lie
     listed: bool = False  # whether lists of images show it, where there is room
-    above: str = (
-        ""  # what a value above usual images' says of an image: "... than most"; {} as above
-    )
+    above: str = ""  # what a value above usual images' says: "... than most"; {} as in titles
     below: str = ""  # ... and a value below theirs
     optional: bool = False  # added within this version of the format: older files may lack it
 
