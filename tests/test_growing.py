@@ -387,7 +387,7 @@ def test_a_killed_update_goes_on_and_ends_with_the_same_file(tmp_path, bundle, m
 def own(bundle, tmp_path, monkeypatch) -> Path:
     """A model of the user's own, not calibrated yet; the one that commands take."""
     folder = tmp_path / "own"
-    write_bundle(folder, "own", SMALL, make_ladder(gain=1.0), {}, {}, bundle.training_hashes())
+    write_bundle(folder, "own", SMALL, make_ladder(gain=1.0), {}, bundle.training_hashes())
     monkeypatch.setenv("HVAEOOD_MODEL", str(folder))
     return folder
 

@@ -463,7 +463,7 @@ def test_names_that_are_too_long_for_a_number_are_shortened():
 def decided(run, bundle, tmp_path, monkeypatch):
     """mixed/: twenty nearly black images that belong, and odd/0.png to odd/2.png, nearly white."""
     folder = tmp_path / "own"
-    write_bundle(folder, "own", SMALL, make_ladder(gain=1.0), {}, {}, bundle.training_hashes())
+    write_bundle(folder, "own", SMALL, make_ladder(gain=1.0), {}, bundle.training_hashes())
     monkeypatch.setenv("HVAEOOD_MODEL", str(folder))
     np.save("held-out.npy", make_images(200, seed=1)[:, 0] // 64)
     Path("mixed/odd").mkdir(parents=True)
