@@ -307,7 +307,7 @@ def test_in_a_terminal_from_opening_to_quitting(scores, tmp_path):
         "--device", "cpu",
     )  # fmt: skip
     try:
-        terminal.wait_for("flagged of 200", "FPR 1 %", "combined score", "looks at an image")
+        terminal.wait_for("flagged of 200", "FPR 1 %", "bits/dim", "looks at an image")
         terminal.press("S-Left", "S-Left")
         terminal.wait_for("FPR 3.2 %")
         terminal.press("Enter")
