@@ -159,10 +159,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def decision_function(self, X: Images) -> NDArray[np.float64]:
         """`score_samples` minus the threshold, (N,): negative for an outlier, as in `predict`."""
-        if self.calibration is not None:
-            return self._above(self._normality(self.score(X)), self.offset_)
+        offset = None if self.calibration is None else self.offset_  # raises before any work
         normal = self._normality(self.score(X))
-        return self._above(normal, self._offset_in(normal))
+        return self._above(normal, self._offset_in(normal) if offset is None else offset)
 
     def predict(self, X: Images) -> NDArray[np.int64]:
         """1 for an inlier, -1 for an outlier or an image that cannot be read, (N,).
@@ -229,12 +228,10 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if calibration is None:
             warnings.warn(self._against_batch(), stacklevel=2)
             return frame.to_frame(self.score(X))
-        rule = Rule("fpr", self.false_positive_rate)
-        check_level(rule, calibration, 1)
+        check_level(self._rule, calibration, 1)
         scores = self.score(X)
-        return frame.to_frame(
-            replace(scores, decision=decide(calibration, scores, rule)), calibration
-        )
+        decision = decide(calibration, scores, self._rule)
+        return frame.to_frame(replace(scores, decision=decision), calibration)
 
     def calibrate(self, X: Images, *, allow_training_images: bool = False) -> Calibration:
         """Calibrate this detector on held-out in-distribution images; returns the calibration.
@@ -392,6 +389,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         return LocalEngine(self.scorer, self.batch_size, self.workers)
 
+    @property
+    def _rule(self) -> Rule:
+        """What `predict` flags by. Raises CalibrationError for a rate that is none."""
+        return Rule("fpr", self.false_positive_rate)
+
     def _uncalibrated(self) -> CalibrationError:
         return CalibrationError(
             f"model {self.bundle.name} has no calibration for these settings",
@@ -407,7 +409,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _supported_calibration(self) -> Calibration:
         """The calibration. Raises CalibrationError where it cannot support the rate."""
         calibration = self._calibration_or_raise()
-        check_level(Rule("fpr", self.false_positive_rate), calibration, 1)
+        check_level(self._rule, calibration, 1)
         return calibration
 
     def _normality(self, scores: ScoreFile) -> NDArray[np.float64]:
@@ -427,7 +429,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ordered = np.sort(normal[~np.isnan(normal)])
         if not len(ordered):
             return math.nan
-        return float(ordered[math.ceil(self.false_positive_rate * (len(ordered) - 1) - 1e-9)])
+        return float(ordered[math.ceil(self._rule.level * (len(ordered) - 1) - 1e-9)])
 
     @staticmethod
     def _above(normal: NDArray[np.float64], offset: float) -> NDArray[np.float64]:

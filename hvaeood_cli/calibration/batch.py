@@ -8,6 +8,7 @@ take a group of odd images for one of its parts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ _MOST_FITTED = 20_000  # images: more change nothing, and take memory
 _KEPT = 0.8  # the share of them that the Gaussian is fitted to
 _IMAGES_PER_STATISTIC = 2  # with fewer images, the statistics are taken to be independent
 _LEAST_LLR_SPREAD = 1.0  # nats; less is noise
-_SLICE = 1 << 16  # rows whose combined score is computed at once: memory stays small
+_SLICE = 1 << 16  # rows that are compared at once: memory stays small
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +51,7 @@ class BatchDensity:
     def combine(self, scores: ScoreFile) -> Float64:
         """The combined score of every row, (N,) nats, higher is odder; NaN without scores."""
         combined = np.empty(len(scores))
-        for first in range(0, len(scores), _SLICE):
-            part = slice(first, first + _SLICE)
+        for part in _slices(len(scores)):
             columns = {name: scores[name][part] for name in self.statistics}
             combined[part] = self.density.minus_log(statistics(columns, self.statistics))
         combined[~scores.scored] = np.nan
@@ -62,9 +62,12 @@ class BatchDensity:
 
         The measure is spreads of the batch.
         """
-        off = np.abs(scores.llr - self.llr_centre) / self.llr_spread
-        k = np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1
-        return np.where(scores.scored, k, 0).astype(np.int8)
+        k = np.zeros(len(scores), np.int8)
+        for part in _slices(len(scores)):
+            off = np.abs(scores.llr[part] - self.llr_centre) / self.llr_spread
+            k[part] = np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1
+        k[~scores.scored] = 0
+        return k
 
 
 def _fitted_rows(scores: ScoreFile) -> NDArray[np.int64]:
@@ -76,6 +79,10 @@ def _fitted_rows(scores: ScoreFile) -> NDArray[np.int64]:
     scored = np.flatnonzero(scores.scored)
     _, first = np.unique(scores.content[scored], return_index=True)
     return scored[first[:_MOST_FITTED]]
+
+
+def _slices(n: int) -> Iterator[slice]:
+    return (slice(first, first + _SLICE) for first in range(0, n, _SLICE))
 
 
 def _finite(values: NDArray[np.floating[Any]]) -> Float64:

@@ -145,7 +145,7 @@ def _slices(part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
         some = slice(first, min(first + _AT_ONCE, len(scores)))
         n = some.stop - first
         found = _columns(scores, ranking, calibration, some)
-        for name in ("path", "error"):
+        for name in ("path", "status", "error"):
             found[name] = [_unicode(text) for text in found[name]]
         found["score_file"] = [_unicode(str(scores.path))] * n
         if label is not None:
