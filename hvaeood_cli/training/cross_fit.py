@@ -224,6 +224,7 @@ def _train_fold(job: Job, n_side_by_side: int, to: Connection, stopping: Event) 
         read = read_pixels(job.manifest, cross_fit.config)
         others = read.pixels[folds_of(read.pixels, cross_fit.n_folds) != job.fold]
         out = fold_folder(cross_fit.out, job.fold)
+        out.mkdir(parents=True, exist_ok=True)
         run = TrainingRun(
             config=cross_fit.config,
             settings=_settings_for(cross_fit.settings, len(others)),
