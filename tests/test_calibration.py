@@ -536,6 +536,17 @@ def test_an_image_that_is_plainer_or_stranger_than_usual_is_said_to_be(
     assert mixed.sentence.startswith("an unusual combination: ")
 
 
+def test_what_is_far_off_is_named_though_few_images_show_how_rare_it_is(tmp_path):
+    usual = make_scores(tmp_path / "few.h5", 60, seed=1)
+    few = Calibration.of(usual)
+    odd = make_scores(tmp_path / "odd.h5", 1)
+    for name in few.statistics:
+        odd.columns[name][:] = np.median(usual.columns[name], axis=0)
+    odd["kl"][0, 1] += 40.0
+    (reason,) = reasons(few, odd, [0])
+    assert reason.title == "KL 2" and reason.sentence.startswith("more surprising in layer 2 than")
+
+
 def test_a_row_without_scores_has_no_reason(calibration, tmp_path):
     assert reasons(calibration, make_scores(tmp_path / "s.h5", 3, bad=(1,)), [1]) == [None]
 

@@ -46,6 +46,7 @@ def photos(tmp_path):
 def test_find_scores_each_image_with_a_model_that_has_not_seen_it(run, photos, tmp_path):
     code, out, err = run(*FIND, "--fpr", "5%")
     assert code == 4, err  # for bad.png
+    assert "the share of these images" in out and "--model photos.model -o grid.png" in out
     assert "flagged at FPR 5 %" in out and "photos.report.html" in err
     with h5py.File(tmp_path / "photos.scores.h5") as file:
         fold, content = file["images/fold"][()], file["images/content"][()]
@@ -74,6 +75,8 @@ def test_find_scores_each_image_with_a_model_that_has_not_seen_it(run, photos, t
         Image.fromarray(image).save(tmp_path / "more" / f"{i}.png")
     code, out, err = run("score", "more", "--model", "photos.model", "--json")
     assert code == 0 and json.loads(out)["decision"]["n_calibration"] == 121, err
+    _, out, _ = run("score", "more", "--model", "photos.model")
+    assert "how often an image that belongs" in out, "they are not compared with one another"
     assert run("models", "photos.model")[0] == 0
     (photos / "new.png").write_bytes((tmp_path / "more" / "0.png").read_bytes())
     code, _, err = run(*FIND)
@@ -205,6 +208,8 @@ def test_images_compared_with_one_another_have_valid_p(tmp_path):
     np.testing.assert_array_equal(np.sort(combined), calibration.combined)
     medians = [np.median(combined[fold == f]) for f in (0, 1)]
     assert medians == pytest.approx([0.0, 0.0], abs=1e-9)
+    assert calibration.id != Calibration.of(scores).id and calibration.is_of(scores)
+    assert not calibration.is_of(make_scores(tmp_path / "o.h5", 300, seed=2))
     again = Calibration.of_bytes(calibration.to_bytes(), "kept")
     np.testing.assert_array_equal(again.combine(scores.columns), combined)
     assert again.id == calibration.id and again.is_within

@@ -1,9 +1,7 @@
 """How odd each image is among the others of its batch: what ranks where no calibration decides.
 
 It ranks and promises nothing: every batch has an oddest image, and that may well belong. What most
-of the batch is like is found in spite of a minority that is not. The fifth of the images that lie
-furthest from the medians is left out; one Gaussian is fitted to the rest, since a mixture would
-take a group of odd images for one of its parts.
+of the batch is like is found in spite of a minority that is not (`Density.fit_trimmed`).
 """
 
 from __future__ import annotations
@@ -15,12 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.density import Density, Float64, statistic_names, statistics
+from hvaeood_cli.calibration.density import Density, Float64, middle, statistic_names, statistics
 from hvaeood_cli.store.score_file import ScoreFile
 
 _MOST_FITTED = 20_000  # images: more change nothing, and take memory
-_KEPT = 0.8  # the share of them that the Gaussian is fitted to
-_IMAGES_PER_STATISTIC = 2  # with fewer images, the statistics are taken to be independent
 _LEAST_LLR_SPREAD = 1.0  # nats; less is noise
 _SLICE = 1 << 16  # rows that are compared at once: memory stays small
 
@@ -40,12 +36,8 @@ class BatchDensity:
         rows = _fitted_rows(scores)
         names = tuple(name for name in statistic_names() if name in scores.columns)
         values = _finite(statistics({name: scores[name][rows] for name in names}, names))
-        density = Density.around(*_middle(values))
-        n_kept = int(_KEPT * len(values))
-        if n_kept >= _IMAGES_PER_STATISTIC * values.shape[1]:
-            nearest = np.argsort(density.minus_log(values), kind="stable")[:n_kept]
-            density = Density.fit(values[nearest], n_components=1)
-        llr_centre, llr_spread = _middle(_finite(scores.llr[rows]))
+        llr_centre, llr_spread = middle(_finite(scores.llr[rows]))
+        density = Density.fit_trimmed(values)
         return cls(names, density, llr_centre, np.maximum(llr_spread, _LEAST_LLR_SPREAD))
 
     def combine(self, scores: ScoreFile) -> Float64:
@@ -53,7 +45,7 @@ class BatchDensity:
         combined = np.empty(len(scores))
         for part in _slices(len(scores)):
             columns = {name: scores[name][part] for name in self.statistics}
-            combined[part] = self.density.minus_log(statistics(columns, self.statistics))
+            combined[part] = self.density.combined(statistics(columns, self.statistics))
         combined[~scores.scored] = np.nan
         return combined
 
@@ -90,9 +82,3 @@ def _finite(values: NDArray[np.floating[Any]]) -> Float64:
     found = np.asarray(values, np.float64)
     found = found[np.isfinite(found).all(axis=1)]
     return found if len(found) else np.zeros((1, values.shape[1]))
-
-
-def _middle(values: Float64) -> tuple[Float64, Float64]:
-    """Median and scaled MAD of each column, which a minority of rows cannot move."""
-    centre = np.median(values, axis=0)
-    return centre, 1.4826 * np.median(np.abs(values - centre), axis=0)

@@ -103,7 +103,9 @@ class Calibration:
         """
         used = _by_content(scores)
         check_enough(len(used))
-        return cls._fitted(scores, used, used, used, True, {"within": True} | (about or {}))
+        _, firsts = np.unique(scores.content[used], return_index=True)
+        fit = used[firsts]  # many copies of an odd image do not make it usual
+        return cls._fitted(scores, used, fit, used, True, {"within": True} | (about or {}))
 
     @classmethod
     def _fitted(
@@ -182,6 +184,7 @@ class Calibration:
         It leaves out the density itself, whose last digits differ between processors.
         """
         made = [self.settings, self.statistics, _FIT_FRACTION, _SPLIT_SEED, Density.made_by()]
+        made += ["within"] if self.is_within else []
         digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
         arrays: list[NDArray[Any]] = [*self.columns.values(), self.content]
         for array in arrays:
@@ -197,6 +200,11 @@ class Calibration:
     def is_within(self) -> bool:
         """Whether it compares a run's images with one another, as `within` does."""
         return bool(self.about.get("within"))
+
+    def is_of(self, scores: ScoreFile) -> bool:
+        """Whether it compares this run's images with one another: most are those it was made of."""
+        own = np.isin(scores.content[scores.scored], self.content)
+        return self.is_within and bool(own.sum() > len(own) / 2)
 
     def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The combined score of every row, (N,) nats, higher is odder. scores: columns by name."""

@@ -28,7 +28,8 @@ Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
-_TRIMMED = 0.05  # the share of images that `fit_trimmed` leaves out
+_KEPT = 0.8  # the share of images that `fit_trimmed` fits to
+_IMAGES_PER_STATISTIC = 2  # with fewer images, it takes the statistics to be independent
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
 _LEAST_SPREAD = 1e-3  # nats
 _L = 0  # the place of L among the statistics: it comes first in the column table
@@ -87,16 +88,17 @@ class Density:
 
     @classmethod
     def fit_trimmed(cls, values: Float64) -> Density:
-        """Fit to (n, D) of which a few may be out-of-distribution: the oddest are left out.
+        """Fit to (n, D) of which some may be out-of-distribution, however few there are.
 
-        What is odd is found by a single Gaussian, twice, since a mixture would give a few alike
-        images a component of their own.
+        The fifth of the images that lie furthest from the medians is left out. One Gaussian is
+        fitted to the rest, since a mixture would take a group of odd images for one of its parts.
         """
-        kept = values
-        for _ in range(2):
-            odd = cls.fit(kept, 1).combined(values)
-            kept = values[odd <= np.quantile(odd, 1.0 - _TRIMMED)]
-        return cls.fit(kept)
+        around = cls.around(*middle(values))._with_tail(values)
+        n_kept = int(_KEPT * len(values))
+        if n_kept < _IMAGES_PER_STATISTIC * values.shape[1]:
+            return around
+        nearest = np.argsort(around.minus_log(values), kind="stable")[:n_kept]
+        return cls.fit(values[nearest], n_components=1)
 
     def shifted(self, nats: float) -> Density:
         """The same density, but for a constant in the combined score."""
@@ -121,7 +123,6 @@ class Density:
             _IMAGES_PER_PARAMETER,
             _RIDGE,
             _LEAST_SPREAD,
-            _TRIMMED,
             _TAIL,
             _WEIGHT_OF_L,
         ]
@@ -182,6 +183,12 @@ class Density:
         precision = self.precisions[nearest] @ self.precisions[nearest].T  # (D, D)
         off: Float64 = precision @ (standard - self.means[nearest])
         return off / np.sqrt(np.diag(precision))
+
+
+def middle(values: Float64) -> tuple[Float64, Float64]:
+    """Median and scaled MAD of each column, (D,) each, which a minority of rows cannot move."""
+    centre = np.median(values, axis=0)
+    return centre, 1.4826 * np.median(np.abs(values - centre), axis=0)
 
 
 def _squared_norm(columns: Float64, upper: Float64) -> Float64:

@@ -26,6 +26,7 @@ class Ranking:
     usual_llr: NDArray[np.floating[Any]] | None = None  # (n, L - 1) nats, of the calibration
     drift: Drift | None = None  # of the whole batch, where there is a calibration
     calibration: Calibration | None = None  # that made the decision, if it is at hand
+    within: bool = False  # whether that one compares these images with one another
 
     @classmethod
     def of(cls, scores: ScoreFile, calibration: Calibration | None) -> Ranking:
@@ -34,13 +35,14 @@ class Ranking:
         calibration: the one that made the decision, if it is at hand; the drift needs it.
         """
         usual, drift = None, None
-        if calibration and not calibration.is_within:  # a batch does not differ from itself
+        within = calibration is not None and calibration.is_of(scores)
+        if calibration and not within:  # a batch does not differ from itself
             usual = calibration.llr
             drift = measure_drift(usual, scores.llr[scores.scored])
         decision = scores.decision
         if decision:
             found = decision.combined, decision.k
-            return cls("calibration", *found, usual, drift, calibration)
+            return cls("calibration", *found, usual, drift, calibration, within)
         batch = BatchDensity.of(scores)
         combined, k = batch.combine(scores), batch.k_differing_most(scores)
         return cls("batch", combined, k, usual, drift, calibration)

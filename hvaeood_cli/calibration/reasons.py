@@ -19,7 +19,9 @@ from hvaeood_cli.calibration.density import Density, statistics
 from hvaeood_cli.store.columns import Column, column
 from hvaeood_cli.store.score_file import ScoreFile
 
-_RARE = 0.05  # a two-sided p, corrected for the number of statistics, at which one is named alone
+# A statistic is named alone if it is rare by its two-sided p, corrected for their number, or by how
+# far off it is: a few usual images cannot give a small p.
+_RARE, _FAR = 0.05, 4.0  # p; spreads
 
 
 class Reason(NamedTuple):
@@ -83,8 +85,10 @@ def _alone(
 ) -> Reason | None:
     """The rarest statistic, if it is rare by itself; of equally rare ones, that furthest off."""
     j = int(np.lexsort([-np.abs(spreads), p])[0])
-    if min(1.0, p[j] * len(p)) > _RARE:
-        return None
+    if p[j] * len(p) > _RARE:
+        j = int(np.abs(spreads).argmax())
+        if abs(spreads[j]) < _FAR:
+            return None
     n, n_layers, above = len(calibration), calibration.n_layers, bool(spreads[j] > 0)
     title, phrase = named[j].title(n_layers), named[j].phrase(above, n_layers)
     beyond = round((1.0 - p[j] / 2.0) * (n + 1))  # usual images on its one side, at most n

@@ -116,7 +116,10 @@ By = Annotated[
 CalibrationFile = Annotated[
     Path | None,
     typer.Option(
-        "--calibration", metavar="FILE", help="The calibration.", show_default="the model's own"
+        "--calibration",
+        metavar="FILE",
+        help="The calibration.",
+        show_default="the one that decided, else the model's",
     ),
 ]
 FailOnFlagged = Annotated[

@@ -64,4 +64,5 @@ def reconstruct(
     with replacing(output) as temporary:
         grid.save(temporary, format="PNG")
     if not quiet:
-        console.say(f"{len(pixels)} images, k = 0 to {len(views.from_k) - 1}: {output}")
+        noun = "image" if len(pixels) == 1 else "images"
+        console.say(f"{len(pixels)} {noun}, k = 0 to {len(views.from_k) - 1}: {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from rich.text import Text
 from hvaeood_cli.calibration.foreign import OWN_MODEL, Foreign, foreign
 from hvaeood_cli.calibration.ranking import AGAINST_BATCH, Ranking
 from hvaeood_cli.calibration.reasons import Reason, reasons
+from hvaeood_cli.errors import ModelError
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import format_p, printable, shorten
@@ -184,7 +186,7 @@ def _explanation(scores: ScoreFile, ranking: Ranking) -> Text:
     words = "combined: how rare such scores are in this batch; all in nats"
     if scores.decision:
         words = f"{_FLAG} flagged; p: how often an image that belongs scores as odd"
-    if ranking.calibration and ranking.calibration.is_within:
+    if ranking.within:
         words = f"{_FLAG} flagged; p: the share of these images that are at least as odd"
     return Text(words, style="dim")
 
@@ -240,15 +242,31 @@ def _tail(
     commands = [["hvaeood", "report", str(scores.path), *_given(options, *_OF_FILE)]]
     if unknown:
         commands = [*map(str.split, OWN_MODEL), *commands]
-    elif len(order):
-        name = scores.name(order[0])
-        of_image = _given(options, *(option for option in options if option != "--calibration"))
-        commands.append(["hvaeood", "reconstruct", name, *of_image, "-o", "grid.png"])
+    elif len(order) and (model := _model(scores, options)) is not None:
+        others = (name for name in options if name not in ("--calibration", "--model"))
+        of_image = [scores.name(order[0]), *model, *_given(options, *others)]
+        commands.append(["hvaeood", "reconstruct", *of_image, "-o", "grid.png"])
     shown = [command for command in commands if all(part.isprintable() for part in command)]
     for number, command in enumerate(shown):
         text.append("\n        " if number else "\nnext    ")
         text.append(shlex.join(command), style="bold")
     return text
+
+
+def _model(scores: ScoreFile, options: Mapping[str, str]) -> list[str] | None:
+    """The option that names the model that scored; none for the usual one. None if it is gone."""
+    from hvaeood_cli.looks.looker import bundle_of
+    from hvaeood_cli.model.bundle import DEFAULT_MODEL, folder_named
+
+    if "--model" in options:
+        return _given(options, "--model")
+    try:
+        bundle = bundle_of(scores, None)
+    except ModelError:
+        return None
+    if folder_named(bundle.name) == bundle.folder:
+        return [] if bundle.name == DEFAULT_MODEL else ["--model", bundle.name]
+    return ["--model", os.path.relpath(bundle.folder)]
 
 
 def _given(options: Mapping[str, str], *names: str) -> list[str]:

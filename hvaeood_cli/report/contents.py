@@ -133,7 +133,7 @@ def gather(
         n_flagged=decision.n_flagged if decision else 0,
         cut_in_words=f"p = {decision.threshold:.2g}" if decision and decision.threshold else "",
         calibrated=calibration is not None,
-        distributions=_distributions(scores, calibration),
+        distributions=_distributions(scores, ranking, calibration),
         foreign=unknown,
         conversions=_conversions(scores),
         gallery=odd[: len(shown)],
@@ -160,7 +160,9 @@ def _without_copies(scores: ScoreFile, order: NDArray[np.int64]) -> NDArray[np.i
     return order[np.sort(places)]
 
 
-def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[Distribution]:
+def _distributions(
+    scores: ScoreFile, ranking: Ranking, calibration: Calibration | None
+) -> list[Distribution]:
     """Distributions of the combined score, if there is one, and of each score that lists show."""
     scored, decision = scores.scored, scores.decision
     level = decision.threshold if decision else 0.0
@@ -173,11 +175,13 @@ def _distributions(scores: ScoreFile, calibration: Calibration | None) -> list[D
     if decision:  # by the combined score alone: the others have no threshold
         combined = calibration.combined if calibration else None
         line = None if combined is None or not level else threshold(combined, level)
+        combined = None if ranking.within else combined
         add("Combined score", "-log density, nats", combined, decision.combined, line)
     for column in scores.scores:
         if not column.listed:
             continue
-        known = calibration.columns.get(column.name) if calibration else None
+        shown = calibration if not ranking.within else None  # it would be the same images twice
+        known = shown.columns.get(column.name) if shown else None
         for i, (title, here) in enumerate(scores.each(column)):
             usual = None if known is None else known.reshape(len(known), -1)[:, i]
             unit = "" if column.unit in title else f", {column.unit}"
