@@ -69,6 +69,10 @@ def test_find_scores_each_image_with_a_model_that_has_not_seen_it(run, photos, t
     assert code == 4 and "nothing has changed since" in out and "FPR 5 %" in out
     assert (tmp_path / "photos.scores.h5").read_bytes() == before
 
+    assert run("decide", "photos.scores.h5", "--fpr", "0.1", "-q")[0] == 0
+    code, out, _ = run(*FIND)
+    assert code == 4 and "FPR 10 %" in out, "a decision stands until another is asked for"
+
     # What it made is a model with a calibration like any other, for images that come later too.
     (tmp_path / "more").mkdir()
     for i, image in enumerate(make_images(5, seed=9)[:, 0]):
@@ -87,7 +91,7 @@ def test_find_scores_each_image_with_a_model_that_has_not_seen_it(run, photos, t
 
 
 def test_find_goes_on_after_an_interruption(run, photos, tmp_path, bundle):
-    command = [*FIND[:2], "--minutes", "5", "--preset", "compact-gray"]
+    command = [*FIND[:2], "--minutes", "5", "--preset", "compact-gray", "--fpr", "5%"]
     process = start(tmp_path, bundle, *command)
     folds = [tmp_path / "photos.model" / f"fold-{fold}" for fold in (0, 1)]
     while not all(fold.is_dir() for fold in folds):
@@ -98,7 +102,8 @@ def test_find_goes_on_after_an_interruption(run, photos, tmp_path, bundle):
     _, err = process.communicate()
     assert process.returncode == 130 and b"run the same command again" in err
     assert all(list(folder.glob("checkpoints/*.safetensors")) for folder in folds)
-    code, _, err = run("find", "photos", "--minutes", "4", "--preset", "compact-gray")
+    command[command.index("5")] = "4"
+    code, _, err = run(*command)
     assert code == 3 and "minutes: 5" in err, "another run is not gone on with in silence"
 
 
@@ -108,11 +113,12 @@ def test_find_goes_on_after_an_interruption(run, photos, tmp_path, bundle):
         (lambda folder: [path.unlink() for path in sorted(folder.glob("0*.png"))], "too few"),
         (lambda folder: (folder.parent / "photos.report.html").write_text("mine"), "is no report"),
         (lambda folder: (folder.parent / "photos.model").write_text("a file"), "photos.model"),
+        (lambda folder: folder, "--fpr 0.017"),
     ],
 )
 def test_find_refuses_before_it_begins(run, photos, tmp_path, change, words):
-    change(photos)
-    code, _, err = run(*FIND)
+    level = () if change(photos) == photos else ("--fpr", "5%")
+    code, _, err = run(*FIND, *level)
     assert code in (2, 3) and words in err
     assert not (tmp_path / "photos.scores.h5").exists()
 
@@ -178,6 +184,15 @@ def test_a_fold_is_of_the_content_alone():
     counts = np.bincount(folds_of(pixels, 3))
     assert len(counts) == 3 and counts.min() > 40  # 66 expected, with a deviation of 6.7
     assert short_key(pixels[0]) == short_key(pixels[0].copy())
+
+
+def test_an_ordinary_model_is_not_replaced(run, photos, tmp_path):
+    make_bundle(tmp_path / "photos.model", seed=0)
+    before = (tmp_path / "photos.model" / "config.json").read_bytes()
+    for options in ((), ("--force",)):
+        code, _, err = run(*FIND, "--fpr", "5%", *options)
+        assert code == 3 and "photos.model" in err
+    assert (tmp_path / "photos.model" / "config.json").read_bytes() == before
 
 
 def test_folds_of_another_model_are_refused(folds, tmp_path):

@@ -106,7 +106,7 @@ class Decider:
         CalibrationError where one is asked for and cannot be made, before anything is scored.
         """
 
-        standing = _standing_decision(out)
+        standing = standing_decision(out)
         asked = asked._replace(rule=asked.rules.where(standing, warn))
         rule = asked.rule or (standing.by if standing else None)
         decider = cls(None, rule, standing, asked, detector, warn)
@@ -166,7 +166,7 @@ class Decider:
         return found
 
 
-def _standing_decision(out: Path) -> Decision | None:
+def standing_decision(out: Path) -> Decision | None:
     """What is decided in a score file that is there already; None for a file that is broken.
 
     Whoever is to replace it need not be able to read it; the run refuses it otherwise.

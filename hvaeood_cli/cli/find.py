@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +14,12 @@ import typer
 
 from hvaeood_cli.cli import console, deciding, options, scoring, training
 from hvaeood_cli.cli.printing import Printing
-from hvaeood_cli.errors import ExitCode, UsageError
+from hvaeood_cli.errors import CalibrationError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from hvaeood_cli.calibration.calibration import Calibration
     from hvaeood_cli.model.presets import Preset
     from hvaeood_cli.settings import TrainSettings
-    from hvaeood_cli.store.decision import Decision
+    from hvaeood_cli.store.decision import Decision, Rule
     from hvaeood_cli.store.score_file import ScoreFile
     from hvaeood_cli.training.loop import Progress
 
@@ -89,6 +89,8 @@ def find(
     folder = model_out or out.with_name(f"{base}.model")
     page = report or out.with_name(f"{base}.report.html")
     _check_page(page, force)
+    warn = console.warner(quiet)
+    _check_level(rules, None if force else deciding.standing_decision(out), len(manifest))
     chosen, why = training.choose(preset, manifest)
     if not quiet:
         console.say(f"preset {chosen}{why}")
@@ -114,12 +116,16 @@ def find(
     with _progress(not quiet) as draw, training.interruptible() as stop:
         bundle = cross_fit.of(manifest, force, stop, draw)
 
-    warn = console.warner(quiet)
     detector = Detector(folder, seed=seed, device=device)
-    run = detector.run(manifest)
-    decide = _Decide(bundle.calibration_place(), rules, warn)
-    scores, fresh = scoring.score_into(run, out, decide, force, not quiet)
-    calibration = decide.calibration or detector.calibration
+
+    def decide(scores: ScoreFile) -> Decision:
+        rule = rules.where(scores.decision, warn)
+        if scores.decision and rule is None:
+            return scores.decision
+        return _among_themselves(scores, rule, bundle.calibration_place())
+
+    scores, fresh = scoring.score_into(detector.run(manifest), out, decide, force, not quiet)
+    calibration = deciding.calibration_that_decided(scores, str(folder), warn)
     minutes_taken = (time.monotonic() - started) / 60.0
     done = f"in {minutes_taken:.1f} minutes" if fresh else "before; nothing has changed since"
     for line in scoring.remarks(detector, scores):
@@ -131,25 +137,30 @@ def find(
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
 
 
-class _Decide:
-    """Decides a run by comparing its images with one another, and keeps that calibration."""
+def _among_themselves(scores: ScoreFile, rule: Rule | None, place: Path) -> Decision:
+    """Decide by comparing the images with one another; that calibration is kept at `place`."""
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.calibration.rules import decide_as_asked
 
-    def __init__(self, place: Path, rules: deciding.Rules, warn: deciding.Warn) -> None:
-        """place: the file of the calibration."""
-        self._place = place
-        self._rules = rules
-        self._warn = warn
-        self.calibration: Calibration | None = None
+    calibration = Calibration.within(scores, {"made_by": "find"})
+    if not place.exists():
+        calibration.save(place)
+    return decide_as_asked(calibration, scores, rule)
 
-    def __call__(self, scores: ScoreFile) -> Decision:
-        from hvaeood_cli.calibration.calibration import Calibration
-        from hvaeood_cli.calibration.rules import decide_as_asked
 
-        self.calibration = Calibration.within(scores, {"made_by": "find"})
-        if not self._place.exists():
-            self.calibration.save(self._place)
-        rule = self._rules.where(scores.decision, self._warn)
-        return decide_as_asked(self.calibration, scores, rule)
+def _check_level(rules: deciding.Rules, standing: Decision | None, n_images: int) -> None:
+    """Raise CalibrationError, before anything is trained, where no image could ever be flagged."""
+    from hvaeood_cli.calibration.conformal import least_p
+    from hvaeood_cli.store.decision import Rule
+
+    rule = rules.where(standing, lambda _: None) or (standing.by if standing else Rule())
+    least = 2.0 * least_p(n_images)  # the oddest image is among those that it is compared with
+    if least > rule.level:
+        enough = math.ceil(1000 * least) / 1000
+        raise CalibrationError(
+            f"among {n_images:,} images the oddest has p = {least:.3g}, and {rule} flags none",
+            f"--fpr {enough:g}, or give more images",
+        )
 
 
 def _check_page(page: Path, force: bool) -> None:

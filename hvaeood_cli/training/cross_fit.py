@@ -8,6 +8,7 @@ run.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hvaeood_cli.device import choose_device, make_fabric
-from hvaeood_cli.errors import HvaeoodError, TrainingError
+from hvaeood_cli.errors import HvaeoodError, ModelError, TrainingError
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, fold_folder, read_bundle, write_cross_fitted
 from hvaeood_cli.model.config import ModelConfig
@@ -77,7 +78,7 @@ class CrossFit:
         if (self.out / CONFIG).is_file():
             if not force:
                 return self._finished(made_of)
-            (self.out / CONFIG).unlink()
+            self._check_replaceable()
         device = choose_device(self.device)
         reserved = scoring_seconds(self.config, device, len(manifest))
         started = self.started - reserved - self.reserved_seconds
@@ -104,6 +105,14 @@ class CrossFit:
                 "makes it anew",
             )
         return bundle
+
+    def _check_replaceable(self) -> None:
+        """Raise TrainingError for a model that is no cross-fitted one: its weights would stay."""
+        with contextlib.suppress(ModelError):  # a broken one may go
+            if not read_bundle(self.out).folds:
+                raise TrainingError(
+                    f"{self.out} holds a model of another kind", "choose another folder"
+                )
 
     def _provenance(self, folds: Sequence[Bundle], made_of: dict[str, Any]) -> dict[str, Any]:
         trained = [fold.training for fold in folds]
