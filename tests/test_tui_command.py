@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.cli import console
 from hvaeood_cli.cli import tui as command
@@ -28,6 +29,7 @@ from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.judgements import judgements_path, read_judgements
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.writer import write_decision
+from hvaeood_cli.tui import threshold as thresholds
 from hvaeood_cli.tui.app import Opened
 from hvaeood_cli.tui.picker import Picker
 from tests.tui_app import calibration, mixed, press, scores, settle, text_of
@@ -329,3 +331,23 @@ def test_in_a_terminal_from_opening_to_quitting(scores, tmp_path):
     assert len(read_judgements(scores.path)) == 1
     n = len((folder / "mixed.flagged.csv").read_text().splitlines()) - 1
     assert n > 10 and read_scores(replace(scores).path).decision is None
+
+
+@pytest.mark.parametrize("harm", ["lost", "broken"])
+def test_a_decision_whose_calibration_is_gone_is_shown_as_it_stands(scores, tmp_path, harm):
+    """The model's own calibration is another one: it must not decide in its place."""
+    own = Detector().bundle.calibrations[0]
+    other = Calibration.load(own)
+    other = replace(other, about=other.about | {"within": True})  # of another id
+    mixed = read_scores(Path("mixed.h5"))
+    write_decision(mixed, decide(other, mixed, Rule("fpr", 0.05)))
+    with h5py.File("mixed.h5", "r+") as file:
+        if harm == "broken":
+            file["decision/calibration"][100:] = 0
+        else:
+            del file["decision/calibration"]
+    run = command._open(Path("mixed.h5"), [], None, None, "cpu").run
+    assert run.calibration is None and "as it stands in the file" in run.why_not
+    assert thresholds.first_threshold(run) == Rule("fpr", 0.05)
+    named = command._open(Path("mixed.h5"), [], own, None, "cpu").run
+    assert named.calibration is not None, "where one is named, it counts"

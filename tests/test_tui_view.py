@@ -68,6 +68,24 @@ def test_the_rules_are_those_of_decide(run, kind, level):
     assert line == pytest.approx(decision.threshold)
 
 
+@pytest.mark.parametrize("rule", [Rule("fpr", 0.03), Rule("fdr", 0.1), Rule("fdr-by", 0.2)])
+def test_a_decision_stands_where_its_calibration_is_not_at_hand(run, rule):
+    """Nothing else ranks or flags in its place."""
+    decision = decide(CALIBRATION, run.scores, rule)
+    alone = Run.of(replace(run.scores, decision=decision), None)
+    view = View.first(alone)
+    shown = take(alone, view, NOTHING)
+    assert view.threshold == rule and thresholds.kinds(alone) == thresholds.kinds(run)
+    np.testing.assert_array_equal(shown.flags.flagged, decision.flagged)
+    for axis in (COMBINED, Axis(P, 0), Axis(P, 1), Axis(P, 2)):
+        np.testing.assert_array_equal(alone.values(axis), run.values(axis))
+    np.testing.assert_array_equal(alone.k, run.k)
+    assert alone.p_of(3, 2) == run.p_of(3, 2) and alone.p_of(7, 0) is None
+    stricter = thresholds.moved(alone, rule, 400)
+    assert stricter.level == decision.least_p
+    assert thresholds.line_on(alone, shown.flags, Axis(P, 0)) == pytest.approx(decision.threshold)
+
+
 def test_the_line_parts_flagged_from_not_flagged(run):
     for threshold in (Rule("fpr", 0.05), Rule("fdr", 0.1), ByScore(COMBINED, 3.0)):
         flags = thresholds.flag(run, threshold)

@@ -137,7 +137,7 @@ def _check_rule(rule: Rule, runs: list[Run]) -> None:
     """Raise CalibrationError where the first file has no calibration, or one is too small."""
     from hvaeood_cli.calibration.rules import check_level
 
-    if runs[0].calibration is None:
+    if not runs[0].has_p:
         raise deciding.not_calibrated(runs[0].scores.header.model_name)
     for run in runs:
         if run.calibration is not None:
@@ -221,6 +221,12 @@ def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
         if model is not None or calibration is not None:
             raise
         why_not = printable(f"{error.message}: {error.hint}")
+    standing = scores.decision
+    if standing and found and calibration is None and not deciding.made(standing, found):
+        found = None  # another one would show another ranking
+        why_not = f"the calibration {standing.calibration_id}, which decided, is not at hand"
+    if standing and found is None:
+        why_not = f"decided as it stands in the file: {why_not or 'its calibration is not at hand'}"
     run = Run.of(scores, found, why_not)
     if calibration is not None and found is not None and run.calibration is None:
         try:

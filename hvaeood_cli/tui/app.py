@@ -364,8 +364,8 @@ class Workbench(App[None]):
 
         run = file.snapshot.run
         about = f"{words(run, threshold)} is lost on leaving: {run.title} does not have it. "
-        can_keep = isinstance(threshold, Rule)
-        if not can_keep:
+        can_keep = isinstance(threshold, Rule) and run.calibration is not None
+        if not isinstance(threshold, Rule):
             about += "A score is no rule, and the file keeps a rule alone; e writes a list."
         self.push_screen(KeepThreshold("Keep the threshold?", about, can_keep), answered)
 
@@ -396,5 +396,5 @@ class _Saying:
 
 def _first(opened: Opened, threshold: Threshold | None) -> Snapshot:
     run = opened.run
-    usable = threshold if isinstance(threshold, Rule) and run.calibration else None
+    usable = threshold if isinstance(threshold, Rule) and run.has_p else None
     return take(run, View.first(run, usable), opened.judgements)

@@ -17,7 +17,7 @@ MARK_WORDS = ("", "OOD", "fine", "unsure", "note")  # by `Snapshot.marks`
 def table_columns(snapshot: Snapshot) -> list[TableColumn]:
     """The columns from left to right; a narrow table leaves out the last scores first."""
     run = snapshot.run
-    rank = "p" if run.calibration else "combined"
+    rank = "p" if run.has_p else "combined"
     by_k, single = listed_axes(run)
     ratios = [
         TableColumn(axis, run.label(axis), 9, from_width=50 + 10 * i) for i, axis in enumerate(by_k)
@@ -60,8 +60,8 @@ def table_cell(snapshot: Snapshot) -> CellOf:
             status = printable(scores.status_name(row).replace("_", " "))
             return (status, "muted") if key == COMBINED else ("", "")
         if key == COMBINED:
-            value = run.p[row] if run.calibration else run.combined[row]
-            text = format_p(float(value)) if run.calibration else f"{value:.1f}"
+            value = run.p[row] if run.has_p else run.combined[row]
+            text = format_p(float(value)) if run.has_p else f"{value:.1f}"
             return (f"\u25cf {text}", "flagged") if flagged[row] else (text, "")
         if key == K:
             return str(run.k[row]), "muted"

@@ -70,7 +70,7 @@ def join(first: Run, second: Run, flags: tuple[Flags, Flags]) -> Joint:
     rows = match(first.scores, second.scores)
     rows = rows[first.scores.scored[rows[:, 0]] & second.scores.scored[rows[:, 1]]]
     runs = (first, second)
-    are_p = all(run.calibration is not None for run in runs)
+    are_p = all(run.has_p for run in runs)
     columns = [
         (run.p if are_p else _places(run))[column] for run, column in zip(runs, rows.T, strict=True)
     ]

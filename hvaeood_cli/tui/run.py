@@ -15,6 +15,7 @@ from hvaeood_cli.calibration.batch import BatchDensity
 from hvaeood_cli.calibration.calibration import Calibration, settings_of
 from hvaeood_cli.calibration.conformal import conformal_p, two_sided_p
 from hvaeood_cli.store.columns import Column, column
+from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import printable
 
@@ -99,12 +100,25 @@ class Run:
 
     # -- what ranks ---------------------------------------------------------------------------
 
+    @property
+    def decision(self) -> Decision | None:
+        """The file's decision, where it stands alone: the calibration that made it is not here."""
+        return self.scores.decision if self.calibration is None else None
+
+    @property
+    def has_p(self) -> bool:
+        """Whether images have p-values, by the calibration or as the file's decision has them."""
+        return self.calibration is not None or self.decision is not None
+
     @cached_property
     def combined(self) -> Values:
         """(N,) what ranks images, in nats, higher is odder, NaN without scores.
 
-        Without a calibration, it says how odd an image is in this batch.
+        Without a calibration it is what the file's decision says. Without that either, it says how
+        odd an image is in this batch.
         """
+        if self.decision is not None:
+            return self.decision.combined
         if self.calibration is None:
             return self._batch.combine(self.scores)
         found = np.full(len(self), np.nan)
@@ -118,6 +132,8 @@ class Run:
     @cached_property
     def k(self) -> NDArray[np.int8]:
         """(N,) whose LLR^{>k} differs most; 0 without scores."""
+        if self.decision is not None:
+            return self.decision.k
         if self.calibration is None:
             return self._batch.k_differing_most(self.scores)
         k = self.calibration.k_differing_most(self.scores.llr)
@@ -125,7 +141,7 @@ class Run:
 
     @cached_property
     def p(self) -> Values:
-        """(N,) p-value of `combined`; only with a calibration."""
+        """(N,) p-value of `combined`; only where `has_p`."""
         return self._p(0, self.combined)
 
     def adjusted_p(self, kind: str) -> Values:
@@ -139,7 +155,7 @@ class Run:
         """The names of what images can be measured by, LLR first."""
         names = [column.name for column in self.scores.scores]
         names = ["llr", *(name for name in names if name != "llr")]
-        return [*names, P] if self.calibration else names
+        return [*names, P] if self.has_p else names
 
     def axes(self, measure: str) -> list[Axis]:
         """A measure at every k or layer that it has; for LLR and P, the combined score first."""
@@ -188,9 +204,11 @@ class Run:
         return float(100 * np.searchsorted(usual, value, side="left") / len(usual))
 
     def p_of(self, row: int, k: int) -> float | None:
-        """The p-value of a row at one k (0: combined); None without a calibration or scores."""
-        if self.calibration is None or not self.scores.scored[row]:
+        """The p-value of a row at one k (0: combined); None where it has none."""
+        if not self.has_p or not self.scores.scored[row]:
             return None
+        if self.decision is not None:
+            return float(self._p(k, self.combined)[row])
         values = self.combined[row : row + 1] if k == 0 else self.scores.llr[row : row + 1, k - 1]
         return float(self._p(k, values)[0])
 
@@ -246,6 +264,9 @@ class Run:
         return cast(T, self._kept[key])
 
     def _p(self, k: int, values: Values) -> Values:
+        """The p-values of `values`, at one k (0: combined). A decision has those of all rows."""
+        if self.decision is not None:
+            return self.decision.p_value[:, k - 1] if k else self.decision.p_combined
         assert self.calibration is not None
         if k:
             return two_sided_p(self.calibration.sorted_llr[:, k - 1], values)

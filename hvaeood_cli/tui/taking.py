@@ -66,14 +66,14 @@ def _as_paths(run: Run, rows: NDArray[np.int32], form: str) -> Iterator[bytes]:
 
 def _as_csv(snapshot: Snapshot, rows: NDArray[np.int32]) -> Iterator[bytes]:
     run, ks = snapshot.run, range(1, snapshot.run.n_layers)
-    ranked = "p_combined" if run.calibration else "combined"
+    ranked = "p_combined" if run.has_p else "combined"
     header = ["path", "flagged", ranked, "k", *(f"llr_{k}" for k in ks), "mark", "note"]
     yield _line(header)
     for row in map(int, rows):
         name = run.scores.name(row)
         judgement = snapshot.judgements.of(run.scores, row)
         scored = bool(run.scores.scored[row])
-        rank = run.p[row] if run.calibration else run.combined[row]
+        rank = run.p[row] if run.has_p else run.combined[row]
         numbers = [_number(value) if scored else "" for value in (rank, *run.scores.llr[row])]
         k = str(run.k[row]) if scored else ""
         cells = [defuse(name), str(int(snapshot.flags.flagged[row])), numbers[0], k]

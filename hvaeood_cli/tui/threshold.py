@@ -43,7 +43,7 @@ class Flags:
 
 def kinds(run: Run) -> tuple[str, ...]:
     """The kinds of threshold to choose from."""
-    return (*KINDS, "score") if run.calibration else ("score",)
+    return (*KINDS, "score") if run.has_p else ("score",)
 
 
 def kind_of(threshold: Threshold) -> str:
@@ -58,9 +58,9 @@ def slot(threshold: Threshold) -> str | Axis:
 def first_threshold(run: Run) -> Threshold:
     """The rule of the file's decision, else the default one.
 
-    Without a calibration, a score that lies far above most of the batch's.
+    Without p-values, a score that lies far above most of the batch's.
     """
-    if run.calibration is None:
+    if not run.has_p:
         return ByScore(COMBINED, _far_out(run.values(COMBINED)))
     decision = run.scores.decision
     rule = decision.by if decision else Rule()
@@ -100,13 +100,15 @@ def line_on(run: Run, flags: Flags, axis: Axis) -> float | None:
     threshold = flags.threshold
     if isinstance(threshold, ByScore):
         return threshold.value if threshold.axis == axis else None
-    if not axis.is_combined or run.calibration is None:
+    if not axis.is_combined or not run.has_p:
         return None
     cutoff = threshold.level
     if threshold.kind != "fpr":
         cutoff = float(run.p[flags.flagged].max()) if flags.n_flagged else 0.0
     if axis.measure == P:
         return cutoff
+    if run.calibration is None:  # between which scores the line lies, nobody can say
+        return None
     score = conformal.threshold(run.calibration.combined, cutoff)
     return score if math.isfinite(score) else None
 
@@ -126,7 +128,9 @@ def moved(run: Run, threshold: Threshold, steps: int) -> Threshold:
 
 def supported(run: Run, rule: Rule) -> Rule:
     """The rule, with its level raised to the least one that the calibration has images for."""
-    assert run.calibration is not None
+    if run.calibration is None:
+        assert run.decision is not None
+        return Rule(rule.kind, max(rule.level, run.decision.least_p))
     try:
         check_level(rule, run.calibration, run.n_scored)
     except CalibrationError:
@@ -138,18 +142,20 @@ def asked(run: Run, threshold: Threshold, value: float) -> Threshold:
     """The same kind of threshold at a value that the user typed. Raises CalibrationError."""
     if isinstance(threshold, ByScore):
         return ByScore(threshold.axis, value)
-    assert run.calibration is not None
     rule = Rule(threshold.kind, value)
+    if run.calibration is None:
+        return supported(run, rule)
     check_level(rule, run.calibration, run.n_scored)
     return rule
 
 
 def pointed_at(run: Run, threshold: Threshold, axis: Axis, value: float) -> Threshold:
     """The threshold at a place on a plot: of the same kind, if that is about the plot's axis."""
-    if isinstance(threshold, ByScore) or not axis.is_combined or run.calibration is None:
+    bare = axis == COMBINED and run.calibration is None
+    if isinstance(threshold, ByScore) or not axis.is_combined or bare or not run.has_p:
         return ByScore(axis, value)
     p = value
-    if axis == COMBINED:
+    if axis == COMBINED and run.calibration is not None:
         p = float(conformal.conformal_p(run.calibration.combined, np.array([value]))[0])
     if threshold.kind == "fpr":
         level = p

@@ -127,7 +127,7 @@ class BrowseScreen(JudgingScreen):
     @property
     def _by_p(self) -> bool:
         """Whether the first column shows p, which is least for the oddest images."""
-        return self.snapshot.run.calibration is not None
+        return self.snapshot.run.has_p
 
     # -- parts --------------------------------------------------------------------------------
 
@@ -334,6 +334,10 @@ class BrowseScreen(JudgingScreen):
                 severity="warning",
                 markup=False,
             )
+            return
+
+        if run.calibration is None:
+            self.notify(run.why_not, title="Not decided anew", severity="warning", markup=False)
             return
 
         def take(yes: bool | None) -> None:

@@ -36,9 +36,7 @@ class Detail(Static):
             lines += self._unreadable(snapshot, row)
         else:
             lines.append(self._rank(snapshot, row))
-            lines.append(
-                Content.assemble((_head(run.calibration is not None, wide), "$text-muted"))
-            )
+            lines.append(Content.assemble((_head(run.has_p, wide), "$text-muted")))
             lines += [self._of_k(snapshot, row, k, wide) for k in range(run.n_layers)]
             if why := why_odd(snapshot, row):
                 lines.append(Content.assemble((why, "$text-warning")))
@@ -61,8 +59,10 @@ class Detail(Static):
         if p is None:
             text = f"  combined {float(run.combined[row]):.1f} nats"
         else:
-            percentile = run.percentile(row, COMBINED) or 0.0
-            text = f"  p {p:.2g}, odder than {_percent(percentile)} of usual"
+            percentile = run.percentile(row, COMBINED)
+            text = f"  p {p:.2g}"
+            if percentile is not None:
+                text += f", odder than {_percent(percentile)} of usual"
         return Content.assemble(said, text)
 
     def _of_k(self, snapshot: Snapshot, row: int, k: int, wide: bool) -> Content:
