@@ -280,7 +280,7 @@ def test_a_frame_has_every_score_and_why_an_image_is_odd(calibrated, folder):
     Image.new("L", (8, 8), 255).save(folder / "00.png")
     table = calibrated.to_frame(str(folder))
     predicted = calibrated.predict(str(folder))
-    assert len(table) == 12 and list(table.columns) == [*rows._csv_header(3), "why"]
+    assert len(table) == 12 and list(table.columns) == [*rows._csv_header(3), "copy_of"]
     assert table["flagged"].tolist() == [p == -1 and i != 5 for i, p in enumerate(predicted)]
     np.testing.assert_array_equal(table["p_combined"], calibrated.p_values(str(folder)))
     assert table["status"][5] == "not_an_image" and table["k"].isna()[5]

@@ -359,6 +359,22 @@ def test_labels_in_the_files_say_which_belongs(run, tmp_path, files):
     assert (comparison["inside"], comparison["outside"]) == ("b.h5", "a.h5")
 
 
+def test_a_parquet_file_has_what_csv_has(run, report, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run("decide", "usual.h5", "--calibration", "calibration.npz", "--fpr", "0.05")
+    code, _, _ = run("report", "hostile.h5", "usual.h5", "-o", "scores.parquet")
+    table = parquet.read_table(tmp_path / "scores.parquet")
+    _, text, _ = report("hostile.h5", "usual.h5", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert code == 0 and set(table.column_names) == set(rows[0]) and len(table) == len(rows)
+    for name in ("llr_1", "p_combined", "bits_per_dim"):
+        asked = [float(row[name] or "nan") for row in rows]
+        np.testing.assert_allclose(table[name].to_numpy(), asked, rtol=1e-5)
+    for name in ("score_file", "status", "why"):
+        assert [value or "" for value in table[name].to_pylist()] == [row[name] for row in rows]
+    assert sum(filter(None, table["flagged"].to_pylist())) > 0
+
+
 def test_data_for_scripts(report, tmp_path):
     code, table, _ = report("hostile.h5", "usual.h5", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(table)))

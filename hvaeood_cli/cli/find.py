@@ -198,5 +198,12 @@ def _write_report(
 
     ours = page.exists()  # and was checked to be ours, or is to be replaced
     report(
-        [out], page, model=str(model), data_root=data_root, device=device, force=ours, quiet=quiet
+        [out],
+        page,
+        format_="html",
+        model=str(model),
+        data_root=data_root,
+        device=device,
+        force=ours,
+        quiet=quiet,
     )

@@ -50,8 +50,14 @@ def report(
         ),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", metavar="|".join(_FORMATS), help="A page, or data.")
-    ] = "html",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="|".join(_FORMATS),
+            help="A page, or data.",
+            show_default="by the ending of -o, else html",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -82,6 +88,7 @@ def report(
 
     Next: open report.html, or **hvaeood decide FILE.h5 --fdr 0.05** and report again.
     """
+    format_ = format_ or _format_of(output)
     out = _output(output, format_)
     from hvaeood_cli.report.labels import read_labels
     from hvaeood_cli.store.judgements import judgements_path, read_judgements
@@ -153,6 +160,12 @@ class _Show(NamedTuple):
     model: str | None
     data_root: Path | None
     device: str
+
+
+def _format_of(output: Path | None) -> str:
+    """The format that a file's name ends with; a page otherwise."""
+    ending = output.suffix[1:].lower() if output else ""
+    return ending if ending in _FORMATS else "html"
 
 
 def _output(output: Path | None, format_: str) -> Path | None:

@@ -25,6 +25,7 @@ from hvaeood_cli.store.score_file import ScoreFile
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_TEXTS = ("path", "status", "error", "copy_of")
 _AT_ONCE = 1 << 16  # rows of a Parquet file that are in memory together
 
 
@@ -45,7 +46,7 @@ def to_frame(scores: ScoreFile, calibration: Calibration | None = None) -> DataF
     """
     pandas = optional("pandas")
     table = _columns(scores, Ranking.of(scores, calibration), calibration, slice(None))
-    for name in ("path", "status", "error"):  # any text, even what is no Unicode
+    for name in _TEXTS:  # any text, even what is no Unicode
         table[name] = pandas.Series(table[name], dtype=object)
     return pandas.DataFrame(table).astype({"k": "Int8", "flagged": "boolean"})
 
@@ -58,7 +59,7 @@ def to_parquet(path: Path, parts: Sequence[Part]) -> None:
     pyarrow, parquet = optional("pyarrow"), optional("pyarrow.parquet")
     n_layers = max(part.scores.n_layers for part in parts)
     types = {name: pyarrow.from_numpy_dtype(dtype) for name, dtype in _numbers(n_layers).items()}
-    for name in ("score_file", "path", "status", "error", "why", "mark", "note"):
+    for name in ("score_file", *_TEXTS, "why", "mark", "note"):
         types[name] = pyarrow.string()
     first = ["score_file", "label", "path", "status", "error"]
     names = [*first, *(name for name in types if name not in first)]
@@ -112,6 +113,8 @@ def _columns(
         each = np.ascontiguousarray(values.reshape(len(rows), -1).T)
         found |= dict(zip(names, each, strict=True))
     found["why"] = _why(scores, calibration, rows)
+    first = scores.first_copies[part]
+    found["copy_of"] = [scores.name(j) if j != i else "" for i, j in zip(rows, first, strict=True)]
     return found
 
 
@@ -145,7 +148,7 @@ def _slices(part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
         some = slice(first, min(first + _AT_ONCE, len(scores)))
         n = some.stop - first
         found = _columns(scores, ranking, calibration, some)
-        for name in ("path", "status", "error"):
+        for name in _TEXTS:
             found[name] = [_unicode(text) for text in found[name]]
         found["score_file"] = [_unicode(str(scores.path))] * n
         if label is not None:
