@@ -131,8 +131,8 @@ def find(
     for line in scoring.remarks(detector, scores):
         warn(line)
     again = {"--data-root": str(data_root)} if data_root else {}
-    printing.show(scores, Ranking.of(scores, calibration), top, done, again)
     _write_report(out, page, folder, data_root, device, quiet)
+    printing.show(scores, Ranking.of(scores, calibration), top, done, again, page)
     if scores.unreadable.any():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
 

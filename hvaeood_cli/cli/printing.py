@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hvaeood_cli.cli import console
@@ -38,11 +39,13 @@ class Printing(Enum):
         top: int,
         done: str,
         again: Mapping[str, str] | None = None,
+        page: Path | None = None,
     ) -> None:
         """Print scores in this form.
 
         The others are for the summary alone. top: how many odd images it lists. done: when they
-        were scored, in words. again: the options that the next command must repeat.
+        were scored, in words. again: the options that the next command must repeat. page: the
+        report, where there is one.
         """
         from hvaeood_cli.cli import summary
         from hvaeood_cli.report import rows
@@ -56,6 +59,5 @@ class Printing(Enum):
         elif self is Printing.CSV:
             console.emit(rows.as_csv(listing))
         elif self is Printing.SUMMARY:
-            console.show(
-                *summary.draw(scores, ranking, top, done, console.out().width, again or {})
-            )
+            width = console.out().width
+            console.show(*summary.draw(scores, ranking, top, done, width, again or {}, page))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,12 @@ def draw(
     done: str,
     width: int,
     options: Mapping[str, str],
+    page: Path | None = None,
 ) -> Iterator[RenderableType]:
     """The whole summary for a terminal of this width, from top to bottom.
 
     done: when and where the images were scored, in words. options: those that the next command
-    must repeat.
+    must repeat. page: the report, where there is one.
     """
     yield _headline(scores, done)
     unknown = foreign(scores, ranking.calibration)
@@ -66,7 +68,7 @@ def draw(
         yield ""
         yield from _unreadable(scores, bad, width)
     yield ""
-    yield _tail(scores, order, options, unknown is not None)
+    yield _tail(scores, order, options, unknown is not None, page)
 
 
 def _headline(scores: ScoreFile, done: str) -> Text:
@@ -232,14 +234,21 @@ def _unreadable(scores: ScoreFile, bad: NDArray[np.int64], width: int) -> Iterat
 
 
 def _tail(
-    scores: ScoreFile, order: NDArray[np.int64], options: Mapping[str, str], unknown: bool
+    scores: ScoreFile,
+    order: NDArray[np.int64],
+    options: Mapping[str, str],
+    unknown: bool,
+    page: Path | None,
 ) -> Text:
     """Where the scores are, and what to type next, if a shell can take the names in it.
 
-    unknown: whether the model does not know these images.
+    unknown: whether the model does not know these images. page: the report, where there is one.
     """
     text = Text.assemble("scores  ", (printable(str(scores.path)), "bold"))
-    commands = [["hvaeood", "report", str(scores.path), *_given(options, *_OF_FILE)]]
+    if page:
+        text.append("\nreport  ").append(printable(str(page)), style="bold")
+    verb = "tui" if page else "report"
+    commands = [["hvaeood", verb, str(scores.path), *_given(options, *_OF_FILE)]]
     if unknown:
         commands = [*map(str.split, OWN_MODEL), *commands]
     elif len(order) and (model := _model(scores, options)) is not None:

@@ -122,7 +122,7 @@ def train(
     with _progress(settings, talk) as report, training.interruptible() as stop:
         bundle = run.of(read.pixels, force, stop, report)
     if talk:
-        _tell(bundle, out)
+        _tell(bundle, out, settings)
 
 
 def _check_precision(name: str) -> None:
@@ -208,7 +208,7 @@ def _line(progress: Progress, settings: TrainSettings) -> str:
     )
 
 
-def _tell(bundle: Bundle, out: Path) -> None:
+def _tell(bundle: Bundle, out: Path, settings: TrainSettings) -> None:
     curve = bundle.training.get("curve", [])
     if curve and "validation_bits_per_dim" in curve[-1]:
         bits = curve[-1]["validation_bits_per_dim"]
@@ -218,8 +218,9 @@ def _tell(bundle: Bundle, out: Path) -> None:
     minutes = bundle.training.get("minutes", 0.0)
     console.say(f"model {bundle.name} in {out}, trained in {minutes:.1f} minutes")
     if not bundle.calibrations:
+        few = "" if settings.calibration == 0 else ", for too few images were set aside"
         console.warn(
-            "it is not calibrated, for too few images were set aside: score will rank, and flag "
-            f"nothing. hvaeood calibrate HELD-OUT-IMAGES --model {shlex.quote(str(out))}"
+            f"it is not calibrated{few}: score will rank, and flag nothing. hvaeood calibrate "
+            f"HELD-OUT-IMAGES --model {shlex.quote(str(out))}"
         )
     console.say(f"next: hvaeood score FOLDER --model {shlex.quote(str(out))}")
