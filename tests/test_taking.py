@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -165,7 +166,7 @@ def test_rows_of_arrays_are_copied_as_png_and_moved_or_linked_never(tmp_path, mo
     names = {b"x.npy#%d" % i: image.tobytes() for i, image in enumerate(pixels)}
     scores = scored(tmp_path / "x.h5", names)
     for how in (How.MOVE, How.LINK):
-        assert take(scores, [0, 2], Path("odd"), how).n_in_arrays == 2
+        assert take(scores, [0, 2], Path("odd"), how).n_inside == 2
     assert tree("odd") == {}
     for n_there in (0, 2):
         assert take(scores, [0, 2], Path("odd"), How.COPY).n_there == n_there
@@ -173,6 +174,26 @@ def test_rows_of_arrays_are_copied_as_png_and_moved_or_linked_never(tmp_path, mo
     assert (np.asarray(Image.open("odd/x.npy-2.png")) == pixels[2]).all()
     np.save("x.npy", pixels[::-1])
     assert take(scores, [0], Path("other"), How.COPY).left[0][1] == "changed since it was scored"
+
+
+def test_images_in_an_archive_are_copied_as_they_are_and_moved_or_linked_never(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("x.zip", "w") as archive:
+        archive.writestr("a/1.png", png(1))
+        archive.writestr("../2.png", png(2))
+    scores = scored(tmp_path / "x.h5", {b"x.zip/a/1.png": png(1), b"x.zip/../2.png": png(2)})
+    for how in (How.MOVE, How.LINK):
+        assert take(scores, [0, 1], Path("odd"), how).n_inside == 2
+    for n_there in (0, 2):
+        assert take(scores, [0, 1], Path("odd"), How.COPY).n_there == n_there
+        assert sorted(tree("odd").values()) == sorted([png(1), png(2)])
+    assert not Path("../2.png").exists() and not Path("2.png").exists()
+    with zipfile.ZipFile("x.zip", "w") as archive:
+        archive.writestr("a/1.png", png(3))
+    reasons = [why for _, why in take(scores, [0, 1], Path("other"), How.COPY).left]
+    assert reasons[0] == "changed since it was scored" and reasons[1].startswith("it is not in ")
 
 
 # -- hostile score files --------------------------------------------------------------------------
@@ -544,7 +565,7 @@ def test_rows_of_an_array_are_left_with_a_hint(decided):
     np.save("white.npy", 255 - make_images(4, seed=4)[:, 0] // 64)
     decided("score", "white.npy", "--quiet")
     code, _, err = decided("decide", "white.npy.scores.h5", "--move-to", "out")
-    assert code == 0 and "images in arrays or data sets left there: --copy-to" in err
+    assert code == 0 and "images in arrays, data sets or archives left there: --copy-to" in err
     assert decided("decide", "white.npy.scores.h5", "--copy-to", "out")[0] == 0
     assert "white.npy-0.png" in tree("out")
 

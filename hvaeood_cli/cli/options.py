@@ -13,8 +13,9 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Folders (searched recursively), image files, IDX/.npy/.npz files (FILE#A:B takes "
-        "rows A to B-1), a torchvision data set (fashionmnist:test), or - for a list on stdin.",
+        help="Folders (searched recursively), image files, .zip and .tar files (read in place), "
+        "IDX/.npy/.npz files (FILE#A:B takes rows A to B-1), a torchvision data set "
+        "(fashionmnist:test), or - for a list on stdin.",
         show_default=False,
     ),
 ]

@@ -66,10 +66,10 @@ class Asked(NamedTuple):
         console.say(said)
         if how == "move" and outcome.taken and not self.dry_run:
             console.say(f"hvaeood decide --undo-move {shlex.quote(str(self.folder))} undoes it")
-        if outcome.n_in_arrays:
+        if outcome.n_inside:
             console.warn(
-                f"{_images(outcome.n_in_arrays)} in arrays or data sets left there: --copy-to "
-                "writes those as PNG files"
+                f"{_images(outcome.n_inside)} in arrays, data sets or archives left there: "
+                "--copy-to copies them"
             )
         _name_left("not taken", outcome)
         return not outcome.left

@@ -8,12 +8,13 @@ from pathlib import Path
 from threading import Lock
 
 from hvaeood_cli.errors import ImageError
+from hvaeood_cli.images.archives import ArchiveSource, split_member
 from hvaeood_cli.images.arrays import is_array_file, split_rows
 from hvaeood_cli.images.decode import Decoded
 from hvaeood_cli.images.folder import FileSource, stamp_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 
-_KEPT = 2  # array files that stay open; a gzipped one is in memory as a whole
+_KEPT = 2  # array files and archives that stay open; a gzipped one is in memory as a whole
 
 
 class ImageReader:
@@ -35,12 +36,17 @@ class ImageReader:
         self._lock = Lock()
 
     def read(self, name: bytes) -> Decoded:
-        """The image of that name: an image file, or `FILE#17`, a row of an array.
+        """The image of that name: a file, `FILE#17`, a row of an array, or `ARCHIVE/NAME`.
 
         It need not be the image that was scored under this name: whoever shows it compares them.
-        Raises ImageError for an image that cannot be read, SourceError for such an array file.
+        Raises ImageError for an image that cannot be read, SourceError for such an array file or
+        archive.
         """
-        path, row = row_of_array(os.fsdecode(self._found(name)))
+        found = self._found(name)
+        if (inside := self.in_archive(found)) is not None:
+            archive, place = inside
+            return archive.read(place)[0]
+        path, row = row_of_array(os.fsdecode(found))
         if row is None:
             return FileSource([os.fsencode(path)]).read(0)[0]
         with self._lock:  # two threads that want one file wait for one unpacking
@@ -48,6 +54,21 @@ class ImageReader:
         if row >= len(images):
             raise ImageError("missing", f"{path} has {len(images)} images now")
         return images.read(row)[0]
+
+    def in_archive(self, name: bytes) -> tuple[ArchiveSource, int] | None:
+        """The archive that an image is in, and its place there; None where it is in none.
+
+        Raises ImageError where the archive has no such image any more, and SourceError.
+        """
+        if (split := split_member(name)) is None:
+            return None
+        path, member = split
+        with self._lock:
+            (archive,) = self._open(os.fsdecode(path)).sources
+        place = archive.place_of(member) if isinstance(archive, ArchiveSource) else None
+        if not isinstance(archive, ArchiveSource) or place is None:
+            raise ImageError("missing", f"it is not in {os.fsdecode(path)} now")
+        return archive, place
 
     def _found(self, name: bytes) -> bytes:
         """The name from the current folder, or from the other one if only that has such a file."""
@@ -70,9 +91,9 @@ class ImageReader:
 
 
 def _is_there(name: bytes) -> bool:
-    """Whether there is a file of that name, or the array file whose row it names."""
+    """Whether there is a file of that name, or the one that the image is a part of."""
     path, _ = split_rows(os.fsdecode(name))
-    return os.path.lexists(path)
+    return os.path.lexists(path) or split_member(name) is not None
 
 
 def row_of_array(name: str) -> tuple[str, int | None]:

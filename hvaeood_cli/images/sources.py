@@ -11,6 +11,7 @@ that returns a `Source`, or None for an argument that is not of its kind, and ca
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import SourceError, UsageError
+from hvaeood_cli.images.archives import is_archive, open_archive
 from hvaeood_cli.images.arrays import is_array_file, open_array_file
 from hvaeood_cli.images.datasets import open_dataset
 from hvaeood_cli.images.decode import FORMATS, Decoded
-from hvaeood_cli.images.folder import FileSource, is_no_image, open_file, open_folder, open_list
+from hvaeood_cli.images.folder import is_no_image, open_file, open_folder, open_list
 
 
 class Source(Protocol):
@@ -68,8 +70,8 @@ class Manifest:
 
     @property
     def skipped(self) -> int:
-        """How many files in folders were left out, because their names do not end as an image's."""
-        return sum(one.skipped for one in self.sources if isinstance(one, FileSource))
+        """How many files in folders and archives do not end as an image's, and were left out."""
+        return sum(getattr(one, "skipped", 0) for one in self.sources)
 
     def name(self, i: int) -> bytes:
         source, j = self._locate(i)
@@ -144,12 +146,12 @@ def open_sources(
 ) -> Manifest:
     """The manifest of all images that a user named.
 
-    arguments: folders (searched recursively, sorted by path bytes), image files, array files
-    (`FILE#A:B` takes rows A to B - 1), torchvision names (`fashionmnist:test`), or `-` for the
-    paths in `stdin`. data_root: where torchvision keeps its data sets. download: fetch those that
-    are not there. Raises UsageError where nothing is named, and SourceError for what does not
-    exist, cannot be opened or has no images: a manifest is never empty. A file that is no image is
-    a row that says so, unless nothing else is named.
+    arguments: folders (searched recursively, sorted by path bytes), image files, zip and tar files,
+    array files (`FILE#A:B` takes rows A to B - 1), torchvision names (`fashionmnist:test`), or `-`
+    for the paths in `stdin`. data_root: where torchvision keeps its data sets. download: fetch
+    those that are not there. Raises UsageError where nothing is named, and SourceError for what
+    does not exist, cannot be opened or has no images: a manifest is never empty. A file that is no
+    image is a row that says so, unless nothing else is named.
     """
     if not arguments:
         raise UsageError("no images were named", "give a folder: hvaeood score photos/")
@@ -158,13 +160,17 @@ def open_sources(
         raise SourceError(
             "standard input named no images", "find photos -name '*.jpg' | hvaeood score -"
         )
-    if all(not is_array_file(Path(one)) and is_no_image(one) for one in arguments):
+    if all(not _holds_many(one) and is_no_image(one) for one in arguments):
         raise SourceError(
             f"{arguments[0]} is no image, neither by its ending nor by its content",
             f"images are {', '.join(FORMATS)}; a list of paths goes to standard input: "
             "hvaeood score - < LIST",
         )
     return manifest
+
+
+def _holds_many(argument: str) -> bool:
+    return is_array_file(Path(argument)) or is_archive(os.fsencode(argument))
 
 
 def _kinds(
@@ -174,6 +180,7 @@ def _kinds(
     yield open_list(argument, stdin)
     yield open_folder(argument)
     yield open_array_file(argument)
+    yield open_archive(argument)
     yield open_file(argument)
     yield open_dataset(argument, data_root, download)
 
@@ -185,5 +192,8 @@ def _open(
     for source in _kinds(argument, stdin, data_root, download):
         if source is not None:
             return source
-    hint = "give a folder, image files, an IDX/.npy/.npz file, - for a list on stdin, or a name"
-    raise SourceError(f"no such file or folder: {argument}", f"{hint} such as fashionmnist:test")
+    hint = (
+        "give a folder, image files, a .zip, .tar, .npy, .npz or IDX file, - for a list on stdin, "
+        "or a name such as fashionmnist:test"
+    )
+    raise SourceError(f"no such file or folder: {argument}", hint)

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from hvaeood_cli.errors import ImageError, SourceError
+from hvaeood_cli.images.archives import split_member
 from hvaeood_cli.images.folder import read_file
 from hvaeood_cli.images.reader import ImageReader, row_of_array
 from hvaeood_cli.store.score_file import ScoreFile
@@ -33,7 +34,8 @@ class Found(NamedTuple):
 
     path: Path  # of its file; for a row of an array, of the array and `#17`
     data: bytes  # of its file; a row of an array as a PNG
-    status: os.stat_result | None  # of its file; None for a row of an array
+    status: os.stat_result | None  # of its file; None for a row of an array, and in an archive
+    made: bool = False  # whether the PNG was made, of a row of an array
 
 
 class Finder:
@@ -52,10 +54,13 @@ class Finder:
         return list(dict.fromkeys((Path(name), self._scores.path.parent / name)))
 
     def is_file(self, row: int) -> bool:
-        """Whether it is a file of its own, and no row of an array or a data set."""
+        """Whether it is a file of its own, and in no array, data set or archive."""
         places = self.places(row)
-        in_no_array = (row_of_array(str(place))[1] is None for place in places)
-        return any(map(os.path.lexists, places)) or all(in_no_array)
+        in_nothing = (
+            row_of_array(str(place))[1] is None and split_member(os.fsencode(place)) is None
+            for place in places
+        )
+        return any(map(os.path.lexists, places)) or all(in_nothing)
 
     def find(self, row: int) -> Found:
         """A row's image. Raises ImageError: missing, unreadable, or not what was scored."""
@@ -68,6 +73,10 @@ class Finder:
                     if not stat.S_ISREG(status.st_mode):  # to open a device may be to start it
                         raise ImageError("unreadable", "not a regular file")
                     found = Found(place, read_file(os.fsencode(place)), status)
+                    digest = hashlib.sha256(found.data).digest()
+                elif (inside := self._reader.in_archive(os.fsencode(place))) is not None:
+                    archive, i = inside
+                    found = Found(place, archive.file(i), None)
                     digest = hashlib.sha256(found.data).digest()
                 elif row_of_array(str(place))[1] is not None:
                     found, digest = self._row_of_array(place)
@@ -88,7 +97,7 @@ class Finder:
         pixels = np.ascontiguousarray(self._reader.read(os.fsencode(name)).pixels)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        return Found(name, buffer.getvalue(), None), hashlib.sha256(pixels.data).digest()
+        return Found(name, buffer.getvalue(), None, made=True), hashlib.sha256(pixels.data).digest()
 
 
 class Layout:
@@ -103,12 +112,12 @@ class Layout:
         whole = [_normal(os.fsdecode(folder)) for folder in folders if b"\0" not in folder]
         self._root = os.path.commonpath(whole) if whole else os.sep
 
-    def place(self, name: str, is_file: bool) -> Path:
+    def place(self, name: str, made: bool) -> Path:
         """Where below the folder an image goes. A row of an array, `FILE#17`, is `FILE-17.png`."""
         below = Path(os.path.relpath(_normal(name), self._root))
         folders = [part for part in below.parts[:-1] if part != os.pardir]
         last = below.name if below.name not in ("", os.pardir) else "image"
-        if not is_file:
+        if made:
             last = last.replace("#", "-").replace(":", "-") + ".png"
         return Path(*folders, last)
 

@@ -47,7 +47,7 @@ class Outcome:
     taken: list[tuple[Path, Path]] = field(default_factory=list)  # from where, to where
     n_there: int = 0  # they had been taken before
     left: list[tuple[str, str]] = field(default_factory=list)  # the name, and why it was left
-    n_in_arrays: int = 0  # rows of arrays, which can be copied only
+    n_inside: int = 0  # in arrays and archives, which can be copied only
 
 
 def take(
@@ -111,7 +111,7 @@ class _Taking:
         """Take a row's image, or note why it is left. Raises OSError where nothing can be taken."""
         is_file = self._finder.is_file(row)
         if not is_file and self._how is not How.COPY:
-            self.outcome.n_in_arrays += 1
+            self.outcome.n_inside += 1
             return
         name = self._scores.name(row)
         try:
@@ -124,7 +124,7 @@ class _Taking:
             if whole_place(found.path) in self._seen:
                 return
             self._seen.add(whole_place(found.path))
-            self._settle(found, self._layout.place(name, is_file))
+            self._settle(found, self._layout.place(name, found.made))
         except ImageError as error:
             self.outcome.left.append((name, error.message))
         except OSError as error:
