@@ -29,7 +29,7 @@ from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.calibration.rules import check_level, decide
 from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
 from hvaeood_cli.images.memory import open_memory
-from hvaeood_cli.images.preprocess import RULES, preprocess
+from hvaeood_cli.images.preprocess import preprocess, rules_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.scoring.run import ScoringRun
@@ -135,7 +135,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         run = TrainingRun(
             preset.model, settings, fabric, folder, folder.name, conversions=read.conversions
         )
-        self.bundle_ = run.of(read.pixels)
+        self.bundle_ = run.of(read.pixels, images=read.images)
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:
@@ -317,7 +317,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
         """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it."""
-        channels, size = self.bundle.config.image_channels, self.bundle.config.image_size
         pixels = []
         for i in range(len(manifest)):
             try:
@@ -325,7 +324,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             except ImageError as error:
                 name = os.fsdecode(manifest.name(i))
                 raise ImageError(error.code, f"{name}: {error}", error.sha256) from None
-            pixels.append(preprocess(image, channels, size).pixels)
+            pixels.append(preprocess(image, self.bundle.config).pixels)
         return np.stack(pixels)
 
     # -- derived from the parameters ----------------------------------------------------------
@@ -381,13 +380,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def calibration_settings(self) -> dict[str, Any]:
         """The settings that a calibration must share with this detector's scores."""
         known = self.settings.model_dump(mode="json")
-        known |= {"model_sha256": self.bundle.sha256, "preprocessing": RULES}
+        rules = rules_of(self.bundle.config)
+        known |= {"model_sha256": self.bundle.sha256, "preprocessing": rules}
         return {key: known[key] for key in MUST_AGREE}
 
     def _engine(self) -> Engine:
-        from hvaeood_cli.scoring.engines.local import LocalEngine
+        from hvaeood_cli.scoring.engines.choosing import engine_for
 
-        return LocalEngine(self.scorer, self.batch_size, self.workers)
+        return engine_for(self.scorer, self.batch_size, self.workers)
 
     @property
     def _rule(self) -> Rule:

@@ -11,6 +11,7 @@ tiles are moved back until they do: every pixel is in a tile, and no tile holds 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,8 +56,17 @@ class Tiling:
             raise UsageError(f"no scale of {self.scale:g}", "--scale takes up to 1: 0.5 halves")
 
     def __str__(self) -> str:
-        at = f" of images scaled by {self.scale:g}" if self.scale != 1.0 else ""
-        return f"tiles of {self.size}x{self.size} pixels, {self.stride} apart{at}"
+        at = f", at a scale of {self.scale:g}" if self.scale != 1.0 else ""
+        return f"of {self.size}x{self.size} pixels, {self.stride} apart{at}"
+
+    @property
+    def rule(self) -> str:
+        """How an image becomes tiles, in words that change when anything of it does."""
+        return (
+            f"scaled by {self.scale!r}, antialiased bilinear; continued by its mirror image to a "
+            f"tile's size where it is smaller; {self.size}x{self.size} tiles {self.stride} pixels "
+            "apart, the last of a row or column flush with the edge"
+        )
 
     def scaled_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of an image when it has been scaled, before it may be padded."""
@@ -88,6 +98,11 @@ class Tiling:
         tops, lefts = self._along(height), self._along(width)
         return np.stack(np.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
 
+    def in_original(self, places: Places, height: int, width: int) -> Places:
+        """Places in a scaled image, (n, 2), as pixels of the image as it was read, (n, 2)."""
+        factor = np.array([height, width]) / self.scaled_size(height, width)
+        return np.rint(places * factor).astype(np.int64)
+
     def cut(self, scaled: Pixels, places: Places | None = None) -> Pixels:
         """The tiles of a scaled image, (C, h, w) -> (n, C, size, size).
 
@@ -96,6 +111,27 @@ class Tiling:
         places = self.places(*scaled.shape[1:]) if places is None else places
         windows = sliding_window_view(scaled, (self.size, self.size), axis=(1, 2))
         return np.ascontiguousarray(windows[:, places[:, 0], places[:, 1]].swapaxes(0, 1))
+
+    def joined(
+        self, parts: Iterable[tuple[Places, NDArray[np.float32]]], height: int, width: int
+    ) -> NDArray[np.float32]:
+        """What was made of each tile, joined to what is made of a scaled image: (..., h, w).
+
+        parts: places, (n, 2), and what was made there, (n, ..., size, size); all tiles together, a
+        few at a time. Where tiles overlap, it is their mean. height, width: of the scaled image.
+        """
+        total: NDArray[np.float32] | None = None
+        n = np.zeros((height, width), np.float32)
+        for places, values in parts:
+            if total is None:
+                total = np.zeros((*values.shape[1:-2], height, width), np.float32)
+            for (top, left), value in zip(places, values, strict=True):
+                here = slice(top, top + self.size), slice(left, left + self.size)
+                total[(..., *here)] += value
+                n[here] += 1.0
+        if total is None:
+            raise ValueError("there is no tile to join")
+        return total / n
 
     def _along(self, n: int) -> Places:
         """Where tiles begin along an edge of n pixels; one at 0 where it is shorter than a tile."""
