@@ -3,10 +3,10 @@
     OUT.journal = magic, then frames: kind (1 byte), length and CRC-32 of the payload, payload
 
 The first frame is the run's header (JSON). The others are batches: first row, number of rows, the
-rows, their tiles if the model takes images by tiles, and the errors of those that could not be read. A run that needs only some of the images has
-gaps between its batches. A kill or a full disk can only tear the last frame; on opening, a torn
-tail is cut off and everything before it stands. A file whose header was torn has no rows yet: it is
-started anew.
+rows, their tiles if the model takes images by tiles, and the errors of those that could not be
+read. A run that needs only some of the images has gaps between its batches. A kill or a full disk
+can only tear the last frame; on opening, a torn tail is cut off and everything before it stands. A
+file whose header was torn has no rows yet: it is started anew.
 
 Where the images have changed since a run was interrupted, a further header begins another part.
 The rows before it are not of its images, but may be known among them by their bytes.

@@ -1,7 +1,7 @@
 """Reads the images to train on, all at once, and checks whether they suit the model.
 
-Of images that are taken by tiles, only tiles are kept: as many as there is room for, from each image
-as many as from the others.
+Of images that are taken by tiles, only tiles are kept: as many as there is room for, and no image
+gives more than its share.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Images(NamedTuple):
         return len(self.contents)
 
     def of(self, images: NDArray[np.int64]) -> Images:
-        """Some of these images alone, with the rows that `rows_of` gives. images: in order, (m,)."""
+        """Some of these images, and the rows that `rows_of` gives. images: in order, (m,)."""
         of_row = np.searchsorted(images, self.of_row[self.rows_of(images)])
         contents = [self.contents[image] for image in images]
         return Images(of_row, contents, self.n_tiles[images], self.manifest.pick(images))

@@ -93,9 +93,9 @@ class TrainingRun:
         An interrupted run goes on from its last checkpoint. The bundle of a finished one is
         returned as it is, or with force trained anew: the old model stays until the new one is
         written. stop, report: as in `train`. images: which image each tile is of; None where each
-        row is an image. What is set aside are images, with all their tiles. Raises UsageError for settings that do not fit the
-        model, and TrainingError for too few images, for other settings than those of the run in
-        `out`, and for a loss that is not finite.
+        row is an image. What is set aside are images, with all their tiles. Raises UsageError for
+        settings that do not fit the model, and TrainingError for too few images, for other settings
+        than those of the run in `out`, and for a loss that is not finite.
         """
         self._check_settings()
         fingerprint = self._fingerprint(pixels)
