@@ -49,9 +49,7 @@ class Takes(Protocol):
 class Preprocessed(NamedTuple):
     """An image as the model takes it, and what was done to make it so."""
 
-    pixels: (
-        Pixels  # (C, size, size); of a model that takes tiles, what they are cut from: (C, h, w)
-    )
+    pixels: Pixels  # (C, size, size); of a model that takes tiles (C, h, w), to be cut
     conversions: Conversion
 
 
