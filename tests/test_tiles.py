@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_a_score_file_keeps_each_tile_beside_its_image(run, tiled, photos, tmp_p
     assert len(first) == 12 and first[0] == 0 and np.array_equal(np.diff(first), n)
     assert n[-1] == 0 and found["images/status"][-1] != 0  # bad.png
     tiling = tiling_of(CONFIG)
-    for row, (begin, end) in enumerate(zip(first[:10], first[1:], strict=False)):
+    for row, (begin, end) in enumerate(itertools.pairwise(first[:11])):
         height, width = SIZES[row % len(SIZES)]
         assert end - begin == tiling.count(height, width)
         place = found["tiles/place"][begin:end]
@@ -278,7 +279,7 @@ def test_identical_photographs_are_all_there(run, tiled, tmp_path):
     folder.mkdir()
     for i in range(8):
         Image.fromarray(make_photo(30, 40, 0)).save(folder / f"{i}.png")
-    code, out, err = run("score", "same", "--model", tiled.folder, "-o", "s.h5")
+    code, _, err = run("score", "same", "--model", tiled.folder, "-o", "s.h5")
     assert code == 0, err
     scores = read_scores(Path("s.h5"))
     assert scores.n_scored == 8 and len(np.unique(scores["peak"][:, 0])) == 1

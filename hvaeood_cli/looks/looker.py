@@ -118,7 +118,7 @@ class Looking:
 
         from hvaeood_cli.images.preprocess import preprocess, tiling_of
         from hvaeood_cli.looks.look import Look
-        from hvaeood_cli.scoring.folds import reconstruct_by_tiles
+        from hvaeood_cli.scoring.folds import reconstruct
 
         if not images:
             return []
@@ -126,13 +126,14 @@ class Looking:
         tiling = tiling_of(config)
         pixels = [preprocess(image, config).pixels for _, image in images]
         if tiling is None:
-            views = self._scorer.reconstruct(np.stack(pixels))
-            seen = list(zip(views.observed, views.from_k.swapaxes(0, 1), strict=True))
+            views = [self._scorer.reconstruct(np.stack(pixels))]
         else:
-            seen = [reconstruct_by_tiles(self._scorer, tiling, one) for one in pixels]
+            views = [reconstruct(self._scorer, tiling, one) for one in pixels]
+        observed = [image for view in views for image in view.observed]
+        from_k = [image for view in views for image in view.from_k.swapaxes(0, 1)]
         return [
-            Look(image.pixels, observed, from_k, _is_changed(self._scores, row, one))
-            for (row, image), one, (observed, from_k) in zip(images, pixels, seen, strict=True)
+            Look(image.pixels, observed[i], from_k[i], _is_changed(self._scores, row, pixels[i]))
+            for i, (row, image) in enumerate(images)
         ]
 
     @cached_property

@@ -151,8 +151,8 @@ class TiledEngine:
         tiles = np.concatenate(cut or [none])
         return _Pass(pieces, tiles, self.scorer.noises([content_key(tile) for tile in tiles]))
 
-    def _scored(self, one: _Pass) -> Iterator[tuple[_Piece, dict[str, Float]]]:
-        """The scores of each piece's tiles, by name."""
+    def _scored(self, one: _Pass) -> list[tuple[_Piece, dict[str, Float]]]:
+        """Each piece with the scores of its tiles, by name. It changes nothing."""
         scores: dict[str, Float] = {}
         if len(one.tiles) and isinstance(self.scorer, FoldScorer):
             n_tiles = [piece.last - piece.first for piece in one.pieces]
@@ -160,11 +160,17 @@ class TiledEngine:
             scores = self.scorer.score(one.tiles, one.noises, folds)
         elif len(one.tiles):
             scores = self.scorer.score(one.tiles, one.noises)
-        begin = 0
-        for piece in one.pieces:
-            end = begin + piece.last - piece.first
-            yield piece, {name: values[begin:end] for name, values in scores.items()}
-            begin = end
+        ends = np.cumsum([piece.last - piece.first for piece in one.pieces])
+        return [
+            (
+                piece,
+                {
+                    name: values[end - piece.last + piece.first : end]
+                    for name, values in scores.items()
+                },
+            )
+            for piece, end in zip(one.pieces, ends, strict=True)
+        ]
 
 
 def _batch(first: int, images: list[_Image], tiling: Tiling) -> Batch:
