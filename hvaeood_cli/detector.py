@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -29,7 +29,7 @@ from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.calibration.rules import check_level, decide
 from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
 from hvaeood_cli.images.memory import open_memory
-from hvaeood_cli.images.preprocess import RULES, preprocess
+from hvaeood_cli.images.preprocess import preprocess, rules_of, tiling_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.scoring.run import ScoringRun
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hvaeood_cli.images.memory import OneImage
+    from hvaeood_cli.images.tiling import Tiling
     from hvaeood_cli.scoring.engines.engine import Engine
     from hvaeood_cli.scoring.folds import FoldScorer
     from hvaeood_cli.scoring.scorer import Reconstructions, Scorer
@@ -135,7 +136,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         run = TrainingRun(
             preset.model, settings, fabric, folder, folder.name, conversions=read.conversions
         )
-        self.bundle_ = run.of(read.pixels)
+        self.bundle_ = run.of(read.pixels, images=read.images)
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:
@@ -284,17 +285,41 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def likelihood_ratio(self, X: Images, k: int, l: int | None = None) -> NDArray[np.float32]:
         """LLR^{>k} of every image, (N,) nats; with l, LLR_{<l}^{>k} = L^{<l} - L^{>k} (eq. 21).
 
-        In L^{<l} the latents z_l ... z_L come from the prior (Appendix E). Raises ImageError for
+        In L^{<l} the latents z_l ... z_L come from the prior (Appendix E). Of an image that is
+        taken by tiles it is the mean over them. Raises ImageError for
         an image that cannot be read, ValueError for a k or l that the model does not have.
         """
-        return self.scorer.ratio(self.pixels(self.manifest(X)), k, l)
+        manifest = self.manifest(X)
+        if self._tiling is None:
+            return self.scorer.ratio(self.pixels(manifest), k, l)
+        tiles = (self._tiling.cut(image) for image in self._each(manifest))
+        return np.array([self.scorer.ratio(one, k, l).mean() for one in tiles], np.float32)
 
     def reconstruct(self, X: Images) -> Reconstructions:
         """Each image as the model reconstructs it from k = 0 ... L - 1 (the paper's Figure 1).
 
+        Raises ImageError for an image that cannot be read, UsageError for images of several sizes
+        by a model that takes them by tiles: `views` gives them one by one.
+        """
+        manifest = self.manifest(X)
+        if self._tiling is None:
+            return self.scorer.reconstruct(self.pixels(manifest))
+        views = [view for _, view in self.views(manifest)]
+        if len({view.observed.shape for view in views}) > 1:
+            raise UsageError("these images have several sizes", "Detector.views takes them")
+        observed, *others = zip(*views, strict=True)
+        joined = (np.concatenate(part, axis=1) for part in others)
+        return type(views[0])(np.concatenate(observed), *joined)
+
+    def views(self, manifest: Manifest) -> Iterator[tuple[NDArray[np.uint8], Reconstructions]]:
+        """Each image, (C, h, w) as the model takes it, and its reconstructions, N = 1.
+
         Raises ImageError for an image that cannot be read.
         """
-        return self.scorer.reconstruct(self.pixels(self.manifest(X)))
+        from hvaeood_cli.scoring.folds import reconstruct
+
+        for pixels in self._each(manifest):
+            yield pixels, reconstruct(self.scorer, self._tiling, pixels)
 
     def run(self, manifest: Manifest, label: int | None = None) -> ScoringRun:
         """A run over a manifest, which can then be scored into memory or into a file.
@@ -316,17 +341,25 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return open_sources([os.fspath(path) for path in cast("Sequence[Name]", X)])
 
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
-        """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it."""
-        channels, size = self.bundle.config.image_channels, self.bundle.config.image_size
-        pixels = []
+        """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it.
+
+        Of a model that takes images by tiles they must be of one size.
+        """
+        return np.stack(list(self._each(manifest)))
+
+    def _each(self, manifest: Manifest) -> Iterator[NDArray[np.uint8]]:
+        """Each image as the model takes it, (C, H, W) uint8. Raises ImageError, naming it."""
         for i in range(len(manifest)):
             try:
                 image, _ = manifest.read(i)
             except ImageError as error:
                 name = os.fsdecode(manifest.name(i))
                 raise ImageError(error.code, f"{name}: {error}", error.sha256) from None
-            pixels.append(preprocess(image, channels, size).pixels)
-        return np.stack(pixels)
+            yield preprocess(image, self.bundle.config).pixels
+
+    @property
+    def _tiling(self) -> Tiling | None:
+        return tiling_of(self.bundle.config)
 
     # -- derived from the parameters ----------------------------------------------------------
 
@@ -381,13 +414,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def calibration_settings(self) -> dict[str, Any]:
         """The settings that a calibration must share with this detector's scores."""
         known = self.settings.model_dump(mode="json")
-        known |= {"model_sha256": self.bundle.sha256, "preprocessing": RULES}
+        rules = rules_of(self.bundle.config)
+        known |= {"model_sha256": self.bundle.sha256, "preprocessing": rules}
         return {key: known[key] for key in MUST_AGREE}
 
     def _engine(self) -> Engine:
-        from hvaeood_cli.scoring.engines.local import LocalEngine
+        from hvaeood_cli.scoring.engines.choosing import engine_for
 
-        return LocalEngine(self.scorer, self.batch_size, self.workers)
+        return engine_for(self.scorer, self.batch_size, self.workers)
 
     @property
     def _rule(self) -> Rule:

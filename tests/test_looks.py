@@ -69,7 +69,7 @@ def test_one_way_to_make_a_picture_of_numbers():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_grid_shows_the_pictures_as_they_are(channels):
     images = make_images(2, 8, channels).astype(np.float32) / 255.0
-    grid = reconstruction_grid(images, images, np.stack([images, 1.0 - images]))
+    grid = reconstruction_grid([(one, one, np.stack([one, 1.0 - one])) for one in images])
     tile = np.asarray(to_image(images[1]).resize((112, 112), Image.Resampling.NEAREST))
     assert np.array_equal(np.asarray(grid)[22 + 120 : 22 + 120 + 112, 8:120], tile)
     assert grid.size == (8 + 4 * 120, 22 + 2 * 120 + 8)

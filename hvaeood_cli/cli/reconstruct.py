@@ -56,13 +56,15 @@ def reconstruct(
     if len(manifest) > _MAX_IMAGES:
         raise UsageError(f"{len(manifest)} images; a picture shows {_MAX_IMAGES}", "name fewer")
     try:
-        pixels = detector.pixels(manifest)
+        rows = [
+            ((pixels / 255.0).astype("float32"), view.observed[0], view.from_k[:, 0])
+            for pixels, view in detector.views(manifest)
+        ]
     except ImageError as error:
         raise SourceError(error.message) from None
-    views = detector.scorer.reconstruct(pixels)
-    grid = reconstruction_grid((pixels / 255.0).astype("float32"), views.observed, views.from_k)
+    grid = reconstruction_grid(rows)
     with replacing(output) as temporary:
         grid.save(temporary, format="PNG")
     if not quiet:
-        noun = "image" if len(pixels) == 1 else "images"
-        console.say(f"{len(pixels)} {noun}, k = 0 to {len(views.from_k) - 1}: {output}")
+        noun = "image" if len(rows) == 1 else "images"
+        console.say(f"{len(rows)} {noun}, k = 0 to {len(rows[0][2]) - 1}: {output}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -12,29 +14,39 @@ Float = NDArray[np.float32]
 
 _PAPER, _INK = (255, 255, 255), (60, 60, 60)
 _GAP, _CAPTION = 8, 22
-_MIN_SIDE = 112  # small images are enlarged, by a whole factor, so that their pixels are seen
+_LEAST_SIDE = 112  # small images are enlarged, by a whole factor, so that their pixels are seen
+_MOST_SIDE = 640  # and large ones made smaller
+
+Row = tuple[Float, Float, Float]
+"""An image, the x that was scored, (C, H, W) each on the scale 0 to 1, and E[x|z], (L, C, H, W)."""
 
 
-def reconstruction_grid(images: Float, observed: Float, from_k: Float) -> Image.Image:
-    """One row for each image: the image, the x that was scored, E[x|z] from k = 0 ... L - 1.
-
-    images, observed: (N, C, H, W) on the scale 0 to 1; from_k: (L, N, C, H, W).
-    """
-    columns = [("image", images), ("observed", observed)]
-    columns += [(f"k = {k}", means) for k, means in enumerate(from_k)]
-    n, _, height, width = images.shape
-    factor = max(1, -(-_MIN_SIDE // width))
-    cell_w, cell_h = width * factor + _GAP, height * factor + _GAP
-    size = (_GAP + cell_w * len(columns), _CAPTION + cell_h * n + _GAP)
+def reconstruction_grid(rows: Sequence[Row]) -> Image.Image:
+    """One row for each image, of any size: itself, the x that was scored, E[x|z] from each k."""
+    drawn = [[_fitted(picture) for picture in (image, x, *means)] for image, x, means in rows]
+    captions = ["image", "observed", *(f"k = {k}" for k in range(len(rows[0][2])))]
+    cell = max(row[0].width for row in drawn) + _GAP
+    heights = [row[0].height + _GAP for row in drawn]
+    size = (_GAP + cell * len(captions), _CAPTION + sum(heights) + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
-    for column, (caption, pictures) in enumerate(columns):
-        left = _GAP + column * cell_w
-        draw.text((left, 3), caption, fill=_INK, font=font)
-        for row, picture in enumerate(pictures):
-            tile = to_image(picture).resize(
-                (width * factor, height * factor), Image.Resampling.NEAREST
-            )
-            sheet.paste(tile, (left, _CAPTION + row * cell_h))
+    for column, caption in enumerate(captions):
+        draw.text((_GAP + column * cell, 3), caption, fill=_INK, font=font)
+    top = _CAPTION
+    for row, height in zip(drawn, heights, strict=True):
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (_GAP + column * cell, top))
+        top += height
     return sheet
+
+
+def _fitted(picture: Float) -> Image.Image:
+    """A picture, (C, H, W), of a size that can be seen."""
+    image = to_image(picture)
+    factor = max(1, -(-_LEAST_SIDE // image.width))
+    if factor > 1:
+        size = (image.width * factor, image.height * factor)
+        return image.resize(size, Image.Resampling.NEAREST)
+    image.thumbnail((_MOST_SIDE, _MOST_SIDE))
+    return image

@@ -71,7 +71,7 @@ class Glancing:
         except HvaeoodError as error:
             return error
         run = self._scores.header
-        pixels = preprocess(image, run.image_channels, run.image_size).pixels
+        pixels = preprocess(image, run).pixels
         observed, none = (pixels / 255.0).astype("f4"), np.zeros((0, *pixels.shape), "f4")
         return Look(image.pixels, observed, none, _is_changed(self._scores, row, pixels))
 
@@ -116,19 +116,25 @@ class Looking:
         """A look at each image that could be read, given with its row; reconstructs all at once."""
         import numpy as np
 
-        from hvaeood_cli.images.preprocess import preprocess
+        from hvaeood_cli.images.preprocess import preprocess, tiling_of
         from hvaeood_cli.looks.look import Look
+        from hvaeood_cli.scoring.folds import reconstruct
 
         if not images:
             return []
-        channels, size = self._bundle.config.image_channels, self._bundle.config.image_size
-        pixels = np.stack([preprocess(image, channels, size).pixels for _, image in images])
-        views = self._scorer.reconstruct(pixels)
-        looks = []
-        for i, (row, image) in enumerate(images):
-            changed = _is_changed(self._scores, row, pixels[i])
-            looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed))
-        return looks
+        config = self._bundle.config
+        tiling = tiling_of(config)
+        pixels = [preprocess(image, config).pixels for _, image in images]
+        if tiling is None:
+            views = [self._scorer.reconstruct(np.stack(pixels))]
+        else:
+            views = [reconstruct(self._scorer, tiling, one) for one in pixels]
+        observed = [image for view in views for image in view.observed]
+        from_k = [image for view in views for image in view.from_k.swapaxes(0, 1)]
+        return [
+            Look(image.pixels, observed[i], from_k[i], _is_changed(self._scores, row, pixels[i]))
+            for i, (row, image) in enumerate(images)
+        ]
 
     @cached_property
     def _scorer(self) -> Scorer | FoldScorer:

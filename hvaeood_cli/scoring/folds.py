@@ -7,7 +7,8 @@ trained on all images but those of fold f.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hvaeood_cli.images.content import content_key
+from hvaeood_cli.images.tiling import Tiling
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.scorer import Float, ImageNoise, Pixels, Reconstructions, Scorer
@@ -26,14 +28,14 @@ Part = TypeVar("Part")
 _PASSES = 4
 
 
-def fold_of(pixels: Pixels, n_folds: int) -> int:
-    """The fold of an image, (C, H, W) as the model takes it."""
-    return int.from_bytes(content_key(pixels)[8:16], "little") % n_folds
+def fold_of(content: bytes, n_folds: int) -> int:
+    """The fold of an image, by its `content_key`. All tiles of an image are in its fold."""
+    return int.from_bytes(content[8:16], "little") % n_folds
 
 
 def folds_of(pixels: Pixels, n_folds: int) -> NDArray[np.int64]:
     """The fold of each image, (N,). pixels: (N, C, H, W)."""
-    return np.array([fold_of(image, n_folds) for image in pixels], np.int64)
+    return np.array([fold_of(content_key(image), n_folds) for image in pixels], np.int64)
 
 
 @dataclass(frozen=True)
@@ -59,34 +61,43 @@ class FoldScorer:
         """As `Scorer.noises`: it depends on the images and the seed, not on the weights."""
         return self.scorers[0].noises(contents)
 
-    def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
-        """As `Scorer.score`, and the fold of each image, (N,)."""
+    def score(
+        self,
+        pixels: Pixels,
+        noises: list[ImageNoise] | None = None,
+        folds: NDArray[np.int64] | None = None,
+    ) -> dict[str, Float]:
+        """As `Scorer.score`, and the fold of each image, (N,).
+
+        folds: of each; None where they are whole images, whose content says it.
+        """
+        folds = folds_of(pixels, len(self.scorers)) if folds is None else folds
 
         def of(scorer: Scorer, rows: NDArray[np.int64]) -> dict[str, Float]:
             return scorer.score(pixels[rows], noises and [noises[row] for row in rows])
 
-        parts = self._by_fold(pixels, of)
-        folds = folds_of(pixels, len(self.scorers))
+        parts = self._by_fold(folds, of)
         return {
             name: _joined([(rows, part[name]) for rows, part in parts]) for name in parts[0][1]
         } | {"fold": folds.astype(np.int8)}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """As `Scorer.reconstruct`."""
-        parts = self._by_fold(pixels, lambda scorer, rows: scorer.reconstruct(pixels[rows]))
+        folds = folds_of(pixels, len(self.scorers))
+        parts = self._by_fold(folds, lambda scorer, rows: scorer.reconstruct(pixels[rows]))
         observed = _joined([(rows, part.observed) for rows, part in parts])
         from_k = _joined([(rows, part.from_k.swapaxes(0, 1)) for rows, part in parts])
         return Reconstructions(observed, from_k.swapaxes(0, 1))
 
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
         """As `Scorer.ratio`."""
-        return _joined(self._by_fold(pixels, lambda scorer, rows: scorer.ratio(pixels[rows], k, l)))
+        folds = folds_of(pixels, len(self.scorers))
+        return _joined(self._by_fold(folds, lambda scorer, rows: scorer.ratio(pixels[rows], k, l)))
 
     def _by_fold(
-        self, pixels: Pixels, of: Callable[[Scorer, NDArray[np.int64]], Part]
+        self, folds: NDArray[np.int64], of: Callable[[Scorer, NDArray[np.int64]], Part]
     ) -> list[tuple[NDArray[np.int64], Part]]:
         """What each fold's scorer makes of its images, beside their rows."""
-        folds = folds_of(pixels, len(self.scorers))
         rows_of = [np.flatnonzero(folds == fold) for fold in range(len(self.scorers))]
         return [
             (rows, of(scorer, rows))
@@ -103,6 +114,46 @@ def _joined(parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> F
     for rows, values in parts:
         whole[rows] = values
     return whole
+
+
+def reconstruct(
+    scorer: Scorer | FoldScorer, tiling: Tiling | None, pixels: Pixels
+) -> Reconstructions:
+    """The reconstructions of one image of any size, (C, h, w) as the model takes it: N = 1.
+
+    tiling: of a model that takes tiles; where these overlap, it is their mean. A few tiles are
+    reconstructed at a time.
+    """
+    if tiling is None:
+        return scorer.reconstruct(pixels[None])
+    places, size = tiling.places(*pixels.shape[1:]), scorer.images_per_pass
+    shapes: list[tuple[int, ...]] = []  # of each part of the reconstructions, without N, H and W
+
+    def parts() -> Iterator[tuple[NDArray[np.int64], Float]]:
+        for few in (places[first : first + size] for first in range(0, len(places), size)):
+            views = _reconstruct_tiles(scorer, tiling.cut(pixels, few), pixels)
+            by_tile = [views.observed, *(part.swapaxes(0, 1) for part in views[1:])]  # (n, ...)
+            shapes[:] = [part.shape[1:-2] for part in by_tile]
+            flat = [part.reshape(len(few), -1, *part.shape[-2:]) for part in by_tile]
+            yield few, np.concatenate(flat, axis=1)
+
+    joined = tiling.joined(parts(), *pixels.shape[1:])  # all parts, (n, h, w)
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    whole = [
+        part.reshape(*shape[:-1], 1, *shape[-1:], *part.shape[-2:])
+        for shape, part in zip(shapes, np.split(joined, ends[:-1]), strict=True)
+    ]
+    return Reconstructions(*whole)
+
+
+def _reconstruct_tiles(
+    scorer: Scorer | FoldScorer, tiles: Pixels, pixels: Pixels
+) -> Reconstructions:
+    """The reconstructions of tiles, (n, C, T, T), of one image, (C, h, w): all by its fold."""
+    if isinstance(scorer, FoldScorer):
+        fold = fold_of(content_key(pixels), len(scorer.scorers))
+        return scorer.scorers[fold].reconstruct(tiles)
+    return scorer.reconstruct(tiles)
 
 
 def scorer_of(bundle: Bundle, settings: ScoreSettings, device: torch.device) -> Scorer | FoldScorer:
