@@ -14,7 +14,12 @@ from typing import Any
 from hvaeood_cli.store.header import RunHeader
 from tests.hostile.case import Case, flipped, truncated
 
-JOURNAL, JUDGEMENTS, LABELS, PAGE = "j.h5.journal", "s.h5.judgements.json", "labels.csv", "page.html"
+JOURNAL, JUDGEMENTS, LABELS, PAGE = (
+    "j.h5.journal",
+    "s.h5.judgements.json",
+    "labels.csv",
+    "page.html",
+)
 _MAGIC = b"hvaeood-journal 2\n"
 _JSON: list[Any] = [
     None, True, 0, -1, 3, 1.5, 2**63, 2**64, 1e308, "", "x", "x" * 10_000, "\x1b[2J", "a\0b",
@@ -98,7 +103,7 @@ def _journals() -> Iterator[Case]:
                 yield case(f"{n} rows from {first}", batch(first, n, rest))
     for errors in (b"[]", b"{", b'{"a":"b"}', b'{"-1":"b"}', b'{"0":3}', b'{"0":"x"}', b"null",
                    b'{"99":"x"}', b'{"1e3":"x"}', b'{"0":null}', b"[" * 50_000, b"\xff",
-                   b'{"' + b"9" * 5000 + b'":"x"}', b'{"0":"' + b"x" * 100_000 + b'"}'):  # fmt: skip
+                   b'{"' + b"9" * 5000 + b'":"x"}', b'{"0":"' + b"x" * 99_999 + b'"}'):  # fmt: skip
         yield case(f"errors {errors[:20]!r}", batch(0, 0, errors))
         yield case(
             f"rows and errors {errors[:20]!r}",
@@ -112,8 +117,9 @@ def _journals() -> Iterator[Case]:
     yield case("two headers", lambda parts: [parts[0], *parts])
     yield case("a header of another run behind", lambda parts: [
         *parts, (b"H", parts[0][1].replace(b'"seed":0', b'"seed":1'))])  # fmt: skip
+    other = (b'"n_layers":3', b'"n_layers":5')
     yield case("a header of another number of layers behind", lambda parts: [
-        *parts, (b"H", parts[0][1].replace(b'"n_layers":3', b'"n_layers":5')), parts[1]])  # fmt: skip
+        *parts, (b"H", parts[0][1].replace(*other)), parts[1]])  # fmt: skip
     yield case("rows twice", lambda parts: [*parts, *parts[1:]])
     yield case("an unknown frame", lambda parts: [*parts, (b"X", b"abc"), parts[1]])
     yield case("empty frames", lambda parts: [parts[0], (b"B", b""), (b"H", b""), *parts[1:]])

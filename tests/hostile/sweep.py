@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import resource
@@ -20,6 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ _WAIT_SECONDS = 150  # for all commands of a case: the machine may be busy
 MEMORY = 256 << 20  # bytes that one command may take
 _KNOWN = {ExitCode.DONE, ExitCode.FLAGGED, ExitCode.USAGE, ExitCode.BAD_INPUT,
           ExitCode.SOME_UNREADABLE}  # fmt: skip
+# What the commands load, so that it is loaded once.
+_LOADED = [
+    f"hvaeood_cli.{name}"
+    for name in (
+        "cli.app", "detector", "tui.app", "tui.picker", "report.page", "report.markdown",
+        "report.evaluation", "report.labels", "looks.looker", "looks.grid", "taking.take",
+        "scoring.run", "scoring.engines.local", "training.run", "calibration.rules",
+    )
+]  # fmt: skip
 _SURPRISE = ("Traceback", "a bug in hvaeood", "not enough memory", "to see where it happened")
 
 
@@ -59,7 +68,7 @@ COMMANDS: dict[str, list[Command]] = {
         Command(("reconstruct", "s.h5", "--model", "model", "-o", "g.png"), ("g.png",), False),
         Command(("tui", "s.h5")),
         Command(("the workbench", "s.h5")),
-        Command(("the picker", "s.h5")),
+        Command(("the picker", "s.h5"), door=False),
     ],
     JOURNAL: [Command((*_SCORE, "j.h5"), ("j.h5", "j.h5.journal*"))],
     JUDGEMENTS: [
@@ -95,11 +104,15 @@ class Tally:
 def sweep(good: Path, cases: Iterable[Case], show: Callable[[str], Any] = lambda _: None) -> Tally:
     """Try every command on every case. good: a folder where all is well."""
     tally = Tally()
+    for module in _LOADED:
+        import_module(module)
     for case in cases:
         folder = good.parent / "case"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(good, folder, symlinks=True)
+        _copy(good, folder)
         tally.n_files += 1
+        if tally.n_files % 100 == 0:
+            show(str(tally))
         for words, code, failure in _in_another_process(lambda f=folder, c=case: _try(f, c)):
             tally.n_commands += 1
             tally.codes[str(code)] += 1
@@ -159,6 +172,7 @@ def _try(folder: Path, case: Case) -> Iterator[tuple[str, Any, str]]:
             wrong = wrong or f"took {memory() >> 20} MiB"
         after = _contents(folder.parent)
         changed = {name for name in before | after if before.get(name) != after.get(name)}
+        changed -= {"case"}  # a temporary file was made in it, and is gone
         outside = [name for name in changed if not _may_write(command, name, code)]
         if outside:
             wrong = wrong or f"exit code {code}, and wrote {outside[:3]}"
@@ -176,7 +190,11 @@ def _what_is_wrong(folder: Path, case: Case, command: Command, code: int, said: 
         return f"no error with a hint: {said[-500:]}"
     if case.refused and command.door and code != ExitCode.BAD_INPUT:
         return f"not refused, exit code {code}: {said[-500:]}"
-    if case.same and code == ExitCode.DONE and not _same_scores(folder / "j.h5", folder / "good.h5"):
+    if (
+        case.same
+        and code == ExitCode.DONE
+        and not _same_scores(folder / "j.h5", folder / "good.h5")
+    ):
         return "other scores than those of a whole file"
     return ""
 
@@ -201,33 +219,34 @@ def _may_write(command: Command, name: str, code: int) -> bool:
     return allowed and not (refused and top == "s.h5")
 
 
-def _contents(folder: Path) -> dict[str, str]:
-    """All that is there, by name: what kind, and a hash of its bytes."""
+def _contents(folder: Path) -> dict[str, tuple[int, ...]]:
+    """All that is there, by name, and what changes when it is written."""
     found = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if name.startswith(("spoilt", "good/")):
-            continue
-        if path.is_symlink():
-            found[name] = os.readlink(path)
-        elif path.is_file():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            found[name] = oct(path.lstat().st_mode)
+    for path in (place for top in ("", "case", "case/taken") for place in _in(folder / top)):
+        status = path.lstat()
+        facts = status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns
+        found[str(path.relative_to(folder))] = facts
     return found
 
 
-def _copy(there: Path, here: Path) -> None:
-    """Copy a folder in which there may be pipes."""
+def _in(folder: Path) -> Iterable[Path]:
+    return folder.iterdir() if folder.is_dir() else ()
+
+
+def _copy(there: Path, here: Path, copy: Callable[[Any, Any], Any] = shutil.copyfile) -> None:
+    """Copy a folder in which there may be pipes. Files in folders below are the same: none writes.
+
+    copy: how a file is copied.
+    """
     here.mkdir(parents=True, exist_ok=True)
     for path in there.iterdir():
         place = here / path.name
         if path.is_symlink():
-            place.symlink_to(os.readlink(path))
+            place.symlink_to(path.readlink())
         elif path.is_dir():
-            _copy(path, place)
+            _copy(path, place, os.link)
         elif path.is_file():
-            shutil.copyfile(path, place)
+            copy(path, place)
         elif path.is_fifo():
             os.mkfifo(place)
         else:
@@ -281,15 +300,14 @@ def _call(command: Command) -> int:
     from hvaeood_cli.cli import console
     from hvaeood_cli.cli.app import main
 
-    if command.words[0].startswith("the "):
-        sys.argv = ["hvaeood", "the workbench"]
-        return _opened(command)
     sys.argv = ["hvaeood", *command.words]
-    sys.stdin = open(os.devnull)
+    sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape")
     sys.stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="surrogateescape")
     console.out.cache_clear()
     console.err.cache_clear()
+    if command.words[0].startswith("the "):
+        return _opened(command)
     try:
         main()
     except SystemExit as ended:
@@ -300,6 +318,7 @@ def _opened(command: Command) -> int:
     """Open the workbench, walk through it, and judge an image; or choose the file in the picker."""
     from hvaeood_cli.cli.app import _explained
     from hvaeood_cli.cli.tui import _open
+    from hvaeood_cli.store.reader import read_summary
     from hvaeood_cli.tui.app import Workbench
     from hvaeood_cli.tui.picker import Picker
 
@@ -314,6 +333,7 @@ def _opened(command: Command) -> int:
 
     try:
         if command.words[0] == "the picker":
+            read_summary(path)  # which is what the picker does; it shows what that refuses
             asyncio.run(walk(Picker([Path("good.h5"), path]), "down down up"))
             return 0
         opened = [_open(path, [], None, None, "cpu")]
