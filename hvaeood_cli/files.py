@@ -109,6 +109,23 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def open_regular(path: Path, flags: int = os.O_RDONLY, follow: bool = True) -> int:
+    """Open a file and return its descriptor; never wait for a pipe, nor start a device.
+
+    follow: whether it may be a link. Raises OSError for what is not a regular file.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _check_regular(path, os.stat(path, follow_symlinks=follow))
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _check_regular(path, os.fstat(descriptor))  # it may be another by now
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def sync_file(path: Path) -> None:
     """Flush a file to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -182,6 +199,12 @@ def _mode(path: Path) -> int | None:
         status = path.stat()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    _check_regular(path, status)
     return status.st_mode & 0o777
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    """Raise OSError unless this is the status of a regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        link = stat.S_ISLNK(status.st_mode)
+        raise OSError(errno.EINVAL, "a link" if link else "not a regular file", str(path))

@@ -15,7 +15,9 @@ import pytest
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.store import journal as module
+from hvaeood_cli.store.columns import blank_rows
 from hvaeood_cli.store.journal import Journal
+from hvaeood_cli.store.reader import read_scores
 from tests.test_store import batches, fill, header
 
 
@@ -194,3 +196,104 @@ def test_rows_of_another_form_are_not_taken_for_ours(tmp_path, monkeypatch):
         Journal.open(path, header())
     with Journal.open(path, header(), force=True) as journal:
         assert journal.n_done == 0
+
+
+# -- damaged where it was whole -------------------------------------------------------------------
+
+
+def flip(path: Path, at: int) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
+def places(path: Path) -> list[int]:
+    """Where its frames begin."""
+    data, found = path.read_bytes(), [len(b"hvaeood-journal 2\n")]
+    while found[-1] < len(data):
+        found.append(found[-1] + 13 + struct.unpack_from("<Q", data, found[-1] + 1)[0])
+    return found[:-1]
+
+
+@pytest.mark.parametrize("frame", [1, 2, 3])
+def test_rows_behind_damaged_ones_stand_and_the_loss_is_said(tmp_path, frame):
+    path = tmp_path / "j"
+    fill(path, batches())
+    flipped = flip(path, places(path)[frame] + 60)
+    with Journal.open(path, header()) as journal:
+        lost = batches()[frame - 1]
+        whole = [batch for batch in batches() if batch.first != lost.first]
+        assert [batch.rows.tobytes() for batch in journal.batches()] == [
+            batch.rows.tobytes() for batch in whole
+        ]
+        assert journal.n_lost == len(lost.rows) and not journal.done[lost.first]
+        n_whole = 5 - len(lost.rows)
+        assert (
+            f"about {journal.n_lost} rows" in journal.damage and f"{n_whole} are" in journal.damage
+        )
+        journal.append(lost)
+    with Journal.open(path, header()) as journal:
+        assert journal.done.all() and journal.damage, "it is still damaged"
+        journal.remove()
+    assert os.listdir(tmp_path) == ["j.damaged"]
+    assert (tmp_path / "j.damaged").read_bytes().startswith(flipped)
+    fill(path, batches())
+    flip(path, places(path)[frame] + 60)
+    with Journal.open(path, header()) as journal:
+        journal.remove()
+    assert sorted(os.listdir(tmp_path)) == ["j.damaged", "j.damaged1"], "none takes another's place"
+
+
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_where_a_header_may_be_lost_rows_are_known_by_content_alone(tmp_path, at):
+    """Kind or length of a frame is damaged: nobody knows what stood there."""
+    path = tmp_path / "j"
+    fill(path, batches())
+    flip(path, places(path)[2] + at)
+    for _ in range(2):
+        with Journal.open(path, header()) as journal:
+            size = path.stat().st_size
+            assert journal.n_done == 0 and journal.damage
+            assert [batch.first for batch in journal.earlier()] == [0, 4]
+    assert path.stat().st_size == size, "the part begins once"
+
+
+def test_what_a_kill_tore_is_no_damage(tmp_path):
+    path = tmp_path / "j"
+    fill(path, batches())
+    whole = path.read_bytes()
+    for cut in range(places(path)[-1], len(whole)):
+        path.write_bytes(whole[:cut])
+        with Journal.open(path, header()) as journal:
+            assert journal.n_done == 4 and not journal.damage
+
+
+def test_a_link_is_no_journal(tmp_path):
+    fill(tmp_path / "real", batches())
+    (tmp_path / "j").symlink_to("real")
+    whole = (tmp_path / "real").read_bytes()
+    for force in (False, True):
+        with pytest.raises(StoreError, match="is a link"):
+            Journal.open(tmp_path / "j", header(), force)
+    assert (tmp_path / "real").read_bytes() == whole
+
+
+def test_a_run_says_what_was_lost_and_is_the_same_run(run, folder, tmp_path):
+    """The rows of a damaged journal are scored again; the others are not."""
+    assert run("score", "images", "-o", "whole.h5", "-q")[0] == 0
+    scores = read_scores(tmp_path / "whole.h5")
+    header = scores.header
+    with Journal.open(tmp_path / "s.h5.journal", header) as journal:
+        for first in range(0, 12, 3):
+            rows = blank_rows(3, scores.n_layers)
+            for name in rows.dtype.names or ():
+                rows[name] = scores[name][first : first + 3]
+            journal.append(module.Batch(first, rows, {}))
+    flip(tmp_path / "s.h5.journal", places(tmp_path / "s.h5.journal")[2] + 70)
+    code, _, err = run("score", "images", "-o", "s.h5")
+    flat = " ".join(err.split())
+    assert code == 0 and "about 3 rows in it cannot be read" in flat and "9 are whole" in flat
+    assert (tmp_path / "s.h5.journal.damaged").exists()
+    again = read_scores(tmp_path / "s.h5")
+    assert all(again[name].tobytes() == scores[name].tobytes() for name in scores.columns)

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import SourceError
+from hvaeood_cli.files import open_regular
 from hvaeood_cli.store.score_file import ScoreFile
 
+_MAX_BYTES = 1 << 28
 _VALUES = {"0": 0, "1": 1, "in": 0, "out": 1, "ood": 1}
 
 Labels = dict[bytes, int]
@@ -27,7 +29,10 @@ def read_labels(path: Path) -> Labels:
     hint = "one line for each image, with the columns path and label: 0 belongs, 1 does not"
     labels: Labels = {}
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        descriptor = open_regular(path)
+        with open(descriptor, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            if os.fstat(descriptor).st_size > _MAX_BYTES:
+                raise SourceError(f"{path} is larger than 256 MiB", hint)
             reader = csv.DictReader(file)
             missing = {"path", "label"} - set(reader.fieldnames or ())
             if missing:
@@ -40,10 +45,14 @@ def read_labels(path: Path) -> Labels:
                     line = reader.line_num
                     raise SourceError(f"{path}, line {line}: {word!r} is not a label", hint)
                 name = os.fsencode((row["path"] or "").removeprefix("./"))
+                if not name:
+                    raise SourceError(f"{path}, line {reader.line_num}: no path", hint)
                 if labels.setdefault(name, _VALUES[word]) != _VALUES[word]:
                     line = reader.line_num
                     raise SourceError(f"{path}, line {line}: a path with two labels", hint)
-    except (OSError, csv.Error, ValueError) as error:
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror or error}", hint) from None
+    except (csv.Error, ValueError) as error:
         raise SourceError(f"cannot read {path}: {error}", hint) from None
     return labels
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hvaeood_cli.calibration.foreign import OWN_MODEL
+from hvaeood_cli.files import open_regular
 from hvaeood_cli.report import figures
 from hvaeood_cli.report.contents import Contents
 from hvaeood_cli.report.evaluation import Comparison
 from hvaeood_cli.text import printable
 
 _HERE = Path(__file__).parent
+_FINGERPRINT = re.compile('<meta name="hvaeood-report" content="([0-9a-f]{64})"')
 
 
 def render(contents: Contents, fingerprint: str) -> str:
@@ -46,12 +49,12 @@ def render(contents: Contents, fingerprint: str) -> str:
 def fingerprint_of(path: Path) -> str | None:
     """The fingerprint in a page that this program made; None for any other file."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with open(open_regular(path), encoding="utf-8") as file:
             head = file.read(2000)
     except (OSError, UnicodeDecodeError):
         return None
-    _, mark, rest = head.partition('<meta name="hvaeood-report" content="')
-    return rest[:64] if mark else None
+    found = _FINGERPRINT.search(head)
+    return found[1] if found else None
 
 
 def format_p(p: float | None) -> str:

@@ -18,7 +18,7 @@ from hvaeood_cli.calibration.foreign import knows_images
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.store.columns import Column, columns
-from hvaeood_cli.store.decision import ATTRIBUTES, Decision
+from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import defuse
@@ -202,8 +202,7 @@ def _decided() -> list[str]:
 def _decision(decision: Decision | None) -> dict[str, Any] | None:
     if decision is None:
         return None
-    facts = {name: getattr(decision, name) for name in ATTRIBUTES}
-    return facts | {"least_p": decision.least_p, "n_flagged": decision.n_flagged}
+    return decision.facts | {"n_flagged": decision.n_flagged}
 
 
 def _drift(drift: Drift | None) -> dict[str, Any] | None:

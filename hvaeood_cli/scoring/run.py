@@ -142,6 +142,8 @@ class ScoringRun:
             if force or stamp_of(out) == seen:  # still
                 if not journal.locked:
                     remark(NO_LOCKS)
+                if journal.damage:
+                    remark(journal.damage)
                 plan = self._plan(journal, found)
                 self._score(plan, journal, out, progress)
                 scores = plan.merge(out, journal.header, journal.batches(), _conversions())

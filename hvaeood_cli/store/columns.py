@@ -8,7 +8,7 @@ here and a function of the same name in `scoring/statistics.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class Column:
     over_tiles: Literal["mean", "max"] = "mean"  # what a row keeps of its image's tiles
     of_each_tile: bool = False  # whether the table of tiles keeps it, too
     optional: bool = False  # added within this version of the format: older files may lack it
+    least: float | None = None  # no value is less; NaN, where there is none, is always allowed
+    most: float | None = None  # ... nor more
 
     @property
     def dataset(self) -> str:
@@ -65,6 +67,10 @@ class Column:
         indices = self.indices(n_layers)
         return () if indices is None else (len(indices),)
 
+    def wrong(self, values: NDArray[Any]) -> str:
+        """What is wrong with values that somebody else wrote; empty if nothing is."""
+        return what_is_wrong(values, self.least, self.most)
+
     def titles(self, n_layers: int) -> list[str]:
         """What people read over each of its values."""
         indices = self.indices(n_layers)
@@ -83,7 +89,9 @@ class Column:
 TABLE: list[Column] = [
     Column("sha256", "byte", "uint8", "images", "SHA-256 of what was read"),
     Column("content", "image", "uint64", "images", "key of the pixels as the model takes them"),
-    Column("status", "image", "int8", "images", "0 scored, else a code of `store/status.py`"),
+    Column(
+        "status", "image", "int8", "images", "0 scored, else a code of `store/status.py`", least=0
+    ),
     Column(
         "fold",
         "image",
@@ -91,6 +99,7 @@ TABLE: list[Column] = [
         "images",
         "which fold of a cross-fitted model scored it; 0 of any other",
         optional=True,
+        least=0,
     ),
     Column("conversions", "image", "uint16", "images", "what was done to it, a bit each"),
     Column(
@@ -226,7 +235,9 @@ TABLE: list[Column] = [
         heading="combined",
         title="combined score",
     ),
-    Column("k", "image", "int8", "decision", "whose LLR^{>k} differs most; 0 without scores"),
+    Column(
+        "k", "image", "int8", "decision", "whose LLR^{>k} differs most; 0 without scores", least=0
+    ),
     Column(
         "p_value",
         "k > 0",
@@ -236,6 +247,8 @@ TABLE: list[Column] = [
         title="p of LLR>{}",
         csv="p_{}",
         odd_end="low",
+        least=0.0,
+        most=1.0,
     ),
     Column(
         "p_combined",
@@ -247,9 +260,22 @@ TABLE: list[Column] = [
         title="p",
         csv="p_combined",
         odd_end="low",
+        least=0.0,
+        most=1.0,
     ),
     Column("flagged", "image", "bool", "decision", "whether the rule flags it", csv="flagged"),
 ]
+
+
+def what_is_wrong(values: NDArray[Any], least: float | None, most: float | None) -> str:
+    """Which of these values cannot be, in words; empty if all can. NaN stands for no value."""
+    if values.dtype == np.bool_ and values.view(np.uint8).max(initial=0) > 1:
+        return "holds what is neither true nor false"
+    if least is not None and (values < least).any():
+        return f"holds a value below {least:g}"
+    if most is not None and (values > most).any():
+        return f"holds a value above {most:g}"
+    return ""
 
 
 def columns(*groups: Group) -> list[Column]:

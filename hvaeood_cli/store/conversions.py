@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_WORDS = {
+WORDS = {
     "resized": "resized to {size}x{size}",
     "cropped": "cropped to the centre square",
     "greyed": "made grey",
@@ -23,7 +23,7 @@ def in_words(name: str, size: int) -> str:
 
     A name that is not known comes back as it is: it may be from a hostile score file.
     """
-    return _WORDS.get(name, name).replace("{size}", str(size))
+    return WORDS.get(name, name).replace("{size}", str(size))
 
 
 def conversions_in_words(n_images: int, done: Mapping[str, int], size: int) -> str | None:

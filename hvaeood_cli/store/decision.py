@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hvaeood_cli.errors import CalibrationError
+from hvaeood_cli.store.header import Word
 
 GROUP = "decision"
 CALIBRATION = f"/{GROUP}/calibration"
@@ -41,6 +44,25 @@ class Rule:
         return f"{self.kind[:3].upper()} {100 * self.level:.4g} %{by}"
 
 
+class DecisionFacts(BaseModel):
+    """The attributes of a decision's group in a file."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    rule: Literal["fpr", "fdr", "fdr-by"]
+    level: Annotated[float, Field(gt=0.0, lt=1.0)]
+    threshold: Annotated[float, Field(ge=0.0, le=1.0)]
+    calibration_id: Word
+    n_calibration: Annotated[int, Field(ge=1, lt=2**53)]
+    least_p: Annotated[float, Field(gt=0.0, lt=1.0)]  # 1 / (n_calibration + 1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not math.isclose(self.least_p * (self.n_calibration + 1), 1.0):
+            raise ValueError(f"least_p {self.least_p:g} does not follow from n_calibration")
+        return self
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """What a rule decides of N rows. A row without scores has p NaN and k 0, and is not flagged."""
@@ -59,6 +81,11 @@ class Decision:
 
     def __len__(self) -> int:
         return len(self.flagged)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The attributes of its group in a file."""
+        return {name: getattr(self, name) for name in DecisionFacts.model_fields}
 
     def of_rows(self, rows: NDArray[np.bool_]) -> Decision:
         """The decision of some rows alone. rows: which, (N,)."""
@@ -92,14 +119,3 @@ class Decision:
 
 
 _BLANK = {"combined": np.nan, "k": 0, "p_value": np.nan, "p_combined": np.nan, "flagged": False}
-
-ATTRIBUTES = ("rule", "level", "threshold", "calibration_id", "n_calibration")
-
-
-def read_decision(
-    found: dict[str, NDArray[Any]], attributes: dict[str, Any], calibration: bytes
-) -> Decision:
-    """A decision from its columns, by name, and the attributes of its group in the file."""
-    kinds = {"rule": str, "level": float, "threshold": float, "n_calibration": int}
-    facts: dict[str, Any] = {key: kinds.get(key, str)(attributes[key]) for key in ATTRIBUTES}
-    return Decision(**found | facts, calibration=calibration)

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 FORMAT = "hvaeood-scores"
 FORMAT_VERSION = 2
 
-_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Time = Annotated[
     str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,20}(Z|[+-][0-9]{2}:[0-9]{2})$")
 ]
-_Word = Annotated[str, Field(max_length=200)]
-_Text = Annotated[str, Field(max_length=4096)]
+Word = Annotated[str, Field(max_length=200)]
+_Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 _Samples = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -25,14 +25,14 @@ class RunHeader(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     created: _Time  # ISO 8601, UTC; of the run's first start
-    tool_version: _Word
-    torch_version: _Word
-    numpy_version: _Word
-    pillow_version: _Word
-    device: _Word  # its kind: cpu, cuda, mps
+    tool_version: Word
+    torch_version: Word
+    numpy_version: Word
+    pillow_version: Word
+    device: Word  # its kind: cpu, cuda, mps
     model_name: _Text
     model_path: _Text  # the model's folder when it was scored; bytes that are no UTF-8 as \udcff
-    model_sha256: _Sha256  # of its weights and architecture
+    model_sha256: Sha256  # of its weights and architecture
     n_layers: Annotated[int, Field(ge=2, le=64)]  # L
     image_size: Annotated[int, Field(ge=1, le=65536)]  # height and width that the model takes
     image_channels: Literal[1, 3]
@@ -45,9 +45,9 @@ class RunHeader(BaseModel):
     n_importance_samples: _Samples  # S
     n_importance_samples_k: _Samples  # S'
     proposal: Literal["mean", "sample"]
-    precision: _Word
+    precision: Word
     n_images: Annotated[int, Field(ge=1)]  # of the listing; rows of gone images do not count
-    listing_sha256: _Sha256  # of names, sizes and times: has the folder changed?
+    listing_sha256: Sha256  # of names, sizes and times: has the folder changed?
     label: Literal[0, 1] | None = None  # of all images: 0 they belong, 1 they do not
 
     @model_validator(mode="after")

@@ -10,13 +10,20 @@ file whose header was torn has no rows yet: it is started anew.
 
 Where the images have changed since a run was interrupted, a further header begins another part.
 The rows before it are not of its images, but may be known among them by their bytes.
+
+A frame that is there and does not match its checksum was damaged later, by a disk say. It is passed
+over, and its rows are scored again; whole frames behind it stand. Where it is not sure that what
+was damaged were rows alone, another part begins. A journal that was damaged is kept when the run is
+done, as OUT.journal.damaged.
 """
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
-import stat
+import re
 import struct
 import time
 import zlib
@@ -30,16 +37,21 @@ import numpy as np
 from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.files import sync_folder, try_lock
-from hvaeood_cli.store.columns import Rows, Tiles, row_dtype, tile_dtype
+from hvaeood_cli.files import open_regular, sync_folder, try_lock
+from hvaeood_cli.store.columns import Rows, Tiles, columns, row_dtype, tile_dtype
+from hvaeood_cli.store.conversions import WORDS
 from hvaeood_cli.store.header import OF_IMAGES, RunHeader, differences, how_to_agree
+from hvaeood_cli.store.status import STATUS_CODES
 
 _FORMAT = b"hvaeood-journal "
 _MAGIC = _FORMAT + b"2\n"
 _FRAME = struct.Struct("<cQI")
 _BATCH = struct.Struct("<QQ")
-_MAX_FRAME = 1 << 32
+_MAX_FRAME = 1 << 30
 _MAX_HEADER = 1 << 20
+_MAX_SEARCHED = 1 << 30  # bytes that are summed in the search for a whole frame behind damage
+_WINDOW = 1 << 20
+_HEAD = re.compile(rb"[BH](?=.{4}\0{4})", re.DOTALL)  # of a frame no longer than 4 GiB
 SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
 NO_LOCKS = "this file system has no locks: do not run two commands at once on one output"
 
@@ -64,9 +76,10 @@ class Journal:
     def __init__(self, file: FileIO, path: Path, contents: _Contents, locked: bool) -> None:
         self._file = file
         self._path = path
-        self._begin = contents.begin
-        self._n_earlier = contents.n_earlier
+        self._earlier = contents.earlier
+        self._frames = contents.frames
         self.header = contents.header
+        self.n_lost = contents.n_lost  # rows in places that are damaged, about
         self.locked = locked  # False: nothing keeps another process from writing too; see NO_LOCKS
         self._last_sync = time.monotonic()
         self.done = np.zeros(self.header.n_images, np.bool_)  # which images it has rows of, (N,)
@@ -85,7 +98,12 @@ class Journal:
         # Reads under the lock before it writes anything: of two processes that start at once, the
         # second finds the first's journal whole. The file is unbuffered: what write() took, the
         # system has.
-        file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        try:
+            file = FileIO(open_regular(path, os.O_RDWR | os.O_CREAT, follow=False), "r+")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise StoreError(f"{path} is {error.strerror}", "choose another -o") from None
         try:
             locked = _lock(file, path)
             try:
@@ -100,7 +118,7 @@ class Journal:
                 there = _scan(file, path)
             file.truncate(there.end)
             file.seek(there.end)
-            if differences(there.header, header):
+            if there.is_unsure or differences(there.header, header):
                 _begin_part(file, header)
                 there = _scan(file, path)
         except BaseException:
@@ -111,7 +129,7 @@ class Journal:
     @property
     def is_empty(self) -> bool:
         """Whether nothing would be lost with it."""
-        return self.n_done + self._n_earlier == 0
+        return not (self.n_done or self._earlier or self.n_lost)
 
     @property
     def n_done(self) -> int:
@@ -130,7 +148,9 @@ class Journal:
         payload += batch.rows.tobytes()
         payload += b"" if batch.tiles is None else batch.tiles.tobytes()
         payload += json.dumps(batch.errors).encode()
+        place = self._file.tell()
         _write_all(self._file, _frame(b"B", payload))
+        self._frames.append(place)
         if time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
         self.done[first:last] = True
@@ -142,28 +162,49 @@ class Journal:
 
     def batches(self) -> Iterator[Batch]:
         """Every batch of this run, in the order in which they were appended."""
-        return self._read(self._begin, self._file.tell())
+        return self._read(self._frames)
 
     def earlier(self) -> Iterator[Batch]:
         """The batches of parts before this run's: of images that were listed otherwise."""
-        return self._read(len(_MAGIC), self._begin)
+        return self._read(self._earlier)
 
-    def _read(self, begin: int, end: int) -> Iterator[Batch]:
-        """The batches between two places in the file."""
-        position = self._file.tell()
-        self._file.seek(begin)
-        try:
-            for kind, payload in _frames(self._file):
-                if self._file.tell() > end:
-                    return
-                if kind == b"B":
-                    yield _batch(payload, self.header)
-        finally:
-            self._file.seek(position)
+    def _read(self, places: list[int]) -> Iterator[Batch]:
+        """The batches in the frames that begin at these places in the file."""
+        size = os.fstat(self._file.fileno()).st_size
+        for place in places:
+            frame = _frame_at(self._file, place, size)
+            if frame is None:
+                raise StoreError(f"{self._path} has changed meanwhile", "run the command again")
+            yield _batch(frame.payload, self.header)
 
     def remove(self) -> None:
-        """Delete the file; while it is still locked, so that nobody goes on with it."""
-        self._path.unlink()
+        """Delete the file; while it is still locked, so that nobody goes on with it.
+
+        One that is damaged is kept under another name.
+        """
+        if self.n_lost:
+            self._path.replace(self._kept_path())
+        else:
+            self._path.unlink()
+
+    @property
+    def damage(self) -> str:
+        """What cannot be read of it although it was there, in words; empty if all can be."""
+        if not self.n_lost:
+            return ""
+        n_whole = self.n_done + sum(len(batch.rows) for batch in self.earlier())
+        return (
+            f"{self._path} is damaged: about {self.n_lost:,} rows in it cannot be read, and are "
+            f"scored again; {n_whole:,} are whole. When the run is done, the damaged file is kept "
+            f"as {self._kept_path().name}"
+        )
+
+    def _kept_path(self) -> Path:
+        """A name for the damaged file that no other has."""
+        names = (f"{self._path.name}.damaged{i or ''}" for i in itertools.count())
+        return next(
+            place for name in names if not os.path.lexists(place := self._path.with_name(name))
+        )
 
     def close(self) -> None:
         self._file.close()
@@ -250,85 +291,192 @@ def _write_all(file: FileIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _frames(file: FileIO) -> Iterator[tuple[bytes, bytes]]:
-    """Whole frames from the file's position; stops in front of the first torn one."""
-    while True:
-        head = file.read(_FRAME.size)
-        if len(head) < _FRAME.size:
-            return
-        kind, length, checksum = _FRAME.unpack(head)
-        payload = file.read(length) if length <= _MAX_FRAME else b""
-        if len(payload) < length or zlib.crc32(payload) != checksum:
-            return
-        yield kind, payload
+class _Frame(NamedTuple):
+    """A whole frame, as its checksum says."""
+
+    kind: bytes
+    payload: bytes
+    end: int  # its place in the file
 
 
 class _Contents(NamedTuple):
-    """What a journal holds."""
+    """What a journal holds: where its batches begin in the file, and where they end."""
 
     header: RunHeader  # of its last part
-    n_earlier: int  # rows of the parts before
-    n_done: int  # rows of that part
-    begin: int  # where they begin in the file
-    end: int  # ... and end
+    earlier: list[int]  # the frames of the parts before
+    frames: list[int]  # those of that part
+    end: int
+    n_lost: int  # rows that could not be read although they were there, about
+    is_unsure: bool  # whether the header of another part may be among them
+
+
+def _frame_at(file: FileIO, place: int, size: int) -> _Frame | None:
+    """The whole frame that begins at a place of a file of this size; None where there is none."""
+    head = _head_at(file, place, size)
+    if head is None:
+        return None
+    kind, length, checksum = head
+    payload = os.pread(file.fileno(), length, place + _FRAME.size)
+    if len(payload) < length or zlib.crc32(payload) != checksum:
+        return None
+    return _Frame(kind, payload, place + _FRAME.size + length)
+
+
+def _head_at(file: FileIO, place: int, size: int) -> tuple[bytes, int, int] | None:
+    """Kind, length and checksum of a frame, if a file of this size has room for all of it."""
+    head = os.pread(file.fileno(), _FRAME.size, place)
+    if len(head) < _FRAME.size:
+        return None
+    kind, length, checksum = _FRAME.unpack(head)
+    least = {b"H": 1, b"B": _BATCH.size}.get(kind, size)
+    fits = least <= length <= min(_MAX_FRAME, size - place - _FRAME.size)
+    return (kind, length, checksum) if fits else None
+
+
+def _is_torn(file: FileIO, place: int, size: int, row_size: int) -> bool:
+    """Whether a frame begins at a place and the file ends before it does, as a kill leaves it."""
+    head = os.pread(file.fileno(), _FRAME.size, place)
+    if size - place < _FRAME.size + _BATCH.size + row_size:
+        return True  # there is room for no row
+    kind, length, _ = _FRAME.unpack(head)
+    return kind in (b"H", b"B") and size - place - _FRAME.size < length <= _MAX_FRAME
+
+
+def _next_whole(file: FileIO, place: int, size: int, path: Path) -> int | None:
+    """The place of the next whole frame, from a place on. Raises StoreError for too many tries."""
+    searched = 0
+    for begin in range(place, size, _WINDOW):
+        window = os.pread(file.fileno(), _WINDOW + _FRAME.size, begin)
+        for match in _HEAD.finditer(window, 0, min(len(window), _WINDOW + 8)):
+            if match.start() >= _WINDOW:
+                break
+            head = _head_at(file, begin + match.start(), size)
+            searched += head[1] if head else 0
+            if searched > _MAX_SEARCHED:
+                raise _damaged(path)
+            if head and _frame_at(file, begin + match.start(), size):
+                return begin + match.start()
+    return None
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is damaged",
+        f"it is no journal of this program; remove {path} or choose another -o",
+    )
 
 
 def _scan(file: FileIO, path: Path) -> _Contents:
     """What the journal holds, up to a torn end. Raises StoreError."""
-    hint = f"it is no journal of this program; remove {path} or choose another -o"
-    file.seek(0)
-    magic = file.read(len(_MAGIC))
+    size = os.fstat(file.fileno()).st_size
+    magic = os.pread(file.fileno(), len(_MAGIC), 0)
     if magic != _MAGIC and magic.startswith(_FORMAT):
         raise StoreError(
             f"{path} is of a run that another version of this program began",
             "finish it with that version, choose another -o, or --force to start over",
         )
-    if magic != _MAGIC:
-        raise StoreError(f"{path} is damaged", hint)
-    frames = _frames(file)
-    try:
-        kind, payload = next(frames)
-        found = _Contents(RunHeader.model_validate_json(payload), 0, 0, file.tell(), file.tell())
-        for kind, payload in frames:
-            if kind == b"H":
-                header = RunHeader.model_validate_json(payload)
-                n_earlier, here = found.n_earlier + found.n_done, file.tell()
-                found = _Contents(header, n_earlier, 0, here, here)
-                continue
-            if kind != b"B":
+    first = _frame_at(file, len(_MAGIC), size) if magic == _MAGIC else None
+    if first is None:
+        raise _damaged(path)
+    found = _Contents(_header(first, path), [], [], first.end, 0, False)
+    row_size = row_dtype(found.header.n_layers).itemsize
+    while found.end < size:
+        frame = _frame_at(file, found.end, size)
+        if frame is None:
+            after = _next_whole(file, found.end + 1, size, path)
+            if after is None and _is_torn(file, found.end, size, row_size):
                 break
-            try:
-                batch = _batch(payload, found.header)
-            except (ValueError, struct.error):  # whole, but not as this program writes it
-                raise StoreError(f"{path} holds rows of another version", hint) from None
-            if batch.first + len(batch.rows) > found.header.n_images:
-                break
-            found = found._replace(n_done=found.n_done + len(batch.rows), end=file.tell())
-    except (StopIteration, ValidationError):
-        raise StoreError(f"{path} is damaged", hint) from None
+            found = _without_damaged(found, file, after or size, row_size, size)
+        elif frame.kind == b"H":
+            header = _header(frame, path)
+            if differences(found.header, header, OF_IMAGES):
+                raise _damaged(path)
+            earlier = found.earlier + found.frames
+            found = _Contents(header, earlier, [], frame.end, found.n_lost, is_unsure=False)
+        else:
+            _check_batch(frame.payload, found.header, path)
+            found.frames.append(found.end)
+            found = found._replace(end=frame.end)
     return found
 
 
+def _without_damaged(
+    found: _Contents, file: FileIO, after: int, row_size: int, size: int
+) -> _Contents:
+    """What was found, and that what follows cannot be read. after: the next whole frame, or size.
+
+    Where not one batch alone can have been there, a header may be lost with it. Then nobody knows
+    of which images the rows behind it are: all are of a part before.
+    """
+    length = after - found.end
+    n_lost = max(1, (length - _FRAME.size - _BATCH.size) // row_size)
+    head = _head_at(file, found.end, size)
+    one_batch = head is not None and head[0] == b"B" and _FRAME.size + head[1] == length
+    found = found._replace(end=after, n_lost=found.n_lost + n_lost)
+    if one_batch or after == size:
+        return found
+    return found._replace(earlier=found.earlier + found.frames, frames=[], is_unsure=True)
+
+
+def _header(frame: _Frame, path: Path) -> RunHeader:
+    """The header in a frame. Raises StoreError for anything else."""
+    try:
+        if frame.kind != b"H" or len(frame.payload) > _MAX_HEADER:
+            raise _damaged(path)
+        return RunHeader.model_validate_json(frame.payload)
+    except ValidationError:
+        raise _damaged(path) from None
+
+
+def _check_batch(payload: bytes, header: RunHeader, path: Path) -> None:
+    """Raise StoreError for what this program does not write, though its checksum is right."""
+    try:
+        batch = _batch(payload, header)
+    except (ValueError, RecursionError):
+        batch = None
+    if batch is None or not _is_sound(batch, header):
+        raise StoreError(
+            f"{path} holds rows of another version, or of another program",
+            f"remove {path}, choose another -o, or --force to start over",
+        )
+
+
+def _is_sound(batch: Batch, header: RunHeader) -> bool:
+    """Whether these can be rows of a run."""
+    rows, last = batch.rows, batch.first + len(batch.rows)
+    places = range(batch.first, last)
+    return (
+        last <= header.n_images
+        and not any(column.wrong(rows[column.name]) for column in columns("images", "scores"))
+        and bool(np.isin(rows["status"], list(STATUS_CODES.values())).all())
+        and not (rows["conversions"] >> len(WORDS)).any()
+        and all(place in places for place in batch.errors)
+    )
+
+
 def _batch(payload: bytes, header: RunHeader) -> Batch:
-    """The batch in a frame. Raises ValueError or struct.error for anything else."""
+    """The batch in a frame. Raises ValueError for anything else."""
     first, n_rows = _BATCH.unpack_from(payload)
-    rows = np.frombuffer(payload, row_dtype(header.n_layers), n_rows, _BATCH.size)
+    dtype = row_dtype(header.n_layers)
+    if n_rows > (len(payload) - _BATCH.size) // dtype.itemsize:
+        raise ValueError("fewer rows than there should be")
+    rows = np.frombuffer(payload, dtype, n_rows, _BATCH.size)
     end, tiles = _BATCH.size + rows.nbytes, None
     if header.fit == "tile":
         n_tiles = int(rows["n_tiles"].sum(dtype=np.int64))
         tiles = np.frombuffer(payload, tile_dtype(header.n_layers), n_tiles, end)
         end += tiles.nbytes
     errors = json.loads(payload[end:])
+    if not isinstance(errors, dict) or not all(isinstance(why, str) for why in errors.values()):
+        raise ValueError("no reasons by row")
     return Batch(first, rows, {int(row): reason for row, reason in errors.items()}, tiles)
 
 
 def _lock(file: FileIO, path: Path) -> bool:
     """Lock the journal for this process; returns False where the file system has no locks.
 
-    Raises StoreError where another process has locked it, and for a pipe or a device.
+    Raises StoreError where another process has locked it.
     """
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise StoreError(f"{path} is not a regular file", "choose another -o")
     try:
         locked = try_lock(file.fileno())
     except BlockingIOError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.files import locked, replacing
+from hvaeood_cli.files import locked, open_regular, replacing
 from hvaeood_cli.store.score_file import ScoreFile
 
 FORMAT, FORMAT_VERSION = "hvaeood-judgements", 1
 MARKS = ("ood", "fine", "unsure")
 MAX_NOTE = 2000  # characters
 
-_MAX_BYTES = 1 << 28
+_MAX_BYTES = 1 << 25  # Python's lists and dictionaries take some twenty times as much
 
 
 @dataclass(frozen=True)
@@ -107,21 +106,22 @@ def read_judgements(scores: Path) -> Judgements:
     """
     path = judgements_path(scores)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is not a regular file")
-        if status.st_size > _MAX_BYTES:
-            raise ValueError("it is larger than 256 MiB")
-        value = json.loads(path.read_bytes())
+        with open(open_regular(path, follow=False), "rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ValueError("it is larger than 32 MiB")
+        value = json.loads(text)
     except FileNotFoundError:
         return Judgements({})
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from None
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise _damaged(path, "it does not say that it is one")
     if value.get("format_version") != FORMAT_VERSION:
         raise StoreError(
-            f"{path} has format version {value.get('format_version')}; "
+            f"{path} has format version {str(value.get('format_version'))[:20]}; "
             f"this program reads version {FORMAT_VERSION}",
             "upgrade: pip install --upgrade hvaeood",
         )
@@ -159,9 +159,12 @@ def _write(path: Path, by_key: dict[str, Judgement]) -> None:
         for key, entry in by_key.items()
     }
     value = {"format": FORMAT, "format_version": FORMAT_VERSION, "judgements": entries}
+    text = json.dumps(value, indent=1) + "\n"
+    if len(text) > _MAX_BYTES:
+        raise StoreError(f"{path} would be larger than 32 MiB", "write shorter notes, or fewer")
     try:
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="ascii")
+            temporary.write_text(text, encoding="ascii")
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}",
@@ -184,7 +187,8 @@ def _judgement(path: Path, key: str, entry: Any) -> Judgement:
 
 
 def _damaged(path: Path, reason: str) -> StoreError:
+    reason = (reason.strip().splitlines() or ["no more is known"])[0]
     return StoreError(
-        f"{path} is not a whole file of judgements ({reason.strip().splitlines()[0][:200]})",
+        f"{path} is not a whole file of judgements ({reason[:200]})",
         "mend it, or move it away and judge anew; it is left as it is",
     )

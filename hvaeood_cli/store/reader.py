@@ -1,33 +1,65 @@
-"""Reads score files, whoever wrote them: what their version does not allow is refused."""
+"""Reads score files, whoever made them: what is not as `schema.py` says is refused.
+
+This is the one door to a score file. Whoever has a `ScoreFile` from here need check nothing again:
+attributes, types, shapes, ranges and codes are as they must be, and agree with one another.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.store.columns import Column, column, columns
-from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Decision, read_decision
+from hvaeood_cli.store import hdf5, schema
+from hvaeood_cli.store.columns import columns, what_is_wrong
+from hvaeood_cli.store.decision import CALIBRATION, GROUP, Decision, DecisionFacts
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, RunHeader
+from hvaeood_cli.store.schema import Dataset
 from hvaeood_cli.store.score_file import Errors, ScoreFile
 from hvaeood_cli.store.status import GONE
-from hvaeood_cli.store.tiles import FIRST, TileTable, datasets, first_of
+from hvaeood_cli.store.tiles import FIRST, TileTable, first_of
 
-_MAX_DEFLATE = 1100  # gzip's best ratio; a column that claims more is not in the file
+_Facts = TypeVar("_Facts", bound=BaseModel)
+_Sizes = dict[str, int]  # what the names in `Dataset.shape` are in a file
 
 
 def read_scores(path: Path) -> ScoreFile:
     """Read and check a score file. Raises StoreError with what is wrong."""
-    with _opened(path) as file:
-        return _read(path, file)
+    with hdf5.opened(path) as file:
+        _check_version(path, file)
+        datasets = _datasets(file)
+        sizes = {"N": len(file["/images/status"])}
+        status = _values(file, datasets["/images/status"], sizes)
+        header = _facts(file, "/", RunHeader, n_images=int(np.count_nonzero(status != GONE)))
+        sizes |= {"L": header.n_layers, "L - 1": header.n_layers - 1, "N + 1": sizes["N"] + 1}
+        found = {name: _values(file, one, sizes) for name, one in datasets.items() if not one.stays}
+        codes = {name: _codes(file, name) for name, one in datasets.items() if one.has_codes}
+        sha256 = _facts(file, "/", schema.FileFacts).manifest_sha256
+        scores = ScoreFile(
+            path=path,
+            header=header,
+            names=hdf5.packed(file, "/images/path", found["/images/path"]),
+            errors=_errors(found["/images/error"], status),
+            columns={
+                column.name: found[column.dataset]
+                for column in columns("images", "scores")
+                if column.dataset in found
+            },
+            status_codes=codes["/images/status"],
+            conversion_codes=codes["/images/conversions"],
+            manifest_sha256=sha256,
+            label=found.get("/images/label"),
+            decision=_decision(file, found) if f"/{GROUP}/flagged" in found else None,
+            tiles=_tiles(file, datasets, found, sizes, header, sha256),
+        )
+        if wrong := schema.disagreement(scores):
+            raise hdf5.refused(file, wrong)
+        return scores
 
 
 class Summary(NamedTuple):
@@ -39,69 +71,22 @@ class Summary(NamedTuple):
 
 def read_summary(path: Path) -> Summary:
     """What to choose a score file by. Raises StoreError as `read_scores` does, if it sees why."""
-    with _opened(path) as file:
-        attributes = {key: _plain(value) for key, value in file.attrs.items()}
-        _check_version(path, attributes)
-        n = int(_dataset(file, "/images/status").shape[0])
-        header = _header(path, attributes, n)
-        if GROUP not in file:
-            return Summary(header, None)
-        (flagged,) = [column for column in columns("decision") if column.name == "flagged"]
-        return Summary(header, int(_column(file, flagged, n, header.n_layers).sum()))
+    with hdf5.opened(path) as file:
+        _check_version(path, file)
+        datasets = _datasets(file)
+        n = len(file["/images/status"])
+        flagged = datasets.get(f"/{GROUP}/flagged")
+        header = _facts(file, "/", RunHeader, n_images=n)
+        n_flagged = int(_values(file, flagged, {"N": n}).sum()) if flagged else None
+        return Summary(header, n_flagged)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """The open file. Raises StoreError for none, and for one in which anything is amiss."""
-    if not path.is_file():
-        raise StoreError(f"no such score file: {path}", "hvaeood score FOLDER makes one")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise StoreError(
-            f"{path} is not a whole score file ({reason})", "score the images again to make it"
-        ) from None
-
-
-def _read(path: Path, file: h5py.File) -> ScoreFile:
-    attributes = {key: _plain(value) for key, value in file.attrs.items()}
-    _check_version(path, attributes)
-    n = int(_dataset(file, "/images/status").shape[0])
-    status = _column(file, column("status"), n, 0)
-    header = _header(path, attributes, int(np.count_nonzero(status != GONE)))
-    found = {
-        entry.name: _column(file, entry, n, header.n_layers)
-        for entry in columns("images", "scores")
-        if not (entry.optional and entry.dataset not in file)
-    }
-    names, errors = _dataset(file, "/images/path"), _dataset(file, "/images/error")
-    if names.shape != (n,) or errors.shape != (n,):
-        raise StoreError(f"{path}: /images/path and /images/error do not have {n} rows")
-    fixed = names.dtype.kind == "S"
-    return ScoreFile(
-        path=path,
-        header=header,
-        names=names.astype(f"S{names.dtype.itemsize}")[()]
-        if fixed
-        else np.array(names[()], dtype=bytes),
-        errors=_errors(errors, found["status"]),
-        columns=found,
-        status_codes=_codes(file, "/images/status"),
-        conversion_codes=_codes(file, "/images/conversions"),
-        manifest_sha256=str(attributes["manifest_sha256"]),
-        label=_label(file, n),
-        decision=_decision(file, n, header.n_layers) if GROUP in file else None,
-        tiles=_tiles(path, file, header, found, attributes) if header.fit == "tile" else None,
-    )
-
-
-def _check_version(path: Path, attributes: dict[str, Any]) -> None:
+def _check_version(path: Path, file: h5py.File) -> None:
     """Raise StoreError for another format, or another version of this one."""
-    if attributes.get("format") != FORMAT:
+    found = hdf5.attributes(file, "/", ["format", "format_version"])
+    if found.get("format") != FORMAT:
         raise StoreError(f"{path} is HDF5, but no score file", "hvaeood score makes one")
-    version = attributes.get("format_version")
+    version = found.get("format_version")
     if version != FORMAT_VERSION:
         older = isinstance(version, int) and version < FORMAT_VERSION
         raise StoreError(
@@ -112,137 +97,120 @@ def _check_version(path: Path, attributes: dict[str, Any]) -> None:
         )
 
 
-def _header(path: Path, attributes: dict[str, Any], n: int) -> RunHeader:
-    """The run's header, checked. Raises StoreError."""
-    known = {key: attributes[key] for key in RunHeader.model_fields if key in attributes}
+def _datasets(file: h5py.File) -> dict[str, Dataset]:
+    """What the file has of the schema, by path, before any of it is read. Raises StoreError."""
+    present: dict[str, Dataset] = {}
+    for one in schema.datasets():
+        if one.group_is_optional and not hdf5.has(file, one.group):
+            continue
+        if one.optional and not hdf5.has(file, one.path):
+            continue
+        dataset = hdf5.dataset(file, one.path)
+        strings = hdf5.is_of_strings(dataset)
+        if strings != (one.dtype == schema.STRING) or (
+            not strings and dataset.dtype.newbyteorder("=") != np.dtype(one.dtype)
+        ):
+            raise hdf5.refused(file, f"{one.path} holds {dataset.dtype}, not {one.dtype}")
+        if dataset.ndim != len(one.shape):
+            raise hdf5.refused(file, f"{one.path} has {dataset.ndim} dimensions")
+        present[one.path] = one
+    hdf5.check_sizes(file, [file[path] for path in present])
+    return present
+
+
+def _values(file: h5py.File, one: Dataset, sizes: _Sizes) -> NDArray[Any]:
+    """The values of a dataset, of the shape and in the range that the schema says.
+
+    sizes: those of the names in its shape that are known. The others become known. Raises
+    StoreError.
+    """
+    dataset = file[one.path]
+    _check_shape(file, one, sizes)
+    if one.dtype == schema.STRING:
+        return hdf5.read_strings(dataset)
+    values = np.asarray(dataset[()], one.dtype)
+    if wrong := what_is_wrong(values, one.least, one.most):
+        raise hdf5.refused(file, f"{one.path} {wrong}")
+    return values
+
+
+def _check_shape(file: h5py.File, one: Dataset, sizes: _Sizes) -> None:
+    """Raise StoreError unless a dataset has the shape that the schema says. sizes: see `_values`."""
+    there = file[one.path].shape
+    shape = tuple(
+        int(name) if name.isdecimal() else sizes.setdefault(name, here)
+        for name, here in zip(one.shape, there, strict=True)
+    )
+    if there != shape:
+        raise hdf5.refused(file, f"{one.path} has shape {there}, not {shape}")
+
+
+def _tiles(
+    file: h5py.File,
+    datasets: dict[str, Dataset],
+    found: dict[str, NDArray[Any]],
+    sizes: _Sizes,
+    header: RunHeader,
+    manifest_sha256: str,
+) -> TileTable | None:
+    """The table of tiles, which is not read yet; None for images that were taken whole.
+
+    Raises StoreError where it does not fit the rows: what reads it later reads no more than there
+    is.
+    """
+    if (header.fit == "tile") != (FIRST in found):
+        raise hdf5.refused(file, "a table of tiles is there, or is not, against its header")
+    if FIRST not in found:
+        return None
+    n_tiles = found.get("/images/n_tiles")
+    if n_tiles is None or (first_of(n_tiles) != found[FIRST]).any():
+        raise hdf5.refused(file, "the table of tiles does not fit the images")
+    sizes["tiles"] = int(found[FIRST][-1])
+    for one in datasets.values():
+        if one.stays:
+            _check_shape(file, one, sizes)
+    first = found[FIRST]
+    path = Path(file.filename)
+    return TileTable(path, manifest_sha256, header.n_layers, first[:-1], np.diff(first))
+
+
+def _facts(file: h5py.File, path: str, model: type[_Facts], **more: Any) -> _Facts:
+    """The attributes of a group, checked. Raises StoreError.
+
+    more: fields of the model that are no attributes.
+    """
+    names = [name for name in model.model_fields if name not in schema.FROM_ROWS]
     try:
-        return RunHeader.model_validate(known | {"n_images": n}, strict=True)
+        found = hdf5.attributes(file, path, names)
+        return model.model_validate(found | more, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise StoreError(
-            f"{path} is not a valid score file: {where}: {first['msg']}"
-            if where
-            else f"{path} is not a valid score file: {first['msg']}",
-            "score the images again to make it",
+        raise hdf5.refused(
+            file, f"{where}: {first['msg']}" if where else str(first["msg"])
         ) from None
 
 
-def _column(file: h5py.File, column: Column, n: int, n_layers: int) -> NDArray[Any]:
-    """One column's values, of the shape and kind that the table says. Raises StoreError."""
-    dataset = _dataset(file, column.dataset)
-    shape, dtype = (n, *column.shape(n_layers)), np.dtype(column.dtype)
-    if dataset.shape != shape:
-        raise StoreError(
-            f"{file.filename}: {column.dataset} has shape {dataset.shape}, not {shape}",
-            "score the images again to make it",
-        )
-    if dataset.dtype.kind != dtype.kind:
-        raise StoreError(
-            f"{file.filename}: {column.dataset} holds {dataset.dtype}, not {dtype}",
-            "score the images again to make it",
-        )
-    return np.asarray(dataset[()], dtype)
+def _codes(file: h5py.File, path: str) -> dict[str, int]:
+    """The attribute that says what a column's numbers mean. Raises StoreError."""
+    text = hdf5.attributes(file, path, ["codes"]).get("codes")
+    try:
+        return schema.read_codes(text)
+    except ValueError:
+        raise hdf5.refused(file, f"the codes of {path} are not names with numbers") from None
 
 
-def _label(file: h5py.File, n: int) -> NDArray[np.int8] | None:
-    """The labels of the images, (N,); None where the file has none. Raises StoreError."""
-    if "/images/label" not in file:
-        return None
-    dataset = _dataset(file, "/images/label")
-    if dataset.shape != (n,) or dataset.dtype.kind != "i":
-        raise StoreError(f"{file.filename}: /images/label is not {n} small integers")
-    return np.asarray(dataset[()], np.int8)
-
-
-def _codes(file: h5py.File, name: str) -> dict[str, int]:
-    """The attribute that says what a column's numbers mean. Raises ValueError."""
-    codes = json.loads(_plain(file[name].attrs["codes"]))
-    sound = isinstance(codes, dict) and all(type(code) is int for code in codes.values())
-    if not sound:
-        raise ValueError(f"the codes of {name} are not names with numbers")
-    return dict(codes)
-
-
-def _errors(dataset: h5py.Dataset, status: NDArray[np.int8]) -> Errors:
+def _errors(texts: NDArray[Any], status: NDArray[np.int8]) -> Errors:
     """Why rows could not be read. No other row's text is decoded: a million would be slow."""
-    bad = np.flatnonzero(status)
-    texts = dataset[()][bad] if len(bad) else ()
     reasons = {
-        int(row): bytes(text).decode("utf-8", "replace")
-        for row, text in zip(bad, texts, strict=True)
+        int(row): bytes(texts[row]).decode("utf-8", "replace") for row in np.flatnonzero(status)
     }
     return Errors(len(status), reasons)
 
 
-def _decision(file: h5py.File, n: int, n_layers: int) -> Decision:
-    """The decision. Raises StoreError where a column is missing or has the wrong shape."""
-    if not isinstance(file.get(GROUP, getlink=True), h5py.HardLink):
-        raise StoreError(f"{file.filename}: /{GROUP} is a link", "score the images again")
-    found = {column.name: _column(file, column, n, n_layers) for column in columns("decision")}
-    attributes = {key: _plain(value) for key, value in file[GROUP].attrs.items()}
-    return read_decision(found, attributes, _calibration(file))
-
-
-def _tiles(
-    path: Path,
-    file: h5py.File,
-    header: RunHeader,
-    found: dict[str, NDArray[Any]],
-    attributes: dict[str, Any],
-) -> TileTable:
-    """The table of tiles, which is not read yet. Raises StoreError where it does not fit the rows.
-
-    It is checked here, so that what reads it later reads no more than there is.
-    """
-    wrong = StoreError(
-        f"{path}: the table of tiles does not fit the images", "score the images again to make it"
-    )
-    if "n_tiles" not in found:
-        raise wrong
-    first = first_of(found["n_tiles"])
-    there = _dataset(file, FIRST)
-    if there.shape != first.shape or there.dtype.kind != "i" or (there[()] != first).any():
-        raise wrong
-    for name, (shape, dtype, _, _) in datasets(header.n_layers).items():
-        dataset = _dataset(file, name)
-        if dataset.shape != (first[-1], *shape) or dataset.dtype.kind != np.dtype(dtype).kind:
-            raise wrong
-    sha256 = str(attributes["manifest_sha256"])
-    return TileTable(path, sha256, header.n_layers, first[:-1], np.diff(first))
-
-
-def _calibration(file: h5py.File) -> bytes:
-    """The file of the calibration that decided; empty where it was not kept. Raises StoreError."""
-    if CALIBRATION not in file:
-        return b""
-    dataset = _dataset(file, CALIBRATION)
-    if dataset.dtype != np.uint8 or dataset.ndim != 1 or len(dataset) > MAX_CALIBRATION:
-        raise StoreError(f"{file.filename}: {CALIBRATION} does not hold a calibration's bytes")
-    return bytes(dataset[()])
-
-
-def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset of this very file. Raises StoreError for one that is elsewhere, or not whole."""
-    group, _, leaf = name.rpartition("/")
-    for parent, child in ((file, group.strip("/")), (file.get(group, file), leaf)):
-        if not isinstance(parent.get(child, getlink=True), h5py.HardLink):
-            raise StoreError(
-                f"{file.filename}: {name} is missing, or a link", "score the images again"
-            )
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise StoreError(
-            f"{file.filename}: {name} keeps its data elsewhere", "score the images again"
-        )
-    stored = dataset.id.get_storage_size()
-    slack = dataset.dtype.itemsize * int(np.prod(dataset.chunks or (1,)))
-    if dataset.size * dataset.dtype.itemsize > _MAX_DEFLATE * stored + slack:
-        raise StoreError(f"{file.filename}: {name} claims more rows than the file can hold")
-    return dataset
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value.item() if isinstance(value, np.generic) else value
+def _decision(file: h5py.File, found: dict[str, NDArray[Any]]) -> Decision:
+    """The decision, from what was found in the file. Raises StoreError."""
+    facts = _facts(file, f"/{GROUP}", DecisionFacts).model_dump(exclude={"least_p"})
+    values: dict[str, Any] = {column.name: found[column.dataset] for column in columns("decision")}
+    kept = found.get(CALIBRATION)
+    return Decision(**values | facts, calibration=b"" if kept is None else kept.tobytes())

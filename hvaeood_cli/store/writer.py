@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import Column, columns
-from hvaeood_cli.store.decision import ATTRIBUTES, CALIBRATION, GROUP, MAX_CALIBRATION, Decision
+from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.status import GONE
@@ -161,9 +161,8 @@ def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str
 def _write_group(file: h5py.File, decision: Decision) -> None:
     """Write a decision as datasets and attributes of an open file."""
     group = file.create_group(GROUP)
-    for key in ATTRIBUTES:
-        group.attrs[key] = getattr(decision, key)
-    group.attrs["least_p"] = decision.least_p
+    for key, value in decision.facts.items():
+        group.attrs[key] = value
     for column in columns("decision"):
         _write_column(file, column, getattr(decision, column.name))
     if 0 < len(decision.calibration) <= MAX_CALIBRATION:

@@ -1,0 +1,238 @@
+"""HDF5 files that anybody may have made: everything is measured before anything is read.
+
+A file of a few kilobytes can claim terabytes, or name data that lie in other files. So a dataset is
+taken only if it is the file's own, whole, of a plain type, packed by nothing but gzip, shuffle and
+checksums, and if all that are wanted take together about what is stored.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hvaeood_cli.errors import StoreError
+
+_SLACK = 1 << 26  # bytes of memory that any file may take, beyond ...
+_EXPANSION = 8  # ... so many times its size: names pack well, but the numbers beside them do not
+_DEFLATE = h5py.h5z.FILTER_DEFLATE
+_DEFLATE_BEST = 1032  # gzip's best ratio
+_FILTERS = (_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+_MOST_CHUNKS = 4096  # and one for each 64 values: more take minutes
+# What stands for a string of variable length in its dataset: how long it is, and where.
+_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+_STRING = 64  # bytes of memory that a string takes beside its own
+_AGAIN = "score the images again to make it"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The open file. Raises StoreError for none, and where HDF5 finds anything amiss in it."""
+    if not path.is_file():  # a pipe would be waited for
+        what = f"{path} is not a file" if path.exists() else f"no such score file: {path}"
+        raise StoreError(what, "hvaeood score FOLDER makes one")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise StoreError(f"{path} is not a whole score file ({reason})", _AGAIN) from None
+
+
+def refused(file: h5py.File, what: str) -> StoreError:
+    """The error for a file in which something is not as it should be."""
+    return StoreError(f"{file.filename}: {what}", _AGAIN)
+
+
+def has(file: h5py.File, path: str) -> bool:
+    """Whether something has this name, be it a link that leads nowhere."""
+    parent, _, name = path.rpartition("/")
+    return name in group(file, parent or "/")
+
+
+def group(file: h5py.File, path: str) -> h5py.Group:
+    """A group of this very file. Raises StoreError."""
+    found = _own(file, path) if path != "/" else file
+    if not isinstance(found, h5py.Group):
+        raise refused(file, f"{path} is no group")
+    return found
+
+
+def dataset(file: h5py.File, path: str) -> h5py.Dataset:
+    """A dataset of this very file, whole and of a plain type. Its values are not read.
+
+    Raises StoreError for one that is elsewhere, or is stored as no score file is.
+    """
+    group(file, path.rpartition("/")[0])
+    found = _own(file, path)
+    if not isinstance(found, h5py.Dataset) or found.shape is None:
+        raise refused(file, f"{path} is no dataset, or an empty one")
+    if found.external or found.is_virtual:
+        raise refused(file, f"{path} keeps its data elsewhere")
+    _check_filters(file, found)
+    try:
+        variable = _is_variable(found)
+    except TypeError:  # there are types that h5py does not know
+        raise refused(file, f"{path} has a type that no score file has") from None
+    if variable and (not is_of_strings(found) or found.ndim != 1 or _filters(found)):
+        raise refused(file, f"{path} is of variable length, and no list of strings")
+    _check_whole(file, found)
+    return found
+
+
+def attributes(file: h5py.File, path: str, names: Collection[str]) -> dict[str, Any]:
+    """Those of the named attributes that an object has, each a text or a number.
+
+    Raises StoreError for lists and all else, before it reads them: they may be large.
+    """
+    there = file[path].attrs
+    found = {}
+    for name in names:
+        if name not in there:
+            continue
+        kept = there.get_id(name)
+        single = kept.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+        if not single or not (h5py.check_string_dtype(kept.dtype) or kept.dtype.kind in "iuf"):
+            raise refused(file, f"the attribute {name} of {path} is not one text or one number")
+        value = there[name]
+        if isinstance(value, bytes):
+            value = value.decode()  # or a UnicodeDecodeError, which `opened` explains
+        found[name] = value.item() if isinstance(value, np.generic) else value
+    return found
+
+
+def check_sizes(file: h5py.File, datasets: Iterable[h5py.Dataset]) -> None:
+    """Raise StoreError where datasets claim more, together, than such a file can hold."""
+    stored, unpacked = 0, 0
+    for one in datasets:
+        stored += one.id.get_storage_size()
+        unpacked += _unpacked_bytes(file, one)
+        if stored > file.id.get_filesize() or unpacked > _room(file):
+            raise refused(file, f"{one.name} claims more than the file can hold")
+
+
+def is_of_strings(found: h5py.Dataset) -> bool:
+    """Whether a dataset holds strings, of fixed or of variable length."""
+    return h5py.check_string_dtype(found.dtype) is not None
+
+
+def read_strings(found: h5py.Dataset) -> NDArray[Any]:
+    """The strings of a dataset, (N,): an array of bytes of one length, or of objects."""
+    if _is_variable(found):
+        return np.asarray(found[()])
+    return np.asarray(found.astype(f"S{found.dtype.itemsize}")[()])
+
+
+def packed(file: h5py.File, path: str, strings: NDArray[Any]) -> NDArray[np.bytes_]:
+    """Strings at the length of the longest. Raises StoreError where that is one among many."""
+    if strings.dtype.kind == "O":
+        longest = max(map(len, strings), default=0)
+        if len(strings) * longest > _room(file):
+            raise refused(file, f"{path} has a string of {longest:,} bytes")
+    return np.asarray(strings, dtype=bytes)
+
+
+def _room(file: h5py.File) -> int:
+    """The bytes of memory that the contents of a file may take."""
+    return int(_SLACK + _EXPANSION * file.id.get_filesize())
+
+
+def _own(file: h5py.File, path: str) -> Any:
+    """What has this name in the file, and is no link. Raises StoreError."""
+    if not isinstance(file.get(path, getlink=True), h5py.HardLink):
+        raise refused(file, f"{path} is missing, or a link")
+    return file[path]
+
+
+def _filters(found: h5py.Dataset) -> list[int]:
+    """The numbers of the filters that a dataset's chunks are packed by, in their order."""
+    how = found.id.get_create_plist()
+    return [how.get_filter(i)[0] for i in range(how.get_nfilters())]
+
+
+def _check_filters(file: h5py.File, found: h5py.Dataset) -> None:
+    """Raise StoreError for filters other than ours, and for one that is there twice."""
+    numbers = _filters(found)
+    for number in numbers:
+        if number not in _FILTERS or numbers.count(number) > 1:
+            named = {h5py.h5z.FILTER_LZF: "lzf", h5py.h5z.FILTER_SZIP: "szip"}.get(number, number)
+            raise refused(
+                file, f"{found.name} is packed by the filter {named}, as no score file is"
+            )
+
+
+def _is_variable(found: h5py.Dataset) -> bool:
+    """Whether its values are of variable length: then they stand elsewhere in the file."""
+    return bool(found.dtype.kind == "O")
+
+
+def _check_whole(file: h5py.File, found: h5py.Dataset) -> None:
+    """Raise StoreError where parts are missing: HDF5 would read zeros in their place."""
+    if found.chunks is None:
+        width = _REFERENCE.itemsize if _is_variable(found) else found.dtype.itemsize
+        if found.size * width != found.id.get_storage_size():
+            raise refused(file, f"{found.name} is not whole")
+        return
+    n_chunks = _n_chunks(found)
+    if n_chunks > _MOST_CHUNKS + found.size // 64:
+        raise refused(file, f"{found.name} is cut into {n_chunks:,} pieces")
+    if n_chunks != found.id.get_num_chunks():
+        raise refused(file, f"{found.name} is not whole")
+
+
+def _n_chunks(found: h5py.Dataset) -> int:
+    """How many chunks a dataset of this shape has."""
+    pairs = zip(found.shape, found.chunks, strict=True)
+    return math.prod(-(-int(size) // int(chunk)) for size, chunk in pairs)
+
+
+def _unpacked_bytes(file: h5py.File, found: h5py.Dataset) -> int:
+    """The bytes of memory that reading a dataset takes. Raises StoreError."""
+    if _is_variable(found):
+        return int(_lengths(found).sum() + _STRING * found.size)
+    if found.chunks is None:
+        return int(found.size * found.dtype.itemsize)
+    chunk = math.prod(found.chunks) * found.dtype.itemsize
+    if _DEFLATE in _filters(found):
+        _check_unpacking(file, found, chunk)
+    return int(_n_chunks(found) * chunk)
+
+
+def _check_unpacking(file: h5py.File, found: h5py.Dataset, room: int) -> None:
+    """Raise StoreError where a chunk unpacks to more bytes than it has room for.
+
+    HDF5 finds that out when they are in memory.
+    """
+    for chunk in _chunks(found):
+        if chunk.size * _DEFLATE_BEST > _SLACK:
+            _, data = found.id.read_direct_chunk(chunk.chunk_offset)
+            most = room + 8  # a checksum may be inside
+            if len(zlib.decompressobj().decompress(data, most + 1)) > most:
+                raise refused(file, f"{found.name} claims less than it unpacks to")
+
+
+def _chunks(found: h5py.Dataset) -> list[Any]:
+    """Where each chunk begins, and its size in the file."""
+    chunks: list[Any] = []
+    found.id.chunk_iter(chunks.append)
+    return chunks
+
+
+def _lengths(found: h5py.Dataset) -> NDArray[np.uint32]:
+    """The length of each string of variable length, (N,), from the references to them alone."""
+    if found.chunks is None:
+        place = found.id.get_offset()
+        references = np.fromfile(found.file.filename, _REFERENCE, found.size, offset=place)
+    else:
+        starts = sorted(chunk.chunk_offset for chunk in _chunks(found))
+        parts = [found.id.read_direct_chunk(start)[1] for start in starts]
+        references = np.frombuffer(b"".join(parts), _REFERENCE)[: found.size]
+    lengths: NDArray[np.uint32] = references["length"]
+    return lengths
