@@ -12,7 +12,7 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy
@@ -27,7 +27,7 @@ class ArrayHeader(NamedTuple):
     """What an .npy file says of its array."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
+    dtype: np.dtype[Any]
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -90,7 +90,7 @@ def read_array_header(file: BinaryIO) -> ArrayHeader:
     return ArrayHeader(shape, dtype)
 
 
-def parse_array(data: bytes) -> NDArray[np.generic]:
+def parse_array(data: bytes) -> NDArray[Any]:
     """The array in the content of an .npy file, which has just its size. Raises ValueError."""
     file = io.BytesIO(data)
     header = read_array_header(file)

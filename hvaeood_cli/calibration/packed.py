@@ -183,8 +183,8 @@ class Archive:
             (n_parts,) = self._extent(f"density{fold}_log_weights", 1)
             if not 1 <= n_parts <= _MAX_COMPONENTS:
                 raise ValueError(f"a density of {n_parts} components")
-            shapes = ((n_dims,), (n_dims,), (n_parts,), (n_parts, n_dims))
-            shapes += ((n_parts, n_dims, n_dims), (2,))
+            shapes: list[tuple[int, ...]] = [(n_dims,), (n_dims,), (n_parts,)]
+            shapes += [(n_parts, n_dims), (n_parts, n_dims, n_dims), (2,)]
             for name, shape in zip(DENSITY, shapes, strict=True):
                 found[f"density{fold}_{name}"] = Member(shape, "float64")
         return found

@@ -78,10 +78,11 @@ def warner(quiet: bool = False) -> Callable[[str], None]:
 
 
 def fail(error: HvaeoodError) -> None:
-    """Print an error and its hint on standard error."""
-    err().print(f"error: {printable(error.message)}", style="bold red", soft_wrap=True)
-    if error.hint:
-        err().print(f"hint: {printable(error.hint)}", soft_wrap=True)
+    """Print an error and its hint on standard error, if there is one that can be written."""
+    with contextlib.suppress(OSError):  # a closed terminal, a full disk: the exit code still tells
+        err().print(f"error: {printable(error.message)}", style="bold red", soft_wrap=True)
+        if error.hint:
+            err().print(f"hint: {printable(error.hint)}", soft_wrap=True)
 
 
 def emit(lines: Iterable[str]) -> None:
@@ -96,9 +97,13 @@ def emit(lines: Iterable[str]) -> None:
         for line in lines:
             stream.write(line.encode("utf-8", "surrogateescape"))
         stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(ExitCode.DONE) from None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exiting can flush
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(ExitCode.DONE) from None
+        raise HvaeoodError(
+            f"cannot write to standard output: {error.strerror or error}", "make room for it"
+        ) from None
 
 
 def emit_json(value: object) -> None:

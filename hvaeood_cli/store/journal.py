@@ -41,7 +41,6 @@ _BATCH = struct.Struct("<QQ")
 _MAX_FRAME = 1 << 32
 _MAX_HEADER = 1 << 20
 SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
-NO_LOCKS = "this file system has no locks: do not run two commands at once on one output"
 
 
 class Batch(NamedTuple):
@@ -66,7 +65,9 @@ class Journal:
         self._begin = contents.begin
         self._n_earlier = contents.n_earlier
         self.header = contents.header
-        self.locked = locked  # False: nothing keeps another process from writing too; see NO_LOCKS
+        self.locked = (
+            locked  # False: nothing keeps another process from writing too; see files.NO_LOCKS
+        )
         self._last_sync = time.monotonic()
         self.done = np.zeros(self.header.n_images, np.bool_)  # which images it has rows of, (N,)
         for batch in self.batches():
@@ -162,6 +163,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the file; while it is still locked, so that nobody goes on with it."""
         self._path.unlink()
+        self.close()  # there is nothing left to sync
 
     def close(self) -> None:
         self._file.close()
