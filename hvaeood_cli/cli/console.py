@@ -53,7 +53,7 @@ def show(*things: RenderableType) -> None:
     with out().capture() as capture:
         for thing in things:
             out().print(thing)
-    emit([capture.get()])
+    emit([capture.get()], styled=True)
 
 
 def say(message: str, style: str | None = None) -> None:
@@ -85,16 +85,20 @@ def fail(error: HvaeoodError) -> None:
             err().print(f"hint: {printable(error.hint)}", soft_wrap=True)
 
 
-def emit(lines: Iterable[str]) -> None:
+def emit(lines: Iterable[str], styled: bool = False) -> None:
     """Write data to standard output: no wrapping, no styling, file names byte for byte.
 
-    If the reader goes away, as `head` does, the program ends without an error.
+    On a terminal, what could steer it is escaped in data, too; not in what Rich has styled. If the
+    reader goes away, as `head` does, the program ends without an error. Raises HvaeoodError where
+    it cannot be written.
     """
     if sys.stdout is None:  # closed by the shell: `>&-`
         raise SystemExit(ExitCode.DONE)
     stream = sys.stdout.buffer
+    escaped = sys.stdout.isatty() and not styled
     try:
-        for line in lines:
+        for text in lines:
+            line = "\n".join(map(printable, text.split("\n"))) if escaped else text
             stream.write(line.encode("utf-8", "surrogateescape"))
         stream.flush()
     except OSError as error:
