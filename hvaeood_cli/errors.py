@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 3  # a bad model, score file or source
     SOME_UNREADABLE = 4  # done, but some images could not be read, or taken
     BUG = 70  # a mistake in this program; sysexits.h calls it EX_SOFTWARE
-    INTERRUPTED = 130
+    INTERRUPTED = 130  # by Ctrl-C, SIGTERM or a closed terminal
 
 
 class HvaeoodError(Exception):

@@ -20,6 +20,9 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 NO_HARD_LINKS = frozenset(
     (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 )
+# What a system says that could not keep what it took.
+_LOST = frozenset((errno.EIO, errno.ENOSPC, errno.EDQUOT))
+NO_LOCKS = "this file system has no locks: do not run two commands at once on one output"
 _LONGEST_STEM = 200  # bytes of a name that its temporary file repeats; a name has at most 255
 
 
@@ -50,6 +53,8 @@ def replacing(path: Path, check: Callable[[], None] | None = None) -> Iterator[P
                 check()
                 temporary.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        raise _about(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,6 +74,8 @@ def creating(path: Path, private: bool = False) -> Iterator[Path]:
         sync_file(temporary)
         _name_exclusively(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        raise _about(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -136,9 +143,39 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's file names to the disk, on systems that can."""
-    with contextlib.suppress(OSError):
+    """Flush a folder's file names to the disk, on systems that can. Raises OSError where it fails.
+
+    A folder that may be written and not read is left to the system.
+    """
+    try:
         sync_file(folder)
+    except OSError as error:
+        if error.errno in _LOST:
+            error.filename = str(folder)
+            raise
+
+
+def has_locks(path: Path) -> bool:
+    """Whether writers of `path` can take turns: network file systems may have no locks."""
+    try:
+        descriptor = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return try_lock(descriptor)
+    except BlockingIOError:
+        return True
+    except OSError:  # such as NFS, which locks no folder
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _about(error: OSError, path: Path) -> OSError:
+    """The error, with the name of the file that a person knows, which the system does not say."""
+    if error.errno is None or isinstance(error, FileExistsError):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def _name_exclusively(temporary: Path, path: Path) -> None:

@@ -25,9 +25,13 @@ def shorten(text: str, width: int) -> str:
     return text[:head] + "…" + text[len(text) - tail :]
 
 
+# What begins a formula in a spreadsheet: wide characters do in some, and white space is skipped.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
+
 def defuse(cell: str) -> str:
     """A CSV cell; where a spreadsheet would take it for a formula, with an apostrophe in front."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def _escape(character: str) -> str:

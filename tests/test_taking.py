@@ -354,7 +354,7 @@ def test_equal_images_of_two_folders_both_go_back(photos, tmp_path):
 def test_a_torn_record_loses_nothing(photos):
     take(photos, [0], Path("odd"), How.MOVE)
     with Path("odd", record.NAME).open("ab") as file:
-        file.write(b'{"from": "/x')
+        file.write(b'{"version": 1, "from": "/x')
     take(photos, [1], Path("odd"), How.MOVE)
     assert not put_back(Path("odd")).left and len(tree("photos")) == 3
 

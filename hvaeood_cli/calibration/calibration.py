@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,32 +23,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.density import Density, statistic_names, statistics
+from hvaeood_cli.calibration.packed import (
+    DENSITY,
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_UNPACKED,
+    Archive,
+    Version,
+    parse_head,
+    parse_version,
+)
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.store.columns import column
 from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
+from hvaeood_cli.untrusted import read_regular
 
-FORMAT, FORMAT_VERSION = "hvaeood-calibration", 4
 LEAST_IMAGES = 50
 _LEAST_FITTED = 10  # images with every score, among those that the density is fitted on
 
 _FIT_FRACTION = 0.3  # the share of images that the density is fitted to; the rest give p-values
 _SPLIT_SEED = 0
-_MAX_FOLDS = 16
-_MAX_BYTES = 1 << 30  # the largest file that is read, unpacked
-_UNREADABLE = (
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-    EOFError,
-    RuntimeError,  # an encrypted member, or an unknown compression (NotImplementedError)
-    zipfile.BadZipFile,
-    zlib.error,
-)
-_DENSITY = ("centre", "spread", "log_weights", "means", "precisions", "tail")
+_MAX_BYTES = 1 << 27  # of a file
+_SLACK = 1 << 16  # bytes of a member of the file that are not its array
 
 # What must agree between a calibration and the scores that it decides. The seed need not: another
 # draw of the noise is as good as the first.
@@ -251,13 +247,19 @@ class Calibration:
     # -- on disk ------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all. Raises OSError."""
+        """Write the file, whole or not at all. Raises OSError; CalibrationError if it is large."""
+        data = self.to_bytes()
         with replacing(path) as temporary:
-            temporary.write_bytes(self.to_bytes())
+            temporary.write_bytes(data)
 
     def to_bytes(self) -> bytes:
-        """The content of the file."""
+        """The content of the file. Raises CalibrationError for more than will be read again."""
         arrays = self._arrays()
+        if sum(array.nbytes + _SLACK for array in arrays.values()) > MAX_UNPACKED:
+            raise CalibrationError(
+                f"{len(self):,} images are too many for a calibration",
+                "100,000 are more than enough for thresholds at 0.01 %",
+            )
         head: dict[str, Any] = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -278,12 +280,13 @@ class Calibration:
     def load(cls, path: Path) -> Calibration:
         """Read and check a calibration. Raises CalibrationError with what is wrong."""
         again = "hvaeood calibrate SOURCE makes it anew"
-        if not path.is_file():
-            raise CalibrationError(f"no such calibration: {path}", again)
         try:
-            return cls.of_bytes(path.read_bytes(), str(path))
-        except OSError as error:
-            raise CalibrationError(f"cannot read {path}: {error.strerror}", again) from None
+            return cls.of_bytes(read_regular(path, _MAX_BYTES), str(path))
+        except FileNotFoundError:
+            raise CalibrationError(f"no such calibration: {path}", again) from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+            reason = getattr(error, "strerror", None) or error
+            raise CalibrationError(f"cannot read {path}: {reason}", again) from None
 
     @classmethod
     def of_bytes(cls, data: bytes, path: str) -> Calibration:
@@ -293,59 +296,32 @@ class Calibration:
         """
         again = "hvaeood calibrate SOURCE makes it anew"
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
-                    raise ValueError("it claims to be larger than 1 GiB")
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                head = json.loads(str(file["head"]))
-                _check_version(path, head, again)
-                folds = range(min(int(head["folds"]), _MAX_FOLDS))
-                found = cls(
-                    settings=dict(head["settings"]),
-                    about=dict(head["about"]),
-                    columns={name: file[f"score_{name}"] for name in head["columns"]},
-                    content=file["content"],
-                    statistics=tuple(head["statistics"]),
-                    densities=tuple(
-                        Density(*(file[f"density{fold}_{name}"] for name in _DENSITY))
-                        for fold in folds
-                    ),
-                    combined=file["combined"],
-                )
-                found._check_shapes()
-                if _digest(found._arrays()) != head["sha256"] or found.id != head["id"]:
-                    raise ValueError("its content is not what it was when it was written")
-        except _UNREADABLE as error:
+            with Archive.opened(data) as archive:
+                text = archive.head()
+                _check_version(path, parse_version(text), again)
+                head = parse_head(text)
+                arrays = archive.arrays(head)
+            found = cls(
+                settings=head.settings.model_dump(),
+                about=head.about.model_dump(exclude_unset=True),
+                columns={name: arrays[f"score_{name}"] for name in head.columns},
+                content=arrays["content"],
+                statistics=tuple(head.statistics),
+                densities=tuple(
+                    Density(*(arrays[f"density{fold}_{name}"] for name in DENSITY))
+                    for fold in range(head.folds)
+                ),
+                combined=arrays["combined"],
+            )
+            if _digest(found._arrays()) != head.sha256 or found.id != head.id:
+                raise ValueError("its content is not what it was when it was written")
+        except ValueError as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise CalibrationError(
                 f"{path} is not a whole calibration ({reason})",
                 "hvaeood calibrate SOURCE --force makes it anew",
             ) from None
         return found
-
-    def _check_shapes(self) -> None:
-        """Raise ValueError where an array does not fit the others."""
-        n, n_layers = self.columns["lower_bound"].shape
-        expected: dict[str, tuple[int, ...]] = {
-            f"score_{name}": (n, *column(name).shape(n_layers)) for name in self.columns
-        }
-        parts = statistics({name: self.columns[name][:0] for name in self.columns}, self.statistics)
-        n_dims = parts.shape[1]
-        expected |= {"content": (n,), "combined": (len(self.combined),)}
-        for fold, density in enumerate(self.densities):
-            n_parts = len(density.log_weights)
-            expected |= {
-                f"density{fold}_centre": (n_dims,),
-                f"density{fold}_spread": (n_dims,),
-                f"density{fold}_tail": (2,),
-                f"density{fold}_log_weights": (n_parts,),
-                f"density{fold}_means": (n_parts, n_dims),
-                f"density{fold}_precisions": (n_parts, n_dims, n_dims),
-            }
-        arrays = self._arrays()
-        wrong = [name for name, shape in expected.items() if arrays[name].shape != shape]
-        if wrong or not self.densities or not 0 < len(self.combined) <= n:
-            raise ValueError(f"{wrong[0] if wrong else 'combined'} has the wrong shape")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {
@@ -355,7 +331,7 @@ class Calibration:
         return arrays | {
             f"density{fold}_{name}": getattr(density, name)
             for fold, density in enumerate(self.densities)
-            for name in _DENSITY
+            for name in DENSITY
         }
 
 
@@ -433,11 +409,11 @@ def settings_of(header: RunHeader) -> dict[str, Any]:
     return {key: getattr(header, key) for key in MUST_AGREE}
 
 
-def _check_version(path: str, head: dict[str, Any], again: str) -> None:
+def _check_version(path: str, head: Version, again: str) -> None:
     """Raise ValueError for another format, CalibrationError for another version of this one."""
-    if head["format"] != FORMAT:
-        raise ValueError(f"its format is {head['format']!r}")
-    version = head["format_version"]
+    if head.format != FORMAT:
+        raise ValueError(f"its format is {head.format[:80]!r}")
+    version = head.format_version
     said = f"{path} has format version {version}; this program reads version {FORMAT_VERSION}"
     if version < FORMAT_VERSION:
         raise OutdatedError(said, again)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from typing import Annotated, NoReturn
@@ -23,6 +26,8 @@ from hvaeood_cli.cli.train import train
 from hvaeood_cli.cli.tui import tui
 from hvaeood_cli.errors import BugError, ExitCode, HvaeoodError, UsageError
 from hvaeood_cli.version import __version__
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="hvaeood",
@@ -80,6 +85,7 @@ def main() -> NoReturn:
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]  # anywhere
     if not debug:
         warnings.simplefilter("ignore")  # libraries' warnings are for developers
+    _end_as_by_ctrl_c()
     try:
         code = app(prog_name="hvaeood", standalone_mode=False)
     except Exception as raised:
@@ -90,6 +96,18 @@ def main() -> NoReturn:
             console.fail(error)
         sys.exit(error.exit_code)
     sys.exit(code or ExitCode.DONE)
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Let SIGTERM, and SIGHUP of a closed terminal, end the program in order, as Ctrl-C does.
+
+    What is half written is removed, and a training run keeps a checkpoint. Where a signal is
+    ignored, as under nohup, it stays so.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
 
 
 def _explained(raised: Exception) -> HvaeoodError:
@@ -109,9 +127,10 @@ def _explained(raised: Exception) -> HvaeoodError:
     if isinstance(raised, OSError):
         name = raised.filename  # None or a descriptor, unless a file was opened by its name
         where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) else ""
-        return HvaeoodError(
-            f"{where}{raised.strerror or raised}", "run it with --debug to see where it happened"
-        )
+        hint = "run it with --debug to see where it happened"
+        if raised.errno in _NO_ROOM:
+            hint = "make room, then run the same command again"
+        return HvaeoodError(f"{where}{raised.strerror or raised}", hint)
     return BugError(
         f"a bug in hvaeood {__version__}: {type(raised).__name__}: {raised}",
         "please report it: the command, and what it prints with --debug",

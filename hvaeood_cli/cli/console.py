@@ -53,7 +53,7 @@ def show(*things: RenderableType) -> None:
     with out().capture() as capture:
         for thing in things:
             out().print(thing)
-    emit([capture.get()])
+    emit([capture.get()], styled=True)
 
 
 def say(message: str, style: str | None = None) -> None:
@@ -78,27 +78,36 @@ def warner(quiet: bool = False) -> Callable[[str], None]:
 
 
 def fail(error: HvaeoodError) -> None:
-    """Print an error and its hint on standard error."""
-    err().print(f"error: {printable(error.message)}", style="bold red", soft_wrap=True)
-    if error.hint:
-        err().print(f"hint: {printable(error.hint)}", soft_wrap=True)
+    """Print an error and its hint on standard error, if there is one that can be written."""
+    with contextlib.suppress(OSError):  # a closed terminal, a full disk: the exit code still tells
+        err().print(f"error: {printable(error.message)}", style="bold red", soft_wrap=True)
+        if error.hint:
+            err().print(f"hint: {printable(error.hint)}", soft_wrap=True)
 
 
-def emit(lines: Iterable[str]) -> None:
+def emit(lines: Iterable[str], styled: bool = False) -> None:
     """Write data to standard output: no wrapping, no styling, file names byte for byte.
 
-    If the reader goes away, as `head` does, the program ends without an error.
+    On a terminal, what could steer it is escaped in data, too; not in what Rich has styled. If the
+    reader goes away, as `head` does, the program ends without an error. Raises HvaeoodError where
+    it cannot be written.
     """
     if sys.stdout is None:  # closed by the shell: `>&-`
         raise SystemExit(ExitCode.DONE)
     stream = sys.stdout.buffer
+    escaped = sys.stdout.isatty() and not styled
     try:
-        for line in lines:
+        for text in lines:
+            line = "\n".join(map(printable, text.split("\n"))) if escaped else text
             stream.write(line.encode("utf-8", "surrogateescape"))
         stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(ExitCode.DONE) from None
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that exiting can flush
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(ExitCode.DONE) from None
+        raise HvaeoodError(
+            f"cannot write to standard output: {error.strerror or error}", "make room for it"
+        ) from None
 
 
 def emit_json(value: object) -> None:

@@ -12,6 +12,7 @@ import typer
 from hvaeood_cli.cli import console, deciding, options, taken
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import CalibrationError, ExitCode, UsageError
+from hvaeood_cli.files import NO_LOCKS, has_locks
 
 
 def decide(
@@ -107,6 +108,8 @@ def decide(
     decision = decide_as_asked(found, scores, rule)
     if decision is not scores.decision:
         if not dry_run:
+            if not has_locks(file):
+                warn(NO_LOCKS)
             write_decision(scores, decision)
         scores = replace(scores, decision=decision)
     if calibration is None:

@@ -9,6 +9,11 @@ from typing import Annotated
 
 import typer
 
+from hvaeood_cli.errors import SourceError
+
+_MAX_LIST = 1 << 27  # bytes of a list on standard input
+_MAX_PATH = 4096  # bytes; no system opens a longer one
+
 Sources = Annotated[
     list[str],
     typer.Argument(
@@ -247,7 +252,26 @@ CheckpointEvery = Annotated[
 
 
 def stdin_paths(sources: list[str], null: bool) -> Iterator[bytes]:
-    """The paths on standard input, if `-` is among the sources: one per line, or NUL-terminated."""
-    if "-" in sources:
-        data = sys.stdin.buffer.read()
-        yield from (path for path in data.split(b"\0" if null else b"\n") if path)
+    """The paths on standard input, if `-` is among the sources: one per line, or NUL-terminated.
+
+    Raises SourceError for a list that is no list of paths, and where there is no standard input.
+    """
+    if "-" not in sources:
+        return
+    if sys.stdin is None:  # closed by the shell: `<&-`
+        raise SourceError("standard input is closed", "find photos -name '*.jpg' | hvaeood score -")
+    data = sys.stdin.buffer.read(_MAX_LIST + 1)
+    if len(data) > _MAX_LIST:
+        raise SourceError(
+            f"the list on standard input has more than {_MAX_LIST >> 20} MiB",
+            "name folders, or give it in parts",
+        )
+    for number, path in enumerate(data.split(b"\0" if null else b"\n"), 1):
+        if len(path) > _MAX_PATH:
+            raise SourceError(
+                f"standard input: path {number:,} has {len(path):,} bytes, and no path has more "
+                f"than {_MAX_PATH:,}",
+                "one path a line; or with -0, each ended by a NUL, as by find -print0",
+            )
+        if path:
+            yield path

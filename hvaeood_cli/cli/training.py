@@ -118,16 +118,21 @@ def make_folder(out: Path) -> None:
 def interruptible() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C asks a run to stop after its step; a second one stops it at once.
 
-    Either ends as an error that says how to go on.
+    SIGTERM and SIGHUP do the same. Either ends as an error that says how to go on.
     """
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for one in before:
+            signal.signal(one, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, ask)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {one: signal.getsignal(one) for one in numbers}
+    before = {one: was for one, was in before.items() if was is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield lambda: asked
     except KeyboardInterrupt:
@@ -137,4 +142,5 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         error.exit_code = ExitCode.INTERRUPTED
         raise error from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, was in before.items():
+            signal.signal(number, was)

@@ -12,6 +12,7 @@ import typer
 
 from hvaeood_cli.cli import console, deciding, options
 from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, StoreError, UsageError
+from hvaeood_cli.files import NO_LOCKS, has_locks
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ def _open(
     if not len(scores):
         raise StoreError(f"{path} has no images", "hvaeood score FOLDER makes another")
     judgements = read_judgements(path)
+    if not has_locks(path):
+        console.warn(NO_LOCKS)
     model = _named_for(scores, models)
     reader = ImageReader(data_root, beside=path)
     glance = _glancing(scores, reader)

@@ -18,20 +18,23 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from hvaeood_cli.errors import ModelError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.model.weights import Entry, check_tensors, read_weights_header
+from hvaeood_cli.untrusted import parse_array, parse_json, read_regular
 from hvaeood_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -46,6 +49,62 @@ IMAGES, CALIBRATION = "training_images.npy", "calibration"
 MAX_FOLDS = 16
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
+_MAX_CONFIG, _MAX_TRAINING = 1 << 20, 1 << 24  # bytes
+_MAX_IMAGES = 1 << 30  # bytes of the hashes of training images
+_MAX_WEIGHTS = 1 << 34  # bytes
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_Count = Annotated[int, Field(ge=0)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Name = Annotated[str, Field(max_length=4096)]
+
+
+class _Version(BaseModel):
+    """What every version of `config.json` says."""
+
+    format: Literal["hvaeood-model"]
+    format_version: int
+
+
+class _Config(_Version):
+    """`config.json`, as this version writes it."""
+
+    name: _Name
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    folds: Annotated[int, Field(ge=0, le=MAX_FOLDS)] = 0
+    model: ModelConfig
+
+
+class _Epoch(BaseModel):
+    """An entry of the training curve."""
+
+    model_config = ConfigDict(extra="allow")
+
+    epoch: _Count = 0
+    step: _Count = 0
+    seconds: _Finite = 0.0
+    validation_bits_per_dim: Annotated[list[_Finite], Field(max_length=64)] = []
+
+
+class _Training(BaseModel):
+    """`training.json`: what is shown of it, and what decides. There may be more, for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    command: Annotated[list[str], Field(max_length=4096)] = []
+    conversions: Annotated[dict[str, _Count], Field(max_length=64)] = {}
+    fingerprint: dict[str, Any] = {}
+    n_images: _Count = 0
+    n_trained_on: _Count = 0
+    n_validation: _Count = 0
+    n_calibration: _Count = 0
+    n_parameters: _Count | None = None
+    minutes: Annotated[_Finite, Field(ge=0)] = 0.0
+    steps: _Count = 0
+    device: _Name = ""
+    finished: _Name = ""
+    versions: Annotated[dict[str, str], Field(max_length=64)] = {}
+    curve: Annotated[list[_Epoch], Field(max_length=1 << 17)] = []
 
 
 @dataclass(frozen=True)
@@ -66,8 +125,19 @@ class Bundle:
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        """The provenance and the training curve; empty if the file is not there."""
-        return _read_json(self.folder / TRAINING, missing_ok=True)
+        """The provenance and the training curve; empty if the file is not there, or says nothing.
+
+        Raises ModelError for a damaged file.
+        """
+        path = self.folder / TRAINING
+        if not os.path.lexists(path):
+            return {}
+        found = _parsed(_Training, path, _read_bytes(path, _MAX_TRAINING))
+        if not found.model_fields_set:
+            return {}
+        return found.model_dump() | {
+            "curve": [e.model_dump(exclude_unset=True) for e in found.curve]
+        }
 
     @property
     def calibrations(self) -> list[Path]:
@@ -95,13 +165,17 @@ class Bundle:
         Raises ModelError for a damaged file.
         """
         path = self.folder / IMAGES
-        if not path.is_file():
+        if not os.path.lexists(path):
             return np.zeros(0, np.uint64)
         try:
-            hashes = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise ModelError(f"{path} is damaged: {error}", "copy the model again") from None
-        return np.asarray(hashes, np.uint64)
+            hashes = parse_array(_read_bytes(path, _MAX_IMAGES))
+            if hashes.dtype != np.uint64 or hashes.ndim != 1:
+                raise ValueError(f"it holds {hashes.dtype} of shape {hashes.shape}")
+            if (hashes[1:] < hashes[:-1]).any():
+                raise ValueError("its hashes are not sorted")
+        except ValueError as error:
+            raise _not_valid(path, error) from None
+        return hashes.astype(np.uint64)
 
     def check_weights(self) -> None:
         """Raise ModelError unless the weights, of every fold, are those that are described."""
@@ -111,7 +185,7 @@ class Bundle:
     def read_weights(self) -> bytes:
         """The file of the weights. Raises ModelError where it is not the one that was described."""
         path = self.folder / WEIGHTS
-        data = _read_bytes(path)
+        data = _read_bytes(path, _MAX_WEIGHTS)
         if hashlib.sha256(data).hexdigest() != self.weights_sha256:
             raise ModelError(
                 f"{path} is not the file that {CONFIG} describes (its SHA-256 differs)",
@@ -127,7 +201,7 @@ class Bundle:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        from hvaeood_cli.model.build import build_ladder
+        from hvaeood_cli.model.build import build_ladder, tensors_of
 
         if self.folds:
             raise ModelError(
@@ -135,51 +209,52 @@ class Bundle:
                 f"name a fold: {self.folds[0].folder}",
             )
         data = self.read_weights()
-        try:
-            ladder = build_ladder(self.config.model_copy(update={"weight_norm": False}))
-            ladder.load_state_dict(load(data))
-        except (RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+        config = self.config.model_copy(update={"weight_norm": False})
+        try:  # before a ladder is built, which may be larger than all memory
+            found = read_weights_header(data, len(data)).tensors
+            if len(found) < sum(layer.n_blocks for layer in config.layers):
+                raise ValueError(f"{len(found)} tensors are too few")
+            expected = {name: Entry("F32", shape) for name, shape in tensors_of(config).items()}
+            check_tensors(found, expected)
+            tensors = load(data)
+            broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+            if broken:
+                raise ValueError(f"{broken[0]} is not finite")
+        except (ValueError, SafetensorError) as error:
             raise ModelError(
-                f"the weights in {self.folder} do not fit its {CONFIG}: {reason}",
-                "the folder mixes two models; copy or train it again",
+                f"the weights in {self.folder} do not fit its {CONFIG}: {error}",
+                "the folder mixes two models, or is damaged; copy or train it again",
             ) from None
+        ladder = build_ladder(config)
+        ladder.load_state_dict(tensors)
         return ladder.eval()
 
 
 def read_bundle(folder: Path) -> Bundle:
     """The description of the model in a folder. Raises ModelError with what is wrong."""
     path = folder / CONFIG
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ModelError(
             f"{folder} is not a model: it has no {CONFIG}", "hvaeood models lists some"
         )
-    found = _read_json(path)
-    if found.get("format") != FORMAT:
-        raise ModelError(f"{path} does not describe a model of this program")
-    version = found.get("format_version")
+    data = _read_bytes(path, _MAX_CONFIG)
+    version = _parsed(_Version, path, data).format_version
     if version != FORMAT_VERSION:
         raise ModelError(
             f"{folder} has format version {version}; this program reads {FORMAT_VERSION}",
             "upgrade: pip install --upgrade hvaeood",
         )
-    try:
-        config = ModelConfig.model_validate(found["model"])
-        folds = tuple(_read_folds(folder, found.get("folds", 0)))
-        bundle = Bundle(folder, str(found["name"]), config, str(found["weights_sha256"]), folds)
-    except (KeyError, ValidationError) as error:
-        reason = f"{error} is missing"
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            reason = f"{where}: {first['msg']}" if where else first["msg"]
-        raise ModelError(f"{path} is not valid: {reason}", "copy the model again") from None
+    found = _parsed(_Config, path, data)
+    folds = tuple(_read_folds(folder, found.folds))
+    bundle = Bundle(folder, found.name, found.model, found.weights_sha256, folds)
+    if any(fold.config != bundle.config for fold in folds):
+        raise ModelError(f"the folds in {folder} are not of one model", "copy the model again")
     if folds and _joined(folds) != bundle.weights_sha256:
         raise ModelError(
             f"the folds in {folder} are not those that {CONFIG} describes",
             "copy the whole model folder again, or make it anew",
         )
-    if not folds and not (folder / WEIGHTS).is_file():
+    if not folds and not _is_regular(folder / WEIGHTS):
         raise ModelError(f"{folder} has no {WEIGHTS}", "copy the whole model folder")
     return bundle
 
@@ -244,15 +319,20 @@ def write_cross_fitted(
     return read_bundle(folder)
 
 
-def _read_folds(folder: Path, n: object) -> Iterator[Bundle]:
+def _read_folds(folder: Path, n: int) -> Iterator[Bundle]:
     """The folds of a cross-fitted bundle; none of an ordinary one. Raises ModelError."""
-    if not isinstance(n, int) or not 0 <= n <= MAX_FOLDS:
-        raise ModelError(f"{folder / CONFIG} is not valid: folds is {n!r}", "copy the model again")
     for fold in range(n):
-        one = read_bundle(fold_folder(folder, fold))
+        one = _read_fold(fold_folder(folder, fold))
         if one.folds:
             raise ModelError(f"{one.folder} has folds of its own", "copy the model again")
         yield one
+
+
+def _read_fold(folder: Path) -> Bundle:
+    """One fold. Raises ModelError, and for a link: one to the whole model would never end."""
+    if folder.is_symlink():
+        raise ModelError(f"{folder} is a link", "copy the whole model folder again")
+    return read_bundle(folder)
 
 
 def _joined(folds: Sequence[Bundle]) -> str:
@@ -316,23 +396,33 @@ def list_bundles() -> list[Bundle]:
     return bundles
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, most: int) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, most)
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+        raise ModelError(
+            f"cannot read {path}: {error.strerror or error}", "copy the whole model folder again"
+        ) from None
 
 
-def _read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
-    if missing_ok and not path.is_file():
-        return {}
+def _is_regular(path: Path) -> bool:
     try:
-        found = json.loads(_read_bytes(path))
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _parsed(kind: type[_Model], path: Path, data: bytes) -> _Model:
+    """A file's JSON, checked. Raises ModelError."""
+    try:
+        return parse_json(kind, data)
     except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}", "copy the model again") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} is not a JSON object", "copy the model again")
-    return found
+        raise _not_valid(path, error) from None
+
+
+def _not_valid(path: Path, error: ValueError) -> ModelError:
+    reason = str(error).strip().split("\n")[0][:200]
+    return ModelError(f"{path} is not valid: {reason}", "copy the model again")
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from hvaeood_cli.calibration.foreign import OWN_MODEL, Foreign
@@ -18,7 +19,7 @@ def render(contents: Contents) -> Iterator[str]:
     for comparison in contents.comparisons:
         yield from _comparison(comparison)
     for remark in contents.remarks:
-        yield f"\n{remark}\n"
+        yield f"\n{_plain(remark)}\n"
 
 
 def _section(section: Section) -> Iterator[str]:
@@ -44,7 +45,7 @@ def _section(section: Section) -> Iterator[str]:
         yield f"\n{section.n_bad:,} could not be read:\n\n"
         yield from _table(["image", "what is wrong", "more"])
         for name, status, why in section.bad:
-            yield _row([_code(name), status.replace("_", " "), _code(why)])
+            yield _row([_code(name), _plain(status.replace("_", " ")), _code(why)])
     yield (
         f"\nModel {_code(run.model_name)} ({run.model_sha256[:12]}), "
         f"S = {run.n_importance_samples}, proposal {_code(run.proposal)}, "
@@ -59,7 +60,7 @@ def _section(section: Section) -> Iterator[str]:
 def _foreign(foreign: Foreign) -> Iterator[str]:
     model, flagged = _code(foreign.model), f"{foreign.n_flagged:,} of {foreign.n_scored:,}"
     yield f"\n**The model {model} does not know these images: {flagged} are flagged.**\n\n"
-    yield from (f"- {printable(way)}\n" for way in foreign.ways)
+    yield from (f"- {_plain(way)}\n" for way in foreign.ways)
     find, *others = map(_code, OWN_MODEL)
     yield f"\nNext: {find}, or {' and '.join(others)}\n"
 
@@ -96,6 +97,11 @@ def _table(header: list[str]) -> Iterator[str]:
 
 def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |\n"
+
+
+def _plain(text: str) -> str:
+    """The text as Markdown that is nothing but text."""
+    return re.sub(r"([\\`*_\[\]<>&|#~])", r"\\\1", printable(text))
 
 
 def _code(text: str | bytes) -> str:

@@ -48,6 +48,8 @@ def render(contents: Contents, fingerprint: str) -> str:
 
 def fingerprint_of(path: Path) -> str | None:
     """The fingerprint in a page that this program made; None for any other file."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with open(open_regular(path), encoding="utf-8") as file:
             head = file.read(2000)

@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 
 from hvaeood_cli.errors import StoreError
+from hvaeood_cli.files import NO_LOCKS
 from hvaeood_cli.images.decode import Conversion
 from hvaeood_cli.images.folder import stamp_of
 from hvaeood_cli.images.preprocess import rules_of
@@ -29,7 +30,7 @@ from hvaeood_cli.scoring.update import Changes, Plan, placed
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import OF_IMAGES, RunHeader, differences, how_to_agree
-from hvaeood_cli.store.journal import NO_LOCKS, Journal, check_next, journal_path
+from hvaeood_cli.store.journal import Journal, check_next, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.writer import write_decision, write_scores

@@ -53,7 +53,6 @@ _MAX_SEARCHED = 1 << 30  # bytes that are summed in the search for a whole frame
 _WINDOW = 1 << 20
 _HEAD = re.compile(rb"[BH](?=.{4}\0{4})", re.DOTALL)  # of a frame no longer than 4 GiB
 SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
-NO_LOCKS = "this file system has no locks: do not run two commands at once on one output"
 
 
 class Batch(NamedTuple):
@@ -80,7 +79,7 @@ class Journal:
         self._frames = contents.frames
         self.header = contents.header
         self.n_lost = contents.n_lost  # rows in places that are damaged, about
-        self.locked = locked  # False: nothing keeps another process from writing too; see NO_LOCKS
+        self.locked = locked  # False: nothing keeps another process out; see files.NO_LOCKS
         self._last_sync = time.monotonic()
         self.done = np.zeros(self.header.n_images, np.bool_)  # which images it has rows of, (N,)
         for batch in self.batches():
@@ -186,6 +185,7 @@ class Journal:
             self._path.replace(self._kept_path())
         else:
             self._path.unlink()
+        self.close()  # there is nothing left to sync
 
     @property
     def damage(self) -> str:

@@ -135,7 +135,7 @@ def _values(file: h5py.File, one: Dataset, sizes: _Sizes) -> NDArray[Any]:
 
 
 def _check_shape(file: h5py.File, one: Dataset, sizes: _Sizes) -> None:
-    """Raise StoreError unless a dataset has the shape that the schema says. sizes: see `_values`."""
+    """Raise StoreError unless a dataset has the shape that the schema says. sizes: as there."""
     there = file[one.path].shape
     shape = tuple(
         int(name) if name.isdecimal() else sizes.setdefault(name, here)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,7 @@ def write_scores(
             tiles = scores.tiles.blocks() if scores.tiles else ()
     with (
         replacing(path, check) as temporary,
+        _system_errors(path),
         h5py.File(temporary, "w", track_order=False) as file,
     ):
         for key, value in _attributes(written).items():
@@ -97,7 +100,7 @@ def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
 
     with replacing(path, check) as temporary:
         shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "r+") as file:
+        with _system_errors(path), h5py.File(temporary, "r+") as file:
             if any(file.attrs.get(key) != value for key, value in _attributes(scores).items()):
                 raise _scored_anew(path)
             if GROUP in file:
@@ -107,6 +110,19 @@ def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
                 if len(decision) != len(present):
                     decision = decision.among(present)
                 _write_group(file, decision)
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raise what the system refused as OSError: HDF5 says it in words, as one of many errors."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        found = re.search(r"errno = ([0-9]+)", str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(path)) from None
 
 
 def _file_at(path: Path) -> tuple[int, int, int, int] | None:

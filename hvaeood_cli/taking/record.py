@@ -1,8 +1,8 @@
 """The record of moves: a line of JSON for each image that was moved into a folder.
 
 A line is on the disk before its image is moved, so after a kill the record names every image that
-may have been moved; whether it was can be seen from where its file is. Lines that are torn name
-none.
+may have been moved; whether it was can be seen from where its file is. Lines that are torn or
+damaged name none, are counted, and stay.
 """
 
 from __future__ import annotations
@@ -11,16 +11,34 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import Annotated, BinaryIO, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing, sync_folder, try_lock
 
 NAME = "hvaeood-moved.jsonl"
 VERSION = 1  # of the format, in every line
+_MAX_BYTES = 1 << 28  # of a record
+_MAX_LINE = 1 << 16  # bytes: two paths, with an escape for each byte
+_BEGINNING = b'{"version": '
+_WHOLE = re.compile(rb'"sha256": "[^"]{64}"')  # the last words of a line: it was written whole
+
+
+class _Line(BaseModel):
+    """A line of the record, as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1]
+    origin: Annotated[str, Field(alias="from")]
+    place: Annotated[str, Field(alias="to")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Move(NamedTuple):
@@ -34,17 +52,16 @@ class Move(NamedTuple):
     def of_line(cls, line: bytes) -> Self | None:
         """What a line says; None where that is no move into the folder. Never raises."""
         try:
-            facts = json.loads(line)
-            move = cls(facts["from"], facts["to"], facts["sha256"])
-            bytes.fromhex(move.sha256)
-            paths = Path(move.origin), Path(move.place)
-            whole = paths[0].is_absolute() and not paths[1].is_absolute()
-            plain = tuple(map(str, paths)) == move[:2] and "\0" not in move.origin + move.place
-            inside = os.pardir not in paths[0].parts + paths[1].parts and paths[1] != Path()
-            known = facts["version"] == VERSION
-        except (ValueError, TypeError, KeyError, RecursionError):
+            # By json first: a path may hold lone surrogates, for bytes that are not UTF-8.
+            facts = _Line.model_validate(json.loads(line), strict=True)
+        except (ValueError, RecursionError):  # ValidationError is a ValueError
             return None
-        return move if whole and plain and inside and known else None
+        move = cls(facts.origin, facts.place, facts.sha256)
+        paths = Path(move.origin), Path(move.place)
+        whole = paths[0].is_absolute() and not paths[1].is_absolute()
+        plain = tuple(map(str, paths)) == move[:2] and "\0" not in move.origin + move.place
+        inside = os.pardir not in paths[0].parts + paths[1].parts and paths[1] != Path()
+        return move if whole and plain and inside else None
 
     def line(self) -> bytes:
         facts = {"version": VERSION, "from": self.origin, "to": self.place, "sha256": self.sha256}
@@ -54,9 +71,16 @@ class Move(NamedTuple):
 class MoveRecord:
     """The moves into a folder. Whoever may change it holds a lock on it."""
 
-    def __init__(self, folder: Path, moves: Iterable[Move], descriptor: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        moves: Iterable[Move],
+        descriptor: int | None = None,
+        damaged: Sequence[bytes] = (),
+    ) -> None:
         self.path = folder / NAME
         self.moves = list(dict.fromkeys(moves))
+        self.damaged = damaged  # lines that name no move: they stay in the record, for people
         self._descriptor = descriptor
         self._by_place: dict[str, set[str]] = {}
         self._by_origin: dict[str, list[Move]] = {}
@@ -76,11 +100,12 @@ class MoveRecord:
             yield cls(folder, ())
             return
         with _open(path, to_change) as file:
-            lines = file.readlines()
-            if to_change and lines and not lines[-1].endswith(b"\n"):
-                _append(file.fileno(), b"\n")  # so that no line is appended to a torn one
-            moves = filter(None, map(Move.of_line, lines))
-            yield cls(folder, moves, file.fileno() if to_change else None)
+            moves, damaged, end = _read(file, path)
+            if to_change:
+                os.ftruncate(file.fileno(), end)  # so that no line is appended to a torn one
+                if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+                    _append(file.fileno(), b"\n")
+            yield cls(folder, moves, file.fileno() if to_change else None, damaged)
             if to_change and not os.fstat(file.fileno()).st_size:
                 path.unlink(missing_ok=True)  # nothing was moved
 
@@ -103,10 +128,15 @@ class MoveRecord:
         return bool(self._by_place.get(place, set()) - {origin})
 
     def keep(self, moves: Sequence[Move]) -> None:
-        """Let the record hold these moves alone; no record is left where there are none."""
-        if moves:
+        """Let the record hold these moves alone; no record is left where there are none.
+
+        Damaged lines stay: they may name what a person can still read.
+        """
+        if moves or self.damaged:
             with replacing(self.path) as temporary:
-                temporary.write_bytes(b"".join(move.line() for move in moves))
+                lines = [*(line.rstrip(b"\n") + b"\n" for line in self.damaged)]
+                lines += [move.line() for move in moves]
+                temporary.write_bytes(b"".join(lines))
         else:
             self.path.unlink()
             sync_folder(self.path.parent)
@@ -114,6 +144,34 @@ class MoveRecord:
     def _index(self, move: Move) -> None:
         self._by_place.setdefault(move.place, set()).add(move.origin)
         self._by_origin.setdefault(move.origin, []).append(move)
+
+
+def _read(file: BinaryIO, path: Path) -> tuple[list[Move], list[bytes], int]:
+    """The moves of a record, its damaged lines, and where the last whole line ends.
+
+    An end that a kill has torn names no image that was moved. Raises StoreError for a record that
+    is too large.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size > _MAX_BYTES:
+        raise StoreError(f"{path} has {size} bytes; at most {_MAX_BYTES} are read", "move it away")
+    moves, damaged, end = [], [], 0
+    while line := file.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise StoreError(f"{path} holds a line that is no move", "move it away")
+        if not line.endswith(b"\n") and _is_torn(line):
+            break
+        move, end = Move.of_line(line), file.tell()
+        if move:
+            moves.append(move)
+        elif line.strip():
+            damaged.append(line)
+    return moves, damaged, end
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line without an end is the beginning of one that this program writes."""
+    return _BEGINNING.startswith(line[: len(_BEGINNING)]) and not _WHOLE.search(line)
 
 
 @contextlib.contextmanager

@@ -48,6 +48,11 @@ def put_back(folder: Path, dry_run: bool = False) -> Outcome:
                     why = f"{move.origin}: {error.strerror or error}"
                 left.append(move)
                 outcome.left.append((move.place, why))
+            if record.damaged:
+                n = len(record.damaged)
+                lines = "a line is" if n == 1 else f"{n:,} lines are"
+                why = f"{lines} damaged: what was named there stays, and so does the record"
+                outcome.left.append((NAME, why))
             if not dry_run:
                 record.keep(left[::-1])
                 _remove_empty_folders(folder, record.moves)

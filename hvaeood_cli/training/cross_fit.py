@@ -126,7 +126,7 @@ class CrossFit:
             "n_trained_on": trained[0]["n_images"],
             "n_validation": 0,
             "n_calibration": 0,
-            "n_parameters": sum(one["n_parameters"] for one in trained),
+            "n_parameters": sum(one["n_parameters"] or 0 for one in trained),
             "minutes": max(one["minutes"] for one in trained),
             "steps": sum(one["steps"] for one in trained),
             "device": trained[0]["device"],
@@ -227,7 +227,8 @@ def _received(connection: Connection, job: Job, process: BaseProcess) -> Progres
 
 def _train_fold(job: Job, n_side_by_side: int, to: Connection, stopping: Event) -> None:
     """Train one fold: what its process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it too, and asks to stop
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the first process gets it too, and asks to stop
     warnings.simplefilter("ignore")
     cross_fit, parent = job.cross_fit, os.getppid()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_side_by_side))
