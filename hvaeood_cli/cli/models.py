@@ -63,7 +63,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "folder": str(bundle.folder),
         "sha256": bundle.sha256,
         "kind": config.kind,
-        "images": f"{config.image_size}x{config.image_size} {kind}",
+        "images": f"{'tiles of ' * (config.fit == 'tile')}{config.image_size}x"
+        f"{config.image_size} {kind}",
         "n_layers": config.n_layers,
         "n_parameters": bundle.training.get("n_parameters"),
     }
