@@ -58,7 +58,7 @@ def reconstruct(
     try:
         pixels = detector.pixels(manifest)
     except ImageError as error:
-        raise SourceError(error.message) from None
+        raise SourceError(error.message, "name image files, or rows of an array: FILE#17") from None
     views = detector.scorer.reconstruct(pixels)
     grid = reconstruction_grid((pixels / 255.0).astype("float32"), views.observed, views.from_k)
     with replacing(output) as temporary:
