@@ -233,9 +233,17 @@ class Calibration:
             if there != here
         ]
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Raise CalibrationError where `mismatches` finds a difference."""
-        differing = self.mismatches(settings)
+    def mismatches_of(self, header: RunHeader) -> list[str]:
+        """As `mismatches`, of a run. Its layers agree too, unless somebody made up its file."""
+        layers = f"the layers: {self.n_layers} calibrated, {header.n_layers} here"
+        return self.mismatches(settings_of(header)) + [layers] * (self.n_layers != header.n_layers)
+
+    def check(self, settings: Mapping[str, Any] | RunHeader) -> None:
+        """Raise CalibrationError where `mismatches` finds a difference, or `mismatches_of`."""
+        if isinstance(settings, RunHeader):
+            differing = self.mismatches_of(settings)
+        else:
+            differing = self.mismatches(settings)
         if differing:
             raise CalibrationError(
                 "these scores were made with other settings than the calibration: "

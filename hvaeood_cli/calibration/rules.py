@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from hvaeood_cli.calibration.calibration import Calibration, settings_of
+from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import Float64, conformal_p, least_p, n_needed, two_sided_p
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.store.decision import Decision, Rule
@@ -23,7 +23,7 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
     Raises CalibrationError where the scores were made with other settings than the calibration,
     where they lack one of its statistics, and where it has too few images for the rule's level.
     """
-    calibration.check(settings_of(scores.header))
+    calibration.check(scores.header)
     missing = [name for name in calibration.statistics if name not in scores.columns]
     if missing:
         raise CalibrationError(

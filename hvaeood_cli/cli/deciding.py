@@ -270,8 +270,8 @@ def _kept(decision: Decision, file: Path) -> Calibration | None:
     found = Calibration.of_bytes(decision.calibration, f"the calibration in {file}")
     if not made(decision, found):
         raise CalibrationError(
-            f"the calibration in {file} is {found.id}, not {decision.calibration_id}, which "
-            "decided it",
+            f"the calibration in {file} is {found.id}, of {found.n_layers} layers, and not "
+            f"{decision.calibration_id}, which decided it",
             "name the right one, --calibration FILE, and a level, as --fpr 0.01",
         )
     return found
@@ -310,8 +310,10 @@ def _find(
 
 
 def made(decision: Decision | None, calibration: Calibration | None) -> bool:
-    """Whether this calibration made this decision."""
-    return bool(decision and calibration and decision.calibration_id == calibration.id)
+    """Whether this calibration made this decision, which has a p-value for each of its k."""
+    if not (decision and calibration) or decision.calibration_id != calibration.id:
+        return False
+    return bool(decision.p_value.shape[1] == calibration.n_layers - 1)
 
 
 def warn_of_another(before: Decision | None, now: Decision | None, warn: Warn) -> None:

@@ -61,7 +61,7 @@ def reconstruct(
             for pixels, view in detector.views(manifest)
         ]
     except ImageError as error:
-        raise SourceError(error.message) from None
+        raise SourceError(error.message, "name image files, or rows of an array: FILE#17") from None
     grid = reconstruction_grid(rows)
     with replacing(output) as temporary:
         grid.save(temporary, format="PNG")

@@ -213,7 +213,6 @@ def _named_for(scores: ScoreFile, models: list[str]) -> str | None:
 
 def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
     """The scores beside their calibration, or beside the reason why there is none."""
-    from hvaeood_cli.calibration.calibration import settings_of
     from hvaeood_cli.tui.run import Run
 
     why_not = ""
@@ -233,7 +232,7 @@ def _run(scores: ScoreFile, model: str | None, calibration: Path | None) -> Run:
     run = Run.of(scores, found, why_not)
     if calibration is not None and found is not None and run.calibration is None:
         try:
-            found.check(settings_of(scores.header))
+            found.check(scores.header)
         except CalibrationError as error:
             raise CalibrationError(f"{scores.path}: {error.message}", error.hint) from None
     return run

@@ -25,6 +25,7 @@ _EXPANSION = 8  # ... so many times its size: names pack well, but the numbers b
 _DEFLATE = h5py.h5z.FILTER_DEFLATE
 _DEFLATE_BEST = 1032  # gzip's best ratio
 _FILTERS = (_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+_OTHERS = {h5py.h5z.FILTER_LZF: "lzf", h5py.h5z.FILTER_SZIP: "szip"}
 _MOST_CHUNKS = 4096  # and one for each 64 values: more take minutes
 # What stands for a string of variable length in its dataset: how long it is, and where.
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
@@ -46,53 +47,51 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise StoreError(f"{path} is not a whole score file ({reason})", _AGAIN) from None
 
 
-def refused(file: h5py.File, what: str) -> StoreError:
+def refused(of: h5py.HLObject, what: str) -> StoreError:
     """The error for a file in which something is not as it should be."""
-    return StoreError(f"{file.filename}: {what}", _AGAIN)
-
-
-def has(file: h5py.File, path: str) -> bool:
-    """Whether something has this name, be it a link that leads nowhere."""
-    parent, _, name = path.rpartition("/")
-    return name in group(file, parent or "/")
+    return StoreError(f"{of.file.filename}: {what}", _AGAIN)
 
 
 def group(file: h5py.File, path: str) -> h5py.Group:
     """A group of this very file. Raises StoreError."""
-    found = _own(file, path) if path != "/" else file
+    found = _own(file, path)
     if not isinstance(found, h5py.Group):
         raise refused(file, f"{path} is no group")
     return found
 
 
-def dataset(file: h5py.File, path: str) -> h5py.Dataset:
+def dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
     """A dataset of this very file, whole and of a plain type. Its values are not read.
 
     Raises StoreError for one that is elsewhere, or is stored as no score file is.
     """
-    group(file, path.rpartition("/")[0])
-    found = _own(file, path)
+    found = _own(parent, name)
+    path = f"{parent.name}/{name}"
     if not isinstance(found, h5py.Dataset) or found.shape is None:
-        raise refused(file, f"{path} is no dataset, or an empty one")
+        raise refused(parent, f"{path} is no dataset, or an empty one")
     if found.external or found.is_virtual:
-        raise refused(file, f"{path} keeps its data elsewhere")
-    _check_filters(file, found)
+        raise refused(parent, f"{path} keeps its data elsewhere")
+    filters = _filters(found)
+    for number in filters:
+        if number not in _FILTERS or filters.count(number) > 1:
+            named = _OTHERS.get(number, str(number))
+            raise refused(parent, f"{path} is packed by the filter {named}, as no score file is")
     try:
         variable = _is_variable(found)
     except TypeError:  # there are types that h5py does not know
-        raise refused(file, f"{path} has a type that no score file has") from None
-    if variable and (not is_of_strings(found) or found.ndim != 1 or _filters(found)):
-        raise refused(file, f"{path} is of variable length, and no list of strings")
-    _check_whole(file, found)
+        raise refused(parent, f"{path} has a type that no score file has") from None
+    if variable and (not is_of_strings(found) or found.ndim != 1 or filters):
+        raise refused(parent, f"{path} is of variable length, and no list of strings")
+    _check_whole(found)
     return found
 
 
-def attributes(file: h5py.File, path: str, names: Collection[str]) -> dict[str, Any]:
+def attributes(owner: h5py.HLObject, names: Collection[str]) -> dict[str, Any]:
     """Those of the named attributes that an object has, each a text or a number.
 
     Raises StoreError for lists and all else, before it reads them: they may be large.
     """
-    there = file[path].attrs
+    there = owner.attrs
     found = {}
     for name in names:
         if name not in there:
@@ -100,7 +99,7 @@ def attributes(file: h5py.File, path: str, names: Collection[str]) -> dict[str, 
         kept = there.get_id(name)
         single = kept.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
         if not single or not (h5py.check_string_dtype(kept.dtype) or kept.dtype.kind in "iuf"):
-            raise refused(file, f"the attribute {name} of {path} is not one text or one number")
+            raise refused(owner, f"the attribute {name} of {owner.name} is no text and no number")
         value = there[name]
         if isinstance(value, bytes):
             value = value.decode()  # or a UnicodeDecodeError, which `opened` explains
@@ -111,10 +110,11 @@ def attributes(file: h5py.File, path: str, names: Collection[str]) -> dict[str, 
 def check_sizes(file: h5py.File, datasets: Iterable[h5py.Dataset]) -> None:
     """Raise StoreError where datasets claim more, together, than such a file can hold."""
     stored, unpacked = 0, 0
+    size, room = file.id.get_filesize(), _room(file)
     for one in datasets:
         stored += one.id.get_storage_size()
-        unpacked += _unpacked_bytes(file, one)
-        if stored > file.id.get_filesize() or unpacked > _room(file):
+        unpacked += _unpacked_bytes(one)
+        if stored > size or unpacked > room:
             raise refused(file, f"{one.name} claims more than the file can hold")
 
 
@@ -144,11 +144,12 @@ def _room(file: h5py.File) -> int:
     return int(_SLACK + _EXPANSION * file.id.get_filesize())
 
 
-def _own(file: h5py.File, path: str) -> Any:
-    """What has this name in the file, and is no link. Raises StoreError."""
-    if not isinstance(file.get(path, getlink=True), h5py.HardLink):
-        raise refused(file, f"{path} is missing, or a link")
-    return file[path]
+def _own(parent: h5py.Group, name: str) -> Any:
+    """What has this name in a group, and is no link. Raises StoreError."""
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        path = f"{parent.name.rstrip('/')}/{name}"
+        raise refused(parent, f"{path} is missing, or a link")
+    return parent[name]
 
 
 def _filters(found: h5py.Dataset) -> list[int]:
@@ -157,34 +158,23 @@ def _filters(found: h5py.Dataset) -> list[int]:
     return [how.get_filter(i)[0] for i in range(how.get_nfilters())]
 
 
-def _check_filters(file: h5py.File, found: h5py.Dataset) -> None:
-    """Raise StoreError for filters other than ours, and for one that is there twice."""
-    numbers = _filters(found)
-    for number in numbers:
-        if number not in _FILTERS or numbers.count(number) > 1:
-            named = {h5py.h5z.FILTER_LZF: "lzf", h5py.h5z.FILTER_SZIP: "szip"}.get(number, number)
-            raise refused(
-                file, f"{found.name} is packed by the filter {named}, as no score file is"
-            )
-
-
 def _is_variable(found: h5py.Dataset) -> bool:
     """Whether its values are of variable length: then they stand elsewhere in the file."""
     return bool(found.dtype.kind == "O")
 
 
-def _check_whole(file: h5py.File, found: h5py.Dataset) -> None:
+def _check_whole(found: h5py.Dataset) -> None:
     """Raise StoreError where parts are missing: HDF5 would read zeros in their place."""
     if found.chunks is None:
         width = _REFERENCE.itemsize if _is_variable(found) else found.dtype.itemsize
         if found.size * width != found.id.get_storage_size():
-            raise refused(file, f"{found.name} is not whole")
+            raise refused(found, f"{found.name} is not whole")
         return
     n_chunks = _n_chunks(found)
     if n_chunks > _MOST_CHUNKS + found.size // 64:
-        raise refused(file, f"{found.name} is cut into {n_chunks:,} pieces")
+        raise refused(found, f"{found.name} is cut into {n_chunks:,} pieces")
     if n_chunks != found.id.get_num_chunks():
-        raise refused(file, f"{found.name} is not whole")
+        raise refused(found, f"{found.name} is not whole")
 
 
 def _n_chunks(found: h5py.Dataset) -> int:
@@ -193,7 +183,7 @@ def _n_chunks(found: h5py.Dataset) -> int:
     return math.prod(-(-int(size) // int(chunk)) for size, chunk in pairs)
 
 
-def _unpacked_bytes(file: h5py.File, found: h5py.Dataset) -> int:
+def _unpacked_bytes(found: h5py.Dataset) -> int:
     """The bytes of memory that reading a dataset takes. Raises StoreError."""
     if _is_variable(found):
         return int(_lengths(found).sum() + _STRING * found.size)
@@ -201,11 +191,11 @@ def _unpacked_bytes(file: h5py.File, found: h5py.Dataset) -> int:
         return int(found.size * found.dtype.itemsize)
     chunk = math.prod(found.chunks) * found.dtype.itemsize
     if _DEFLATE in _filters(found):
-        _check_unpacking(file, found, chunk)
+        _check_unpacking(found, chunk)
     return int(_n_chunks(found) * chunk)
 
 
-def _check_unpacking(file: h5py.File, found: h5py.Dataset, room: int) -> None:
+def _check_unpacking(found: h5py.Dataset, room: int) -> None:
     """Raise StoreError where a chunk unpacks to more bytes than it has room for.
 
     HDF5 finds that out when they are in memory.
@@ -215,7 +205,7 @@ def _check_unpacking(file: h5py.File, found: h5py.Dataset, room: int) -> None:
             _, data = found.id.read_direct_chunk(chunk.chunk_offset)
             most = room + 8  # a checksum may be inside
             if len(zlib.decompressobj().decompress(data, most + 1)) > most:
-                raise refused(file, f"{found.name} claims less than it unpacks to")
+                raise refused(found, f"{found.name} claims less than it unpacks to")
 
 
 def _chunks(found: h5py.Dataset) -> list[Any]:

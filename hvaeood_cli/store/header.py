@@ -34,7 +34,7 @@ class RunHeader(BaseModel):
     model_path: _Text  # the model's folder when it was scored; bytes that are no UTF-8 as \udcff
     model_sha256: Sha256  # of its weights and architecture
     n_layers: Annotated[int, Field(ge=2, le=64)]  # L
-    image_size: Annotated[int, Field(ge=1, le=65536)]  # height and width that the model takes
+    image_size: Annotated[int, Field(ge=1, le=4096)]  # height and width that the model takes
     image_channels: Literal[1, 3]
     n_dims: Annotated[int, Field(ge=1)]  # D: what bits/dim divides by
     preprocessing: _Text  # how any image becomes one of that size
@@ -64,6 +64,7 @@ class RunHeader(BaseModel):
 # The fields that must agree for a run to go on, or to be found done, and their names in messages.
 IDENTITY = {
     "model_sha256": "the model",
+    "n_layers": "the model's layers",
     "seed": "the seed",
     "n_importance_samples": "the importance samples",
     "n_importance_samples_k": "the importance samples of L>k",

@@ -25,6 +25,15 @@ from hvaeood_cli.store.status import GONE
 from hvaeood_cli.store.tiles import FIRST, TileTable, first_of
 
 _Facts = TypeVar("_Facts", bound=BaseModel)
+
+
+class _Found(NamedTuple):
+    """A dataset that a file has."""
+
+    schema: Dataset
+    values: h5py.Dataset
+
+
 _Sizes = dict[str, int]  # what the names in `Dataset.shape` are in a file
 
 
@@ -33,13 +42,17 @@ def read_scores(path: Path) -> ScoreFile:
     with hdf5.opened(path) as file:
         _check_version(path, file)
         datasets = _datasets(file)
-        sizes = {"N": len(file["/images/status"])}
+        sizes = {"N": len(datasets["/images/status"].values)}
         status = _values(file, datasets["/images/status"], sizes)
-        header = _facts(file, "/", RunHeader, n_images=int(np.count_nonzero(status != GONE)))
+        header = _facts(file, RunHeader, n_images=int(np.count_nonzero(status != GONE)))
         sizes |= {"L": header.n_layers, "L - 1": header.n_layers - 1, "N + 1": sizes["N"] + 1}
-        found = {name: _values(file, one, sizes) for name, one in datasets.items() if not one.stays}
-        codes = {name: _codes(file, name) for name, one in datasets.items() if one.has_codes}
-        sha256 = _facts(file, "/", schema.FileFacts).manifest_sha256
+        found = {
+            name: _values(file, one, sizes)
+            for name, one in datasets.items()
+            if not one.schema.stays
+        }
+        codes = {name: _codes(one.values) for name, one in datasets.items() if one.schema.has_codes}
+        sha256 = _facts(file, schema.FileFacts).manifest_sha256
         scores = ScoreFile(
             path=path,
             header=header,
@@ -74,16 +87,16 @@ def read_summary(path: Path) -> Summary:
     with hdf5.opened(path) as file:
         _check_version(path, file)
         datasets = _datasets(file)
-        n = len(file["/images/status"])
+        n = len(datasets["/images/status"].values)
         flagged = datasets.get(f"/{GROUP}/flagged")
-        header = _facts(file, "/", RunHeader, n_images=n)
+        header = _facts(file, RunHeader, n_images=n)
         n_flagged = int(_values(file, flagged, {"N": n}).sum()) if flagged else None
         return Summary(header, n_flagged)
 
 
 def _check_version(path: Path, file: h5py.File) -> None:
     """Raise StoreError for another format, or another version of this one."""
-    found = hdf5.attributes(file, "/", ["format", "format_version"])
+    found = hdf5.attributes(file, ["format", "format_version"])
     if found.get("format") != FORMAT:
         raise StoreError(f"{path} is HDF5, but no score file", "hvaeood score makes one")
     version = found.get("format_version")
@@ -97,35 +110,36 @@ def _check_version(path: Path, file: h5py.File) -> None:
         )
 
 
-def _datasets(file: h5py.File) -> dict[str, Dataset]:
+def _datasets(file: h5py.File) -> dict[str, _Found]:
     """What the file has of the schema, by path, before any of it is read. Raises StoreError."""
-    present: dict[str, Dataset] = {}
+    groups: dict[str, h5py.Group] = {}
+    found: dict[str, _Found] = {}
     for one in schema.datasets():
-        if one.group_is_optional and not hdf5.has(file, one.group):
+        if one.group_is_optional and one.group not in file:
             continue
-        if one.optional and not hdf5.has(file, one.path):
+        if one.group not in groups:
+            groups[one.group] = hdf5.group(file, one.group)
+        if one.optional and one.name not in groups[one.group]:
             continue
-        dataset = hdf5.dataset(file, one.path)
-        strings = hdf5.is_of_strings(dataset)
-        if strings != (one.dtype == schema.STRING) or (
-            not strings and dataset.dtype.newbyteorder("=") != np.dtype(one.dtype)
-        ):
-            raise hdf5.refused(file, f"{one.path} holds {dataset.dtype}, not {one.dtype}")
-        if dataset.ndim != len(one.shape):
-            raise hdf5.refused(file, f"{one.path} has {dataset.ndim} dimensions")
-        present[one.path] = one
-    hdf5.check_sizes(file, [file[path] for path in present])
-    return present
+        values = hdf5.dataset(groups[one.group], one.name)
+        kind = schema.STRING if hdf5.is_of_strings(values) else str(values.dtype.newbyteorder("="))
+        if kind != one.dtype:
+            raise hdf5.refused(file, f"{one.path} holds {kind}, not {one.dtype}")
+        if values.ndim != len(one.shape):
+            raise hdf5.refused(file, f"{one.path} has shape {values.shape}")
+        found[one.path] = _Found(one, values)
+    hdf5.check_sizes(file, [one.values for one in found.values()])
+    return found
 
 
-def _values(file: h5py.File, one: Dataset, sizes: _Sizes) -> NDArray[Any]:
+def _values(file: h5py.File, found: _Found, sizes: _Sizes) -> NDArray[Any]:
     """The values of a dataset, of the shape and in the range that the schema says.
 
     sizes: those of the names in its shape that are known. The others become known. Raises
     StoreError.
     """
-    dataset = file[one.path]
-    _check_shape(file, one, sizes)
+    one, dataset = found
+    _check_shape(file, found, sizes)
     if one.dtype == schema.STRING:
         return hdf5.read_strings(dataset)
     values = np.asarray(dataset[()], one.dtype)
@@ -134,20 +148,20 @@ def _values(file: h5py.File, one: Dataset, sizes: _Sizes) -> NDArray[Any]:
     return values
 
 
-def _check_shape(file: h5py.File, one: Dataset, sizes: _Sizes) -> None:
+def _check_shape(file: h5py.File, found: _Found, sizes: _Sizes) -> None:
     """Raise StoreError unless a dataset has the shape that the schema says. sizes: as there."""
-    there = file[one.path].shape
+    there = found.values.shape
     shape = tuple(
         int(name) if name.isdecimal() else sizes.setdefault(name, here)
-        for name, here in zip(one.shape, there, strict=True)
+        for name, here in zip(found.schema.shape, there, strict=True)
     )
     if there != shape:
-        raise hdf5.refused(file, f"{one.path} has shape {there}, not {shape}")
+        raise hdf5.refused(file, f"{found.schema.path} has shape {there}, not {shape}")
 
 
 def _tiles(
     file: h5py.File,
-    datasets: dict[str, Dataset],
+    datasets: dict[str, _Found],
     found: dict[str, NDArray[Any]],
     sizes: _Sizes,
     header: RunHeader,
@@ -162,42 +176,43 @@ def _tiles(
         raise hdf5.refused(file, "a table of tiles is there, or is not, against its header")
     if FIRST not in found:
         return None
-    n_tiles = found.get("/images/n_tiles")
-    if n_tiles is None or (first_of(n_tiles) != found[FIRST]).any():
+    first, n_tiles = found[FIRST], found.get("/images/n_tiles")
+    if n_tiles is None or (first_of(n_tiles) != first).any():
         raise hdf5.refused(file, "the table of tiles does not fit the images")
-    sizes["tiles"] = int(found[FIRST][-1])
+    sizes["tiles"] = int(first[-1])
     for one in datasets.values():
-        if one.stays:
+        if one.schema.stays:
             _check_shape(file, one, sizes)
-    first = found[FIRST]
     path = Path(file.filename)
     return TileTable(path, manifest_sha256, header.n_layers, first[:-1], np.diff(first))
 
 
-def _facts(file: h5py.File, path: str, model: type[_Facts], **more: Any) -> _Facts:
+def _facts(owner: h5py.Group, model: type[_Facts], **more: Any) -> _Facts:
     """The attributes of a group, checked. Raises StoreError.
 
     more: fields of the model that are no attributes.
     """
     names = [name for name in model.model_fields if name not in schema.FROM_ROWS]
     try:
-        found = hdf5.attributes(file, path, names)
+        found = hdf5.attributes(owner, names)
         return model.model_validate(found | more, strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise hdf5.refused(
-            file, f"{where}: {first['msg']}" if where else str(first["msg"])
+            owner, f"{where}: {first['msg']}" if where else str(first["msg"])
         ) from None
 
 
-def _codes(file: h5py.File, path: str) -> dict[str, int]:
+def _codes(dataset: h5py.Dataset) -> dict[str, int]:
     """The attribute that says what a column's numbers mean. Raises StoreError."""
-    text = hdf5.attributes(file, path, ["codes"]).get("codes")
+    text = hdf5.attributes(dataset, ["codes"]).get("codes")
     try:
         return schema.read_codes(text)
     except ValueError:
-        raise hdf5.refused(file, f"the codes of {path} are not names with numbers") from None
+        raise hdf5.refused(
+            dataset, f"the codes of {dataset.name} are not names with numbers"
+        ) from None
 
 
 def _errors(texts: NDArray[Any], status: NDArray[np.int8]) -> Errors:
@@ -210,7 +225,7 @@ def _errors(texts: NDArray[Any], status: NDArray[np.int8]) -> Errors:
 
 def _decision(file: h5py.File, found: dict[str, NDArray[Any]]) -> Decision:
     """The decision, from what was found in the file. Raises StoreError."""
-    facts = _facts(file, f"/{GROUP}", DecisionFacts).model_dump(exclude={"least_p"})
+    facts = _facts(file[GROUP], DecisionFacts).model_dump(exclude={"least_p"})
     values: dict[str, Any] = {column.name: found[column.dataset] for column in columns("decision")}
     kept = found.get(CALIBRATION)
     return Decision(**values | facts, calibration=b"" if kept is None else kept.tobytes())

@@ -65,6 +65,10 @@ class Dataset:
         return self.path.rpartition("/")[0]
 
     @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
     def group_is_optional(self) -> bool:
         return self.group in _OPTIONAL_GROUPS
 

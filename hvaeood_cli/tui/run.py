@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.batch import BatchDensity
-from hvaeood_cli.calibration.calibration import Calibration, settings_of
+from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p, two_sided_p
 from hvaeood_cli.store.columns import Column, column
 from hvaeood_cli.store.decision import Decision
@@ -77,7 +77,7 @@ class Run:
             model = printable(scores.header.model_name)
             mend = f"hvaeood calibrate HELD-OUT-IMAGES --model {model}"
             return cls(scores, None, why_not or f"not calibrated: {mend}")
-        differing = calibration.mismatches(settings_of(scores.header))
+        differing = calibration.mismatches_of(scores.header)
         if differing:
             why_not = f"the calibration has other settings ({'; '.join(differing)}): "
             return cls(scores, None, why_not + "hvaeood calibrate with these settings")

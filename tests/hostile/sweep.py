@@ -111,7 +111,7 @@ def sweep(good: Path, cases: Iterable[Case], show: Callable[[str], Any] = lambda
         shutil.rmtree(folder, ignore_errors=True)
         _copy(good, folder)
         tally.n_files += 1
-        if tally.n_files % 100 == 0:
+        if tally.n_files % 25 == 0:
             show(str(tally))
         for words, code, failure in _in_another_process(lambda f=folder, c=case: _try(f, c)):
             tally.n_commands += 1
@@ -337,10 +337,9 @@ def _opened(command: Command) -> int:
             asyncio.run(walk(Picker([Path("good.h5"), path]), "down down up"))
             return 0
         opened = [_open(path, [], None, None, "cpu")]
-        keys = "down o down f" if command.writes else "down enter escape"
+        keys = "down o" if command.writes else "down enter escape"
+        opened.append(_open(Path("good.h5"), [], None, None, "cpu"))
         asyncio.run(walk(Workbench(opened, None, None), keys))
-        both = [*opened, _open(Path("good.h5"), [], None, None, "cpu")]
-        asyncio.run(walk(Workbench(both, None, None), "down"))
     except Exception as raised:
         error = _explained(raised)
         if error.exit_code == ExitCode.BUG:
