@@ -31,10 +31,10 @@ class GaussianPixels(Likelihood):
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
         return pixels.float()
 
-    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        mean = parameters.unflatten(0, (-1, x.shape[0]))
+    def log_prob_of_pixels(self, parameters: Tensor, x: Tensor) -> Tensor:
+        mean = parameters.unflatten(0, (-1, x.shape[0]))  # (S, B, 1, H, W)
         log_p = torch.distributions.Normal(mean, SCALES[0]).log_prob(x)
-        return log_p.flatten(2).sum(2).flatten(0, 1)
+        return log_p.flatten(0, 1).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return parameters

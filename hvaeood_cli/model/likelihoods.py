@@ -17,7 +17,7 @@ class Likelihood(ABC):
 
     stride: r, the stem's. A decoder works at 1/r of the image's height and width, and its output
     holds the numbers of r x r neighbouring pixels side by side, as `nn.PixelUnshuffle` arranges
-    them. `log_prob` may rearrange x to match instead, since x has fewer channels.
+    them. `log_prob_of_pixels` may rearrange x to match instead, since x has fewer channels.
     """
 
     n_parameters: int  # of one pixel, all its channels
@@ -37,11 +37,16 @@ class Likelihood(ABC):
         likelihood may need (binarisation, dequantisation). Returns float32 (B, C, H, W).
         """
 
-    @abstractmethod
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """log p(x | z) in nats, summed over pixels.
+        """log p(x | z) in nats, summed over pixels: (S * B,). Shapes as in `log_prob_of_pixels`."""
+        return self.log_prob_of_pixels(parameters, x).flatten(1).sum(1)
 
-        parameters: (S * B, n_parameters * r^2, H / r, W / r); x: (B, C, H, W). Returns (S * B,).
+    @abstractmethod
+    def log_prob_of_pixels(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """log p(x_i | z) in nats of each pixel, all its channels together.
+
+        parameters: (S * B, n_parameters * r^2, H / r, W / r); x: (B, C, H, W). Returns
+        (S * B, H, W).
         """
 
     def shown(self, x: Tensor) -> Tensor:
@@ -61,12 +66,12 @@ class Bernoulli(Likelihood):
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
         return (uniform * 255.0 < pixels).to(torch.float32)
 
-    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+    def log_prob_of_pixels(self, parameters: Tensor, x: Tensor) -> Tensor:
         logits = F.pixel_shuffle(parameters.float(), self.stride)  # (S * B, 1, H, W)
         logits = logits.unflatten(0, (-1, x.shape[0]))  # (S, B, 1, H, W)
         # log p = x * logit - log(1 + e^logit), stable at both ends
         log_p: Tensor = x * logits - F.softplus(logits)
-        return log_p.flatten(2).sum(2).flatten(0, 1)
+        return log_p.flatten(0, 1).squeeze(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return F.pixel_shuffle(parameters.float().sigmoid(), self.stride)
@@ -98,6 +103,13 @@ class DiscretizedLogistics(Likelihood):
         return pixels / 127.5 - 1.0
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return self._log_prob(parameters, x).flatten(1).sum(1)  # in any order: no shuffling
+
+    def log_prob_of_pixels(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self._log_prob(parameters, x), self.stride).squeeze(1)
+
+    def _log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """log p(x_i | z) of r x r neighbouring pixels side by side: (S * B, r^2, H / r, W / r)."""
         x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
         copies = x.repeat(parameters.shape[0] // x.shape[0], 1, 1, 1, 1)  # (S * B, C, r^2, ...)
         return logistics.log_prob(self._by_pixel(parameters), copies)

@@ -90,7 +90,7 @@ def start_as_one(weight: Tensor, bias: Tensor, channels: int) -> None:
 
 
 def log_prob(raw: Tensor, x: Tensor) -> Tensor:
-    """log p(x | z) in nats, summed over pixels: (N,).
+    """log p(x_i | z) in nats of each pixel, all its channels together: (N, ...).
 
     raw: (N, n_parameters, ...); x: (N, C, ...), 8-bit values as [-1, 1].
     """
@@ -111,7 +111,7 @@ class _LogProb(torch.autograd.Function):
         on_cpu = raw.device.type == "cpu"
         n_images = max(1, _PIXELS_AT_A_TIME // x[0, 0].numel()) if on_cpu else len(raw)
         gradient = torch.empty_like(raw) if ctx.needs_input_grad[0] else None
-        log_p = raw.new_empty(len(raw))
+        log_p = raw.new_empty(len(raw), *raw.shape[2:])
         for begin in range(0, len(raw), n_images):
             few = slice(begin, begin + n_images)
             log_p[few] = _evaluate(raw[few], x[few], None if gradient is None else gradient[few])
@@ -122,11 +122,11 @@ class _LogProb(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_log_p: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * of_log_p.view(-1, *[1] * (gradient.dim() - 1)), None
+        return gradient * of_log_p.unsqueeze(1), None
 
 
 def _evaluate(raw: Tensor, x: Tensor, gradient: Tensor | None) -> Tensor:
-    """log p(x | z), (N,) nats. gradient: filled with d log p / d raw, (N, n_parameters, ...)."""
+    """log p(x_i | z), (N, ...) nats. gradient: filled with its own, (N, n_parameters, ...)."""
     parameters = mixture(raw, x.shape[1])
     before = x.split(1, dim=1)  # C times (N, 1, ...)
     x = x.unsqueeze(2)  # (N, C, 1, ...)
@@ -149,7 +149,7 @@ def _evaluate(raw: Tensor, x: Tensor, gradient: Tensor | None) -> Tensor:
     joint = parameters.logits + components.sum(1)  # (N, K, ...)
     total = joint.logsumexp(1, keepdim=True)  # (N, 1, ...)
     normaliser = parameters.logits.logsumexp(1, keepdim=True)
-    log_p = (total - normaliser).flatten(1).sum(1)
+    log_p = (total - normaliser).squeeze(1)
     if gradient is None:
         return log_p
 
