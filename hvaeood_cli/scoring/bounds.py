@@ -27,6 +27,7 @@ class Bound(NamedTuple):
     lower_bound: Tensor  # (B,) nats; importance weighted over S where S > 1
     log_px: Tensor  # (B,) nats: log p(x|z), mean over samples
     kl: Tensor  # (L, B) nats: log q - log p of each layer, mean over samples; 0 where z_i ~ p
+    log_px_of_pixels: Tensor  # (B, H, W) nats: log p(x_i|z) of each pixel, mean over samples
 
 
 class Scores(NamedTuple):
@@ -36,6 +37,10 @@ class Scores(NamedTuple):
     llr: Tensor  # (B, L - 1): column k - 1 is LLR^{>k}
     kl: Tensor  # (B, L): of the ELBO's pass
     log_px: Tensor  # (B, L): log p(x|z) in the pass of each k
+
+
+Visit = Callable[[int, Descent, Bound], None]
+"""Called with each k, the way down of L^{>k}, and L^{>k} with its terms."""
 
 
 def climb_means(ladder: Ladder, x: Tensor, n_rungs: int) -> list[Rung]:
@@ -71,7 +76,8 @@ def evaluate(ladder: Ladder, x: Tensor, descent: Descent) -> Bound:
     Eq. 5 in its importance-weighted form (eq. 9): logsumexp_s - log S.
     """
     n_images = x.shape[0]
-    log_px = ladder.likelihood.log_prob(descent.parameters, x)  # (S * B,)
+    of_pixels = ladder.likelihood.log_prob_of_pixels(descent.parameters, x)  # (S * B, H, W)
+    log_px = of_pixels.flatten(1).sum(1)  # (S * B,)
     kl = [
         log_ratio(descent.posteriors[i], descent.priors[i], descent.z[i])
         if i in descent.posteriors
@@ -81,7 +87,8 @@ def evaluate(ladder: Ladder, x: Tensor, descent: Descent) -> Bound:
     kls = torch.stack(kl).unflatten(1, (-1, n_images))  # (L, S, B)
     log_px = log_px.unflatten(0, (-1, n_images))  # (S, B)
     log_w = log_px - kls.sum(0)  # (S, B)
-    return Bound(log_mean_exp(log_w), log_px.mean(0), kls.mean(1))
+    of_pixels = of_pixels.unflatten(0, (-1, n_images)).mean(0)  # (B, H, W)
+    return Bound(log_mean_exp(log_w), log_px.mean(0), kls.mean(1), of_pixels)
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
@@ -118,7 +125,7 @@ def score(
     n_importance_samples: int = 1,
     n_importance_samples_k: int = 1,
     proposal: Proposal = "mean",
-    visit: Callable[[int, Descent], None] | None = None,
+    visit: Visit | None = None,
 ) -> Scores:
     """L^{>k} and LLR^{>k} for every k = 0 ... L - 1 in one call.
 
@@ -127,7 +134,8 @@ def score(
     common random numbers run through all k. The bottom-up chain of means is climbed once and
     shared: where the naive way makes two full passes for each k, this one makes a single pass up
     (the ELBO's samples climb again above z_1) and one way down for each k and sample.
-    visit: called with each k and its descent, for reconstructions.
+    visit: called with each k, its descent and its bound, for what is made of them besides:
+    reconstructions, and where in an image nats are lost.
     """
     n_layers = ladder.n_layers
     means = climb_means(ladder, x, n_layers)
@@ -138,7 +146,7 @@ def score(
         descent = follow(ladder, means, Route(draws, k, n_layers + 1, proposal))
         bounds.append(evaluate(ladder, x, descent))
         if visit is not None:
-            visit(k, descent)
+            visit(k, descent, bounds[-1])
     lower = torch.stack([bound.lower_bound for bound in bounds], dim=1)  # (B, L)
     return Scores(
         lower_bound=lower,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from hvaeood_cli.errors import UsageError
 from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.ladder import Descent, Ladder, Noise
-from hvaeood_cli.scoring.bounds import Scores, lower_bound, score
+from hvaeood_cli.scoring.bounds import Bound, Scores, Visit, lower_bound, score
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
 from hvaeood_cli.scoring.statistics import Evaluation, measure
 from hvaeood_cli.settings import ScoreSettings
@@ -117,7 +117,9 @@ class Scorer:
         for n, x, noise in self._passes(pixels, size=size):
             means: list[Tensor] = []  # E[x|z] by k, (B, C, H, W), of the first sample
 
-            def keep(k: int, descent: Descent, x: Tensor = x, means: list[Tensor] = means) -> None:
+            def keep(
+                k: int, descent: Descent, _: Bound, x: Tensor = x, means: list[Tensor] = means
+            ) -> None:
                 means.append(likelihood.mean(descent.parameters[: len(x)]))
 
             self._score(x, noise, keep)
@@ -144,9 +146,7 @@ class Scorer:
         return torch.cat(parts).cpu().numpy()
 
     @torch.inference_mode()
-    def _score(
-        self, x: Tensor, noise: Noise, visit: Callable[[int, Descent], None] | None = None
-    ) -> Scores:
+    def _score(self, x: Tensor, noise: Noise, visit: Visit | None = None) -> Scores:
         settings = self.settings
         with self._precision():
             return score(
