@@ -27,6 +27,7 @@ from hvaeood_cli.calibration.calibration import (
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
 from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.calibration.rules import check_level, decide
+from hvaeood_cli.calibration.usual_maps import UsualMaps, find_usual_maps
 from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
 from hvaeood_cli.images.memory import open_memory
 from hvaeood_cli.images.preprocess import RULES, preprocess
@@ -236,10 +237,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def calibrate(self, X: Images, *, allow_training_images: bool = False) -> Calibration:
         """Calibrate this detector on held-out in-distribution images; returns the calibration.
 
-        `Calibration.save` writes a file that `hvaeood score --calibration` takes. Raises
-        CalibrationError as `calibration_from` does.
+        `Calibration.save` writes a file that `hvaeood score --calibration` takes. What is usual of
+        a map is `usual_maps_`, whose `save` writes it beside a calibration. Raises CalibrationError
+        as `calibration_from` does.
         """
-        self.calibration_ = self.calibration_from(self.score(X), allow_training_images)
+        from hvaeood_cli.scoring.usual import usual_maps
+
+        manifest = self.manifest(X)
+        scores = self.run(manifest).in_memory()
+        self.calibration_ = self.calibration_from(scores, allow_training_images)
+        self.usual_maps_ = usual_maps(self.scorer, self.calibration_settings, manifest)
         return self.calibration_
 
     def calibration_from(
@@ -292,9 +299,27 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def reconstruct(self, X: Images) -> Reconstructions:
         """Each image as the model reconstructs it from k = 0 ... L - 1 (the paper's Figure 1).
 
-        Raises ImageError for an image that cannot be read.
+        With its maps in nats: what each pixel loses between k = 0 and k. One sample of each latent
+        is drawn, whatever S is. Raises ImageError for an image that cannot be read.
         """
-        return self.scorer.reconstruct(self.pixels(self.manifest(X)))
+        return self.scorer.of_one_sample.reconstruct(self.pixels(self.manifest(X)))
+
+    def maps(self, X: Images) -> NDArray[np.float32]:
+        """Where each image is odd: (L - 1, N, H, W), the map of k = 1 ... L - 1 at place k - 1.
+
+        A map is what each pixel loses between k = 0 and k, smoothed, in standard deviations above
+        what is usual at that pixel. H and W are the model's. Raises ImageError for an image that
+        cannot be read, CalibrationError where it is not known what is usual: `reconstruct(X).maps`
+        are in nats and need no calibration.
+        """
+        usual = self.usual_maps
+        if usual is None:
+            raise CalibrationError(
+                f"what is usual of the maps of model {self.bundle.name} is not known",
+                "detector.calibrate(held_out), or hvaeood calibrate; reconstruct(X).maps is in "
+                "nats and needs neither",
+            )
+        return usual.spreads(self.reconstruct(X).maps)
 
     def run(self, manifest: Manifest, label: int | None = None) -> ScoringRun:
         """A run over a manifest, which can then be scored into memory or into a file.
@@ -376,6 +401,19 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             lambda: find_calibration(self.bundle.calibrations, wanted),
         )
         return None if found is None or found.mismatches(wanted) else found
+
+    @property
+    def usual_maps(self) -> UsualMaps | None:
+        """What is usual of a map: from `calibrate`, else kept beside a calibration; else None.
+
+        Raises CalibrationError for a file that cannot be read.
+        """
+        wanted, config = self.calibration_settings, self.bundle.config
+        made: UsualMaps | None = getattr(self, "usual_maps_", None)
+        if made is not None and made.fits(wanted):
+            return made
+        places = self.bundle.calibrations
+        return find_usual_maps(places, wanted, config.n_layers, config.image_size)
 
     @property
     def calibration_settings(self) -> dict[str, Any]:

@@ -48,3 +48,10 @@ def preprocess(image: Decoded, channels: int, size: int) -> Preprocessed:
     if pixels.ndim == 2:
         return Preprocessed(pixels[None], done)  # (1, H, W)
     return Preprocessed(np.ascontiguousarray(pixels.transpose(2, 0, 1)), done)  # (3, H, W)
+
+
+def box_of(height: int, width: int) -> tuple[float, float, float, float]:
+    """Which part of an image a model sees: left, top, right and bottom, in pixels of the image."""
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return left, top, left + side, top + side

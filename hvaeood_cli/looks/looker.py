@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hvaeood_cli.errors import HvaeoodError, ModelError
+from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hvaeood_cli.calibration.usual_maps import UsualMaps
     from hvaeood_cli.images.decode import Decoded
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
@@ -85,15 +86,18 @@ class Looking:
         reader: ImageReader,
         model: str | None = None,
         device: str = "auto",
+        calibration: Path | None = None,
     ) -> None:
         """model: a name or a folder; None: the model that made the scores, found by its hash.
 
-        Raises ModelError as `bundle_of` does. Loads neither the model nor torch.
+        calibration: one that was named, beside which the usual maps are looked for first. Raises
+        ModelError as `bundle_of` does. Loads neither the model nor torch.
         """
         self._scores = scores
         self._reader = reader
         self._device = device
         self._bundle = bundle_of(scores, model)
+        self._calibrations = [*([calibration] if calibration else []), *self._bundle.calibrations]
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
         """A look at each row, or the error that prevents it, in the order of `rows`."""
@@ -116,19 +120,37 @@ class Looking:
         """A look at each image that could be read, given with its row; reconstructs all at once."""
         import numpy as np
 
-        from hvaeood_cli.images.preprocess import preprocess
-        from hvaeood_cli.looks.look import Look
+        from hvaeood_cli.images.preprocess import box_of, preprocess
+        from hvaeood_cli.looks.look import Look, Maps
 
         if not images:
             return []
         channels, size = self._bundle.config.image_channels, self._bundle.config.image_size
         pixels = np.stack([preprocess(image, channels, size).pixels for _, image in images])
         views = self._scorer.reconstruct(pixels)
+        usual, why_nats = self._usual
+        maps = usual.spreads(views.maps) if usual else views.maps
         looks = []
         for i, (row, image) in enumerate(images):
             changed = _is_changed(self._scores, row, pixels[i])
-            looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed))
+            where = Maps(maps[:, i], box_of(*image.pixels.shape[:2]), why_nats)
+            looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed, where))
         return looks
+
+    @cached_property
+    def _usual(self) -> tuple[UsualMaps | None, str]:
+        """What is usual of these maps, or why nobody knows."""
+        from hvaeood_cli.calibration.calibration import settings_of
+        from hvaeood_cli.calibration.usual_maps import NOT_KNOWN, find_usual_maps
+
+        run = self._scores.header
+        try:
+            found = find_usual_maps(
+                self._calibrations, settings_of(run), run.n_layers, run.image_size
+            )
+        except CalibrationError as error:
+            return None, error.message
+        return found, "" if found else NOT_KNOWN
 
     @cached_property
     def _scorer(self) -> Scorer | FoldScorer:

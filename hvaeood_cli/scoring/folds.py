@@ -75,8 +75,16 @@ class FoldScorer:
         """As `Scorer.reconstruct`."""
         parts = self._by_fold(pixels, lambda scorer, rows: scorer.reconstruct(pixels[rows]))
         observed = _joined([(rows, part.observed) for rows, part in parts])
-        from_k = _joined([(rows, part.from_k.swapaxes(0, 1)) for rows, part in parts])
-        return Reconstructions(observed, from_k.swapaxes(0, 1))
+        from_k, maps = (
+            _joined([(rows, part[i].swapaxes(0, 1)) for rows, part in parts]).swapaxes(0, 1)
+            for i in (1, 2)
+        )
+        return Reconstructions(observed, from_k, maps)
+
+    @property
+    def of_one_sample(self) -> FoldScorer:
+        """As `Scorer.of_one_sample`."""
+        return FoldScorer([scorer.of_one_sample for scorer in self.scorers])
 
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
         """As `Scorer.ratio`."""
