@@ -184,7 +184,7 @@ def _open(
     no_model = ""
     looking = None
     try:
-        looking = Looking(scores, reader, model, device)
+        looking = Looking(scores, reader, model, device, calibration)
     except ModelError as error:
         if model is not None:
             raise

@@ -47,6 +47,14 @@ def scale(maps: Maps, k: int) -> tuple[float, float]:
     return _NATS * largest, largest
 
 
+def legend(maps: Maps, k: int) -> tuple[str, str]:
+    """What the ends of the colours of the map of k stand for: words before and behind them."""
+    low, high = scale(maps, k)
+    if not maps.why_nats:
+        return f"from {low:g}", f"to {high:g} spreads above what is usual there"
+    return f"from {low:.2g}", f"to {high:.2g} nats lost, for {maps.why_nats}"
+
+
 def overlay(image: Pixels, maps: Maps, k: int, least: int = 256, most: int = 1024) -> Pixels:
     """An image with the map of k over it: (H', W', 3). image: (H, W) or (H, W, 3).
 
