@@ -30,7 +30,7 @@ from hvaeood_cli.calibration.rules import check_level, decide
 from hvaeood_cli.calibration.usual_maps import UsualMaps, find_usual_maps
 from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
 from hvaeood_cli.images.memory import open_memory
-from hvaeood_cli.images.preprocess import RULES, preprocess
+from hvaeood_cli.images.preprocess import preprocess, rules_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.scoring.run import ScoringRun
@@ -136,7 +136,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         run = TrainingRun(
             preset.model, settings, fabric, folder, folder.name, conversions=read.conversions
         )
-        self.bundle_ = run.of(read.pixels)
+        self.bundle_ = run.of(read.pixels, images=read.images)
         return self
 
     def score_samples(self, X: Images) -> NDArray[np.float64]:
@@ -300,18 +300,28 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Each image as the model reconstructs it from k = 0 ... L - 1 (the paper's Figure 1).
 
         With its maps in nats: what each pixel loses between k = 0 and k. One sample of each latent
-        is drawn, whatever S is. Raises ImageError for an image that cannot be read.
+        is drawn, whatever S is. Raises ImageError for an image that cannot be read, UsageError for
+        images of several sizes that a model takes by tiles.
         """
-        return self.scorer.of_one_sample.reconstruct(self.pixels(self.manifest(X)))
+        from hvaeood_cli.scoring.scorer import Reconstructions
+        from hvaeood_cli.scoring.views import views
 
-    def maps(self, X: Images) -> NDArray[np.float32]:
-        """Where each image is odd: (L - 1, N, H, W), the map of k = 1 ... L - 1 at place k - 1.
+        pixels = self.pixels(self.manifest(X))
+        found = views(self.scorer.of_one_sample, list(pixels), None)
+        by_kind = [np.stack(each) for each in zip(*found, strict=True)]
+        return Reconstructions(by_kind[0], by_kind[1].swapaxes(0, 1), by_kind[2].swapaxes(0, 1))
+
+    def maps(self, X: Images) -> list[NDArray[np.float32]]:
+        """Where each image is odd: of each (L - 1, h, w), the map of k = 1 ... L - 1 at k - 1.
 
         A map is what each pixel loses between k = 0 and k, smoothed, in standard deviations above
-        what is usual at that pixel. H and W are the model's. Raises ImageError for an image that
-        cannot be read, CalibrationError where it is not known what is usual: `reconstruct(X).maps`
-        are in nats and need no calibration.
+        what is usual at that pixel. h and w are those of the image as the model takes it; of one
+        that is cut into tiles, scaled. Raises ImageError for an image that cannot be read,
+        CalibrationError where it is not known what is usual: `reconstruct(X).maps` is in nats and
+        needs no calibration.
         """
+        from hvaeood_cli.scoring.views import views
+
         usual = self.usual_maps
         if usual is None:
             raise CalibrationError(
@@ -319,7 +329,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "detector.calibrate(held_out), or hvaeood calibrate; reconstruct(X).maps is in "
                 "nats and needs neither",
             )
-        return usual.spreads(self.reconstruct(X).maps)
+        images = self.preprocessed(self.manifest(X))
+        return [view.maps for view in views(self.scorer.of_one_sample, images, usual)]
 
     def run(self, manifest: Manifest, label: int | None = None) -> ScoringRun:
         """A run over a manifest, which can then be scored into memory or into a file.
@@ -341,8 +352,19 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return open_sources([os.fspath(path) for path in cast("Sequence[Name]", X)])
 
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
-        """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it."""
-        channels, size = self.bundle.config.image_channels, self.bundle.config.image_size
+        """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it.
+
+        Raises UsageError for images of several sizes that a model takes by tiles.
+        """
+        images = self.preprocessed(manifest)
+        if len({image.shape for image in images}) > 1:
+            raise UsageError(
+                "these images are of several sizes, and make no array", "give one at a time"
+            )
+        return np.stack(images)
+
+    def preprocessed(self, manifest: Manifest) -> list[NDArray[np.uint8]]:
+        """Each image as the model takes it, (C, h, w) uint8. Raises ImageError, naming it."""
         pixels = []
         for i in range(len(manifest)):
             try:
@@ -350,8 +372,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             except ImageError as error:
                 name = os.fsdecode(manifest.name(i))
                 raise ImageError(error.code, f"{name}: {error}", error.sha256) from None
-            pixels.append(preprocess(image, channels, size).pixels)
-        return np.stack(pixels)
+            pixels.append(preprocess(image, self.bundle.config).pixels)
+        return pixels
 
     # -- derived from the parameters ----------------------------------------------------------
 
@@ -419,13 +441,14 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def calibration_settings(self) -> dict[str, Any]:
         """The settings that a calibration must share with this detector's scores."""
         known = self.settings.model_dump(mode="json")
-        known |= {"model_sha256": self.bundle.sha256, "preprocessing": RULES}
+        rules = rules_of(self.bundle.config)
+        known |= {"model_sha256": self.bundle.sha256, "preprocessing": rules}
         return {key: known[key] for key in MUST_AGREE}
 
     def _engine(self) -> Engine:
-        from hvaeood_cli.scoring.engines.local import LocalEngine
+        from hvaeood_cli.scoring.engines.choosing import engine_for
 
-        return LocalEngine(self.scorer, self.batch_size, self.workers)
+        return engine_for(self.scorer, self.batch_size, self.workers)
 
     @property
     def _rule(self) -> Rule:

@@ -96,7 +96,7 @@ def test_files_from_before_a_score_are_read_without_it(tmp_path, monkeypatch, ru
     Calibration.of(make_scores(tmp_path / "held-out.h5", 500, seed=1)).save(tmp_path / "old.npz")
     entry = request.getfixturevalue("brightness")
     again = read_scores(tmp_path / "old.h5")
-    assert entry not in again.scores and len(again.scores) == len(scores.scores) == 6
+    assert entry not in again.scores and len(again.scores) == len(scores.scores) == 7
     code, out, err = run("decide", "old.h5", "--calibration", "old.npz", "--csv")
     assert (code, err) == (0, "")
     assert {row["brightness"] for row in csv.DictReader(io.StringIO(out))} == {""}

@@ -17,13 +17,13 @@ from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.errors import ModelError
-from hvaeood_cli.images.content import short_key
+from hvaeood_cli.images.content import content_key, short_key
 from hvaeood_cli.images.sources import open_sources
 from hvaeood_cli.model.bundle import Bundle, read_bundle, write_bundle, write_cross_fitted
 from hvaeood_cli.scoring.folds import FoldScorer, fold_of, folds_of, scorer_of
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings
-from hvaeood_cli.training.choosing import choose_preset
+from hvaeood_cli.training.choosing import Survey, choose_preset
 from tests.conftest import SMALL, make_images, make_ladder
 from tests.score_files import make_scores
 from tests.test_cli import start
@@ -140,7 +140,7 @@ def test_the_preset_follows_from_the_images(tmp_path, pixels, preset):
     for i in range(20):
         Image.fromarray(pixels(random).astype(np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "bad.png").write_bytes(b"")
-    assert choose_preset(open_sources([str(tmp_path)])).preset == preset
+    assert choose_preset(Survey(open_sources([str(tmp_path)]))).preset == preset
 
 
 # -- cross-fitted models --------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_an_image_is_scored_by_its_folds_model_alone(folds):
 
 def test_a_fold_is_of_the_content_alone():
     pixels = make_images(200, seed=5)
-    assert [fold_of(image, 3) for image in pixels] == folds_of(pixels, 3).tolist()
+    assert [fold_of(content_key(image), 3) for image in pixels] == folds_of(pixels, 3).tolist()
     counts = np.bincount(folds_of(pixels, 3))
     assert len(counts) == 3 and counts.min() > 40  # 66 expected, with a deviation of 6.7
     assert short_key(pixels[0]) == short_key(pixels[0].copy())

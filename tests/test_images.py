@@ -28,6 +28,8 @@ from hvaeood_cli.images.folder import FileSource
 from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.reader import ImageReader
 from hvaeood_cli.images.sources import Manifest, open_sources
+from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.model.presets import COMPACT_GRAY
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -38,11 +40,16 @@ def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 GREY = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3)
 PNG = encode(GREY)
+LAYERS = COMPACT_GRAY.model.layers
+GREY_8 = ModelConfig(image_size=8, stem_stride=2, layers=LAYERS)
+RGB_8 = ModelConfig(
+    image_size=8, stem_stride=2, layers=LAYERS, image_channels=3, likelihood="logistics"
+)
 JPEG = encode(Image.effect_noise((64, 64), 90).convert("RGB"), "JPEG")
 
 
 def test_a_grey_png_comes_through_untouched():
-    pixels, done = preprocess(decode(PNG), 1, 8)
+    pixels, done = preprocess(decode(PNG), GREY_8)
     assert np.array_equal(pixels[0], np.asarray(GREY)) and done == 0
 
 
@@ -111,7 +118,7 @@ def test_a_flipped_byte_never_raises_anything_else(position, value, which):
     ids=["colour", "transparent", "grey alpha", "palette", "16 bit", "1 bit", "wide", "large"],
 )
 def test_conversions_are_done_and_recorded(image, conversion, value):
-    pixels, done = preprocess(decode(encode(image)), 1, 8)
+    pixels, done = preprocess(decode(encode(image)), GREY_8)
     assert pixels.shape == (1, 8, 8) and pixels.dtype == np.uint8
     assert conversion in done
     assert value is None or (pixels == value).all()
@@ -120,7 +127,7 @@ def test_conversions_are_done_and_recorded(image, conversion, value):
 def test_other_formats():
     for kind in ("BMP", "GIF", "TIFF", "WEBP", "PPM"):
         options = {"lossless": True} if kind == "WEBP" else {}
-        pixels, _ = preprocess(decode(encode(GREY, kind, **options)), 1, 8)
+        pixels, _ = preprocess(decode(encode(GREY, kind, **options)), GREY_8)
         assert np.array_equal(pixels[0], np.asarray(GREY)), kind
 
 
@@ -154,7 +161,7 @@ def test_orientations_that_do_not_exist_turn_nothing():
 
 
 def test_grey_becomes_colour_when_the_model_wants_it():
-    pixels, done = preprocess(Decoded(np.asarray(GREY), Conversion(0)), 3, 8)
+    pixels, done = preprocess(Decoded(np.asarray(GREY), Conversion(0)), RGB_8)
     assert pixels.shape == (3, 8, 8) and Conversion.COLOURED in done
     assert (pixels == np.asarray(GREY)).all()
 

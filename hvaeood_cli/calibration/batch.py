@@ -34,7 +34,8 @@ class BatchDensity:
     def of(cls, scores: ScoreFile) -> Self:
         """Fit to the scored rows of a run, however few."""
         rows = _fitted_rows(scores)
-        names = tuple(name for name in statistic_names() if name in scores.columns)
+        names = statistic_names(scores.header.fit == "tile")
+        names = tuple(name for name in names if name in scores.columns)
         values = _finite(statistics({name: scores[name][rows] for name in names}, names))
         llr_centre, llr_spread = middle(_finite(scores.llr[rows]))
         density = Density.fit_trimmed(values)

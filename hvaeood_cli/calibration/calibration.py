@@ -121,7 +121,8 @@ class Calibration:
 
         trimmed: leave out the oddest of the rows that the density is fitted to.
         """
-        names = tuple(name for name in statistic_names() if name in scores.columns)
+        names = statistic_names(scores.header.fit == "tile")
+        names = tuple(name for name in names if name in scores.columns)
         values = statistics(scores.columns, names)
         folds = folds_of(scores.columns, len(scores))
         densities = []

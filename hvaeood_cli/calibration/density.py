@@ -26,6 +26,7 @@ from hvaeood_cli.store.columns import column, columns
 
 Float64 = NDArray[np.float64]
 
+_OF_TILES = ("peak",)  # the columns that it takes of images that were scored by tiles
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
 _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
@@ -37,8 +38,13 @@ _TAIL = 0.1  # the share of images that are in the tail of the density's scores
 _WEIGHT_OF_L = 2.0  # nats by which L must be rarer than the rest to count (docs/decisions.md)
 
 
-def statistic_names() -> tuple[str, ...]:
-    """The names of the columns that the density takes, in the column table's order."""
+def statistic_names(tiled: bool = False) -> tuple[str, ...]:
+    """The names of the columns that the density takes, in the column table's order.
+
+    tiled: whether the images were scored by tiles.
+    """
+    if tiled:
+        return _OF_TILES
     return tuple(column.name for column in columns("scores") if column.density is not None)
 
 

@@ -36,16 +36,16 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class UsualMaps:
-    """The maps of n usual images: mean and standard deviation of each k's map at each pixel."""
+    """Mean and standard deviation of each k's map at each pixel, over n usual images or tiles."""
 
     settings: dict[str, str]  # the keys of MUST_AGREE
-    n_images: int
+    n: int  # of how many maps
     mean: Float  # (L - 1, H, W) nats
     std: Float  # (L - 1, H, W) nats
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], batches: Iterable[Float]) -> UsualMaps:
-        """Of the maps of usual images, (L - 1, N, H, W) nats a batch. Raises CalibrationError.
+        """Of the maps of usual images or tiles, (L - 1, N, H, W) nats a batch. Raises CalibrationError.
 
         settings: those that the maps were made with; others are left out.
         """
@@ -84,7 +84,7 @@ class UsualMaps:
         from safetensors.numpy import save
 
         settings = _Settings.model_validate(self.settings)
-        head = _Head(n_images=self.n_images, settings=settings)
+        head = _Head(n=self.n, settings=settings)
         content = save({"mean": self.mean, "std": self.std}, {"head": head.model_dump_json()})
         with replacing(place_of(calibration)) as temporary:
             temporary.write_bytes(content)
@@ -107,7 +107,7 @@ class UsualMaps:
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise CalibrationError(f"{path} holds no usual maps ({reason})", again) from None
-        return cls(head.settings.model_dump(), head.n_images, **found)
+        return cls(head.settings.model_dump(), head.n, **found)
 
 
 class _Settings(BaseModel):
@@ -125,7 +125,7 @@ class _Head(BaseModel):
 
     format: Literal["hvaeood-usual-maps"] = "hvaeood-usual-maps"
     format_version: Literal[1] = 1
-    n_images: Annotated[int, Field(ge=2)]
+    n: Annotated[int, Field(ge=2)]
     settings: _Settings
 
 

@@ -150,8 +150,7 @@ def _to_score(
     check_enough(len(manifest))
     if allow_trained or not len(detector.bundle.training_hashes()):
         return manifest
-    config = detector.bundle.config
-    content = short_keys(manifest, config.image_channels, config.image_size)
+    content = short_keys(manifest, detector.bundle.config)
     if not skip_trained:
         detector.check_held_out(content, lambda i: os.fsdecode(manifest.name(i)))
         return manifest

@@ -17,7 +17,6 @@ from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import CalibrationError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from hvaeood_cli.model.presets import Preset
     from hvaeood_cli.settings import TrainSettings
     from hvaeood_cli.store.decision import Decision, Rule
     from hvaeood_cli.store.score_file import ScoreFile
@@ -49,6 +48,10 @@ def find(
     ] = 20.0,
     fpr: options.Fpr = None,
     preset: options.Preset = None,
+    fit: options.Fit = None,
+    tile: options.Tile = None,
+    stride: options.Stride = None,
+    scale: options.Scale = None,
     folds: Annotated[
         int, typer.Option(metavar="N", min=2, max=8, help="How many models are trained.")
     ] = 2,
@@ -91,19 +94,20 @@ def find(
     _check_page(page, force)
     warn = console.warner(quiet)
     _check_level(rules, None if force else deciding.standing_decision(out), len(manifest))
-    chosen, why = training.choose(preset, manifest)
+    asked = training.Asked(preset, fit=fit, tile=tile, stride=stride, scale=scale)
+    chosen = training.choose(asked, manifest)
     if not quiet:
-        console.say(f"preset {chosen}{why}")
+        console.say(f"preset {chosen.preset}{chosen.why}")
+        if chosen.taken:
+            console.say(chosen.taken)
         console.say(f"{folds} models into {folder}, then scores into {out}: {minutes:g} minutes")
 
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.model.presets import get_preset
     from hvaeood_cli.training.cross_fit import CrossFit
 
-    picked = get_preset(chosen)
     cross_fit = CrossFit(
-        config=picked.model,
-        settings=_settings(picked, minutes, seed),
+        config=chosen.config,
+        settings=_settings(chosen.settings, minutes, seed),
         n_folds=folds,
         device=device,
         out=folder,
@@ -173,10 +177,10 @@ def _check_page(page: Path, force: bool) -> None:
         raise UsageError(f"{page} is there, and is no report", "choose another --report")
 
 
-def _settings(preset: Preset, minutes: float, seed: int) -> TrainSettings:
+def _settings(preset: TrainSettings, minutes: float, seed: int) -> TrainSettings:
     """Those of the preset, but the clock ends the training: of few images, more epochs."""
     changes = {"minutes": minutes, "seed": seed, "epochs": _MOST_EPOCHS}
-    return preset.train.model_copy(update=changes)
+    return preset.model_copy(update=changes)
 
 
 @contextlib.contextmanager

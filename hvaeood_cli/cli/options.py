@@ -147,6 +147,35 @@ ImageSize = Annotated[
 Channels = Annotated[
     int | None, typer.Option(metavar="N", help="1 (grey) or 3 (RGB).", show_default="the preset's")
 ]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="crop|pad|tile",
+        help="How images become of one size: their centre square, padded to a square, or tiles.",
+        show_default="tile where most are larger",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=4,
+        help="Take images by tiles of NxN pixels.",
+        show_default="the preset's size",
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Pixels from tile to tile.", show_default="half a tile"),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Scale images before they are cut: 0.5 halves both sides.",
+        show_default="so that tiles are 200 at most",
+    ),
+]
 ModelName = Annotated[
     str | None, typer.Option(help="What the model is called.", show_default="DIR's name")
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.images.sources import Manifest
 
 _MAX_IMAGES = 64  # of one picture
-_AT_ONCE = 16  # images whose maps are made together
+_AT_ONCE = 16  # whole images whose maps are made together; of those with tiles, one
 _NATS, _SPREADS = ".nats.npy", ".spreads.npy"  # of the maps of all k, for scripts
 
 
@@ -92,15 +92,22 @@ def reconstruct(
 
 
 def _draw(detector: Detector, manifest: Manifest, output: Path) -> None:
+    import numpy as np
+
     from hvaeood_cli.files import replacing
     from hvaeood_cli.looks.grid import reconstruction_grid
+    from hvaeood_cli.scoring.views import views
 
     try:
         pixels = detector.pixels(manifest)
     except ImageError as error:
         raise SourceError(error.message) from None
-    views = detector.scorer.of_one_sample.reconstruct(pixels)
-    grid = reconstruction_grid((pixels / 255.0).astype("float32"), views.observed, views.from_k)
+    seen = views(detector.scorer.of_one_sample, list(pixels), None)
+    grid = reconstruction_grid(
+        (pixels / 255.0).astype("float32"),
+        np.stack([view.observed for view in seen]),
+        np.stack([view.from_k for view in seen], axis=1),
+    )
     with replacing(output) as temporary:
         grid.save(temporary, format="PNG")
 
@@ -154,6 +161,7 @@ def _write_maps(
     from hvaeood_cli.images.preprocess import box_of, preprocess
     from hvaeood_cli.looks.heat import overlay
     from hvaeood_cli.looks.look import Maps
+    from hvaeood_cli.scoring.views import views
     from hvaeood_cli.taking.places import make_folders
 
     config, usual = detector.bundle.config, detector.usual_maps
@@ -173,17 +181,14 @@ def _write_maps(
 
     try:
         folder.mkdir(exist_ok=True)
-        for first in range(0, len(manifest), _AT_ONCE):
-            images = [_read(manifest, i) for i in range(len(manifest))[first : first + _AT_ONCE]]
-            pixels = np.stack(
-                [preprocess(one, config.image_channels, config.image_size).pixels for one in images]
-            )
-            values = detector.scorer.of_one_sample.reconstruct(pixels).maps
-            values = values if usual is None else usual.spreads(values)
-            for i, image in enumerate(images):
-                box = box_of(*image.pixels.shape[:2])
-                maps = Maps(values[:, i], box, "" if usual else NOT_KNOWN)
-                write(image, maps, places[first + i])
+        at_once = 1 if config.fit == "tile" else _AT_ONCE
+        for first in range(0, len(manifest), at_once):
+            images = [_read(manifest, i) for i in range(len(manifest))[first : first + at_once]]
+            pixels = [preprocess(image, config).pixels for image in images]
+            seen = views(detector.scorer.of_one_sample, pixels, usual)
+            for image, view, place in zip(images, seen, places[first:], strict=False):
+                box = box_of(config, *image.pixels.shape[:2])
+                write(image, Maps(view.maps, box, "" if usual else NOT_KNOWN), place)
     except OSError as error:
         raise StoreError(
             f"cannot write {error.filename or folder}: {error.strerror}",

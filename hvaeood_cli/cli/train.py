@@ -28,6 +28,10 @@ def train(
     preset: options.Preset = None,
     image_size: options.ImageSize = None,
     channels: options.Channels = None,
+    fit: options.Fit = None,
+    tile: options.Tile = None,
+    stride: options.Stride = None,
+    scale: options.Scale = None,
     name: options.ModelName = None,
     epochs: options.Epochs = None,
     minutes: options.Minutes = None,
@@ -61,7 +65,6 @@ def train(
     """
     started = time.monotonic()
     from hvaeood_cli.images.sources import open_sources
-    from hvaeood_cli.model.presets import for_images, get_preset
 
     _check_precision(precision)
     if devices > 1 and "-" in sources:
@@ -70,9 +73,9 @@ def train(
             "write it to files or name a folder",
         )
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
-    named, why = training.choose(preset, manifest, channels)
-    chosen = get_preset(named)
-    config = for_images(chosen.model, image_size, channels)
+    asked = training.Asked(preset, channels, image_size, fit, tile, stride, scale)
+    chosen = training.choose(asked, manifest)
+    config = chosen.config
     given = {
         "epochs": epochs,
         "minutes": minutes,
@@ -83,7 +86,7 @@ def train(
         "semantic_weight": semantic_weight,
         "seed": seed,
     }
-    settings = _settings(chosen.train, given, setting or [])
+    settings = _settings(chosen.settings, given, setting or [])
 
     from hvaeood_cli.device import choose_device, make_fabric
     from hvaeood_cli.training.reading import check_channels, read_pixels
@@ -100,7 +103,10 @@ def train(
     if talk:
         where = f"{devices} x {fabric.device.type}" if devices > 1 else str(fabric.device)
         _say_what_was_read(read, config.image_size)
-        console.say(f"{len(read.pixels):,} images, preset {named}{why}, on {where}, into {out}")
+        n = len(read.images)
+        console.say(f"{n:,} images, preset {chosen.preset}{chosen.why}, on {where}, into {out}")
+        if chosen.taken:
+            console.say(chosen.taken)
     run = TrainingRun(
         config=config,
         settings=settings,
@@ -113,14 +119,16 @@ def train(
         conversions=read.conversions,
         started=started,
     )
-    split = run.split(len(read.pixels))
+    split = run.split(len(read.images), len(read.pixels) / len(read.images))
     if talk:
+        n_tiles = len(read.images.rows_of(split.trained_on))
+        by = f" by {n_tiles:,} tiles" if chosen.taken else ""
         console.say(
-            f"{len(split.trained_on):,} to train on, {len(split.validation):,} for the curve, "
+            f"{len(split.trained_on):,} to train on{by}, {len(split.validation):,} for the curve, "
             f"{len(split.calibration):,} to calibrate on"
         )
     with _progress(settings, talk) as report, training.interruptible() as stop:
-        bundle = run.of(read.pixels, force, stop, report)
+        bundle = run.of(read.pixels, force, stop, report, read.images)
     if talk:
         _tell(bundle, out)
 
@@ -139,7 +147,7 @@ def _say_what_was_read(read: Read, image_size: int) -> None:
 
     if read.unusable:
         console.warn(f"{len(read.unusable)} images cannot be used, first {read.unusable[0]}")
-    converted = conversions_in_words(len(read.pixels), read.conversions, image_size)
+    converted = conversions_in_words(len(read.images), read.conversions, image_size)
     if converted:
         console.warn(converted)
 

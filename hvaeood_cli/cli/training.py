@@ -1,4 +1,4 @@
-"""What `train` and `find` share: the choice of a preset, the folder, and Ctrl-C."""
+"""What `train` and `find` share: the choice of a preset and of tiles, the folder, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,28 +7,103 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.images.sources import Manifest
+    from hvaeood_cli.model.config import ModelConfig
+    from hvaeood_cli.settings import TrainSettings
+    from hvaeood_cli.training.choosing import Survey
 
 
-def choose(preset: str | None, manifest: Manifest, channels: int | None = None) -> tuple[str, str]:
-    """The preset that is named, or one that suits the images; and why, in words to put behind it.
+class Asked(NamedTuple):
+    """What the command line says of the model; None where the images decide, or the preset."""
 
-    channels: how many the model is to have, if that was asked for. Raises UsageError for an unknown
-    name, TrainingError where no image can be read.
+    preset: str | None = None
+    channels: int | None = None
+    image_size: int | None = None
+    fit: str | None = None
+    tile: int | None = None
+    stride: int | None = None
+    scale: float | None = None
+
+
+class Chosen(NamedTuple):
+    """The model to train, and why, in words for people."""
+
+    preset: str
+    why: str  # to be put behind the preset's name
+    taken: str  # how images are taken where it is by tiles; else empty
+    config: ModelConfig
+    settings: TrainSettings  # the preset's
+
+
+def choose(asked: Asked, manifest: Manifest) -> Chosen:
+    """The model that is asked for, completed by what suits the images.
+
+    Raises UsageError for an unknown name and for what does not go together, TrainingError where no
+    image can be read.
     """
-    from hvaeood_cli.model.presets import get_preset
-    from hvaeood_cli.training.choosing import choose_preset
+    from hvaeood_cli.model.presets import for_images, get_preset
+    from hvaeood_cli.training.choosing import Survey, choose_fit, choose_preset
 
-    if preset is not None:
-        get_preset(preset)
-        return preset, ""
-    chosen, why = choose_preset(manifest, channels)
-    return chosen, f" ({why}; --preset NAME takes another)"
+    _check(asked)
+    survey, why, named = Survey(manifest), "", asked.preset
+    if named is None:
+        named, reason = choose_preset(survey, asked.channels)
+        why = f" ({reason}; --preset NAME takes another)"
+    preset = get_preset(named)
+    fit = asked.fit
+    if fit is None and any(one is not None for one in (asked.tile, asked.stride, asked.scale)):
+        fit = "tile"
+    if fit is None:  # a size that was asked for is that of whole images
+        fit = "crop" if asked.image_size else choose_fit(survey, preset.model.image_size)
+    if fit != "tile":
+        config = for_images(preset.model, asked.image_size, asked.channels, fit)
+        return Chosen(named, why, "", config, preset.train)
+    config = _tiled(for_images(preset.model, None, asked.channels), asked, survey)
+    return Chosen(named, why, _in_words(config, survey), config, preset.train)
+
+
+def _check(asked: Asked) -> None:
+    """Raise UsageError for options that do not go together."""
+    of_tiles = {"--tile": asked.tile, "--stride": asked.stride, "--scale": asked.scale}
+    given = next((name for name, value in of_tiles.items() if value is not None), None)
+    if asked.fit not in (None, "crop", "pad", "tile"):
+        raise UsageError(f"no fit is called {asked.fit!r}", "--fit crop, pad or tile")
+    if given and asked.fit in ("crop", "pad"):
+        raise UsageError(f"{given} is of tiles, and --fit {asked.fit} makes none", "--fit tile")
+    if asked.image_size and (given or asked.fit == "tile"):
+        raise UsageError("--image-size is of whole images", "--tile N is the size of a tile")
+
+
+def _tiled(model: ModelConfig, asked: Asked, survey: Survey) -> ModelConfig:
+    """A model for tiles: by default of the preset's size and half overlapping."""
+    from hvaeood_cli.images.tiling import Tiling
+    from hvaeood_cli.model.presets import for_tiles
+    from hvaeood_cli.training.choosing import choose_scale
+
+    size = asked.tile or model.image_size
+    stride = asked.stride or max(1, size // 2)
+    Tiling(size, stride, asked.scale or 1.0)  # raises what is wrong with them
+    for_tiles(model, size, stride, 1.0)
+    scale = choose_scale(survey, size, stride) if asked.scale is None else asked.scale
+    return for_tiles(model, size, stride, scale)
+
+
+def _in_words(config: ModelConfig, survey: Survey) -> str:
+    """How images are taken by tiles, in a line."""
+    from hvaeood_cli.images.preprocess import tiling_of
+
+    tiling = tiling_of(config)
+    height, width = survey.size
+    n = tiling.count(height, width) if tiling else 1
+    return (
+        f"images of about {width}x{height} are taken by tiles: {n:,} {tiling} "
+        "(--tile, --stride, --scale or --fit take others)"
+    )
 
 
 def make_folder(out: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import ImageError
-from hvaeood_cli.images.preprocess import preprocess
+from hvaeood_cli.images.preprocess import Takes, preprocess
 
 if TYPE_CHECKING:
     from hvaeood_cli.images.sources import Manifest
@@ -40,10 +40,10 @@ def short_key(pixels: Pixels) -> int:
     return shortened(content_key(pixels))
 
 
-def short_keys(manifest: Manifest, channels: int, size: int) -> NDArray[np.uint64]:
-    """The `short_key` of each image for a model of that size, (N,); 0 where it cannot be read."""
+def short_keys(manifest: Manifest, takes: Takes) -> NDArray[np.uint64]:
+    """The `short_key` of each image as a model takes it, (N,); 0 where it cannot be read."""
     keys = np.zeros(len(manifest), np.uint64)
     for i in range(len(manifest)):
         with suppress(ImageError):
-            keys[i] = short_key(preprocess(manifest.read(i)[0], channels, size).pixels)
+            keys[i] = short_key(preprocess(manifest.read(i)[0], takes).pixels)
     return keys

@@ -37,6 +37,7 @@ class Conversion(IntFlag):
     PALETTE = 64
     DEPTH = 128  # from 16 bits or floating point to 8 bits
     FIRST_FRAME = 256  # the first of several frames was taken
+    PADDED = 512  # continued by its mirror image
 
 
 class Decoded(NamedTuple):

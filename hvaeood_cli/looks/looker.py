@@ -72,7 +72,7 @@ class Glancing:
         except HvaeoodError as error:
             return error
         run = self._scores.header
-        pixels = preprocess(image, run.image_channels, run.image_size).pixels
+        pixels = preprocess(image, run).pixels
         observed, none = (pixels / 255.0).astype("f4"), np.zeros((0, *pixels.shape), "f4")
         return Look(image.pixels, observed, none, _is_changed(self._scores, row, pixels))
 
@@ -118,23 +118,22 @@ class Looking:
 
     def _looks(self, images: Sequence[tuple[int, Decoded]]) -> list[Look]:
         """A look at each image that could be read, given with its row; reconstructs all at once."""
-        import numpy as np
-
         from hvaeood_cli.images.preprocess import box_of, preprocess
         from hvaeood_cli.looks.look import Look, Maps
+        from hvaeood_cli.scoring.views import views
 
         if not images:
             return []
-        channels, size = self._bundle.config.image_channels, self._bundle.config.image_size
-        pixels = np.stack([preprocess(image, channels, size).pixels for _, image in images])
-        views = self._scorer.reconstruct(pixels)
+        config = self._bundle.config
+        pixels = [preprocess(image, config).pixels for _, image in images]
         usual, why_nats = self._usual
-        maps = usual.spreads(views.maps) if usual else views.maps
         looks = []
-        for i, (row, image) in enumerate(images):
-            changed = _is_changed(self._scores, row, pixels[i])
-            where = Maps(maps[:, i], box_of(*image.pixels.shape[:2]), why_nats)
-            looks.append(Look(image.pixels, views.observed[i], views.from_k[:, i], changed, where))
+        seen = views(self._scorer, pixels, usual)
+        for (row, image), one, view in zip(images, pixels, seen, strict=True):
+            box = box_of(config, *image.pixels.shape[:2])
+            maps = Maps(view.maps, box, why_nats)
+            changed = _is_changed(self._scores, row, one)
+            looks.append(Look(image.pixels, view.observed, view.from_k, changed, maps))
         return looks
 
     @cached_property

@@ -38,7 +38,10 @@ class ModelConfig(BaseModel):
 
     kind: Literal["hvae", "biva", "lvae"] = "hvae"
     image_channels: Literal[1, 3] = 1  # grey or RGB
-    image_size: Annotated[int, Field(ge=4, le=4096)] = 28  # height and width, pixels
+    image_size: Annotated[int, Field(ge=4, le=4096)] = 28  # height and width, pixels; of a tile
+    fit: Literal["crop", "pad", "tile"] = "crop"  # how an image of another size becomes one of this
+    tile_stride: Positive | None = None  # from one tile to the next, pixels of the scaled image
+    tile_scale: Annotated[float, Field(gt=0, le=1)] | None = None  # of images, before they are cut
     likelihood: Literal["bernoulli", "logistics"] = "bernoulli"
     dequantize: Literal["none", "uniform"] = "none"  # "uniform" is for comparison alone
     stem_kernel: Annotated[int, Field(ge=1, le=15)] = 5
@@ -88,6 +91,10 @@ class ModelConfig(BaseModel):
             raise ValueError("the bernoulli likelihood is for grey images, image_channels 1")
         if self.likelihood == "bernoulli" and self.dequantize != "none":
             raise ValueError("dequantize is for the logistics likelihood")
+        if (self.fit == "tile") != (self.tile_stride is not None and self.tile_scale is not None):
+            raise ValueError("tiles have tile_stride and tile_scale, and nothing else has")
+        if self.tile_stride is not None and self.tile_stride > self.image_size:
+            raise ValueError(f"tiles {self.tile_stride} pixels apart would leave pixels out")
         spatial = [layer.spatial for layer in self.layers]
         if spatial != sorted(spatial, reverse=True):
             raise ValueError("a spatial latent cannot stand above a dense one")
@@ -97,5 +104,6 @@ class ModelConfig(BaseModel):
     def _serialize(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out newer settings at their defaults, so that older models keep their hash."""
         fields: dict[str, Any] = default(self)
-        silent = {"dequantize": "none", "unstem_kernel": None}
+        silent = {"dequantize": "none", "unstem_kernel": None, "fit": "crop"}
+        silent |= {"tile_stride": None, "tile_scale": None}
         return {key: value for key, value in fields.items() if silent.get(key, ...) != value}

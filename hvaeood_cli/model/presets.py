@@ -237,9 +237,12 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def for_images(model: ModelConfig, size: int | None, channels: int | None) -> ModelConfig:
+def for_images(
+    model: ModelConfig, size: int | None, channels: int | None, fit: str = "crop"
+) -> ModelConfig:
     """The same model for images of another size or number of channels; None keeps the model's.
 
+    fit: "crop" or "pad", how they become of that size. `for_tiles` makes a model for tiles of it.
     Raises UsageError where the model cannot take such images.
     """
     size, channels = size or model.image_size, channels or model.image_channels
@@ -252,14 +255,29 @@ def for_images(model: ModelConfig, size: int | None, channels: int | None) -> Mo
             "this preset's Bernoulli likelihood is for grey images, and 3 channels are asked for",
             "take an RGB preset, or --channels 1: colour images are then made grey",
         )
+    _check_size(model, size, "images", "--image-size")
+    changes = {"image_size": size, "image_channels": channels, "fit": fit}
+    return ModelConfig.model_validate(model.model_dump() | changes)
+
+
+def for_tiles(model: ModelConfig, size: int, stride: int, scale: float) -> ModelConfig:
+    """The same model for images of any size, by tiles.
+
+    size: of a tile; stride: from one to the next; scale: of images before they are cut, as in
+    `Tiling`. Raises UsageError where the model cannot take such tiles.
+    """
+    _check_size(model, size, "tiles", "--tile")
+    changes = {"image_size": size, "fit": "tile", "tile_stride": stride, "tile_scale": scale}
+    return ModelConfig.model_validate(model.model_dump() | changes)
+
+
+def _check_size(model: ModelConfig, size: int, what: str, option: str) -> None:
     if size % model.stride:
         fits = max(1, round(size / model.stride)) * model.stride
         raise UsageError(
-            f"images of {size}x{size} do not fit: the model's overall stride is {model.stride}",
-            f"--image-size takes multiples of {model.stride}, for example {fits}",
+            f"{what} of {size}x{size} do not fit: the model's overall stride is {model.stride}",
+            f"{option} takes multiples of {model.stride}, for example {fits}",
         )
-    changes = {"image_size": size, "image_channels": channels}
-    return ModelConfig.model_validate(model.model_dump() | changes)
 
 
 def get_preset(name: str) -> Preset:

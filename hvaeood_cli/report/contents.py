@@ -30,7 +30,9 @@ from hvaeood_cli.store.score_file import ScoreFile
 MAX_BAD = 50  # unreadable images that are listed
 MAX_JUDGED = 200  # judged images that are listed
 MAX_THUMBNAILS = 2000  # reading more images takes minutes
-_AT_ONCE = 16  # images that are read and reconstructed together: more would not fit in memory
+# Images that are read and reconstructed together: more would not fit in memory. Those of a model
+# that takes tiles may be large, and are taken one by one.
+_AT_ONCE = 16
 _LINE = 500  # bytes that an image without a picture takes on a page, about
 
 
@@ -122,9 +124,10 @@ def gather(
     shown, rest = rows[:top], rows[top:]
     flagged = decision.flagged[rest] if decision and not unknown else np.zeros(len(rest), bool)
     rest = rest[flagged]
-    large = _pictures(look, shown)
+    at_once = 1 if scores.header.fit == "tile" else _AT_ONCE
+    large = _pictures(look, shown, at_once)
     taken = sum(sight.n_bytes for sight in large)
-    small = _thumbnails(glance, rest, room - taken - _LINE * len(rest))
+    small = _thumbnails(glance, rest, room - taken - _LINE * len(rest), at_once)
     odd = _odd(scores, ranking, judgements, [*shown, *rest], [*large, *small])
     return Section(
         scores=scores,
@@ -239,18 +242,20 @@ def _copies(scores: ScoreFile, rows: Sequence[np.int64]) -> dict[int, list[bytes
     return found
 
 
-def _pictures(look: Looker | None, rows: NDArray[np.int64]) -> list[Sight]:
+def _pictures(look: Looker | None, rows: NDArray[np.int64], at_once: int) -> list[Sight]:
     """Each image beside its reconstructions; a note where that cannot be."""
     if look is None:
         return [Sight(note="not shown")] * len(rows)
     show = partial(picture, n_cards=len(rows))
-    return [one for part in _parts(rows) for one in _sights(look, part, show)]
+    return [one for part in _parts(rows, at_once) for one in _sights(look, part, show)]
 
 
-def _thumbnails(glance: Looker | None, rows: NDArray[np.int64], room: int) -> list[Sight]:
+def _thumbnails(
+    glance: Looker | None, rows: NDArray[np.int64], room: int, at_once: int
+) -> list[Sight]:
     """Small pictures of the first of the rows, until there is no room; nothing of the others."""
     sights: list[Sight] = []
-    for part in _parts(rows):
+    for part in _parts(rows, at_once):
         if glance is None or room <= 0 or len(sights) >= MAX_THUMBNAILS:
             break
         found = _sights(glance, part, thumbnail)
@@ -259,8 +264,8 @@ def _thumbnails(glance: Looker | None, rows: NDArray[np.int64], room: int) -> li
     return sights + [Sight()] * (len(rows) - len(sights))
 
 
-def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
+def _parts(rows: NDArray[np.int64], at_once: int) -> list[NDArray[np.int64]]:
+    return [rows[first : first + at_once] for first in range(0, len(rows), at_once)]
 
 
 def _sights(

@@ -26,14 +26,14 @@ Part = TypeVar("Part")
 _PASSES = 4
 
 
-def fold_of(pixels: Pixels, n_folds: int) -> int:
-    """The fold of an image, (C, H, W) as the model takes it."""
-    return int.from_bytes(content_key(pixels)[8:16], "little") % n_folds
+def fold_of(content: bytes, n_folds: int) -> int:
+    """The fold of an image, by its `content_key`. All tiles of an image are in its fold."""
+    return int.from_bytes(content[8:16], "little") % n_folds
 
 
 def folds_of(pixels: Pixels, n_folds: int) -> NDArray[np.int64]:
     """The fold of each image, (N,). pixels: (N, C, H, W)."""
-    return np.array([fold_of(image, n_folds) for image in pixels], np.int64)
+    return np.array([fold_of(content_key(image), n_folds) for image in pixels], np.int64)
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,32 @@ class FoldScorer:
         """As `Scorer.noises`: it depends on the images and the seed, not on the weights."""
         return self.scorers[0].noises(contents)
 
-    def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
-        """As `Scorer.score`, and the fold of each image, (N,)."""
+    def score(
+        self,
+        pixels: Pixels,
+        noises: list[ImageNoise] | None = None,
+        folds: NDArray[np.int64] | None = None,
+    ) -> dict[str, Float]:
+        """As `Scorer.score`, and the fold of each image, (N,).
+
+        folds: of each; None where they are whole images, whose content says it.
+        """
+        folds = folds_of(pixels, len(self.scorers)) if folds is None else folds
 
         def of(scorer: Scorer, rows: NDArray[np.int64]) -> dict[str, Float]:
             return scorer.score(pixels[rows], noises and [noises[row] for row in rows])
 
-        parts = self._by_fold(pixels, of)
-        folds = folds_of(pixels, len(self.scorers))
+        parts = self._by_fold(folds, of)
         return {
             name: _joined([(rows, part[name]) for rows, part in parts]) for name in parts[0][1]
         } | {"fold": folds.astype(np.int8)}
 
-    def reconstruct(self, pixels: Pixels) -> Reconstructions:
-        """As `Scorer.reconstruct`."""
-        parts = self._by_fold(pixels, lambda scorer, rows: scorer.reconstruct(pixels[rows]))
+    def reconstruct(
+        self, pixels: Pixels, folds: NDArray[np.int64] | None = None
+    ) -> Reconstructions:
+        """As `Scorer.reconstruct`. folds: as in `score`."""
+        folds = folds_of(pixels, len(self.scorers)) if folds is None else folds
+        parts = self._by_fold(folds, lambda scorer, rows: scorer.reconstruct(pixels[rows]))
         observed = _joined([(rows, part.observed) for rows, part in parts])
         from_k, maps = (
             _joined([(rows, part[i].swapaxes(0, 1)) for rows, part in parts]).swapaxes(0, 1)
@@ -88,13 +99,13 @@ class FoldScorer:
 
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
         """As `Scorer.ratio`."""
-        return _joined(self._by_fold(pixels, lambda scorer, rows: scorer.ratio(pixels[rows], k, l)))
+        folds = folds_of(pixels, len(self.scorers))
+        return _joined(self._by_fold(folds, lambda scorer, rows: scorer.ratio(pixels[rows], k, l)))
 
     def _by_fold(
-        self, pixels: Pixels, of: Callable[[Scorer, NDArray[np.int64]], Part]
+        self, folds: NDArray[np.int64], of: Callable[[Scorer, NDArray[np.int64]], Part]
     ) -> list[tuple[NDArray[np.int64], Part]]:
         """What each fold's scorer makes of its images, beside their rows."""
-        folds = folds_of(pixels, len(self.scorers))
         rows_of = [np.flatnonzero(folds == fold) for fold in range(len(self.scorers))]
         return [
             (rows, of(scorer, rows))

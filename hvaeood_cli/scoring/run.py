@@ -21,7 +21,7 @@ import numpy as np
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.images.decode import Conversion
 from hvaeood_cli.images.folder import stamp_of
-from hvaeood_cli.images.preprocess import RULES
+from hvaeood_cli.images.preprocess import rules_of
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.engines.engine import Engine
@@ -94,7 +94,10 @@ class ScoringRun:
             image_size=config.image_size,
             image_channels=config.image_channels,
             n_dims=config.n_dims,
-            preprocessing=RULES,
+            preprocessing=rules_of(config),
+            fit=config.fit,
+            tile_stride=config.tile_stride,
+            tile_scale=config.tile_scale,
             n_images=len(self.manifest),
             listing_sha256=self.manifest.listing_sha256(),
             label=self.label,
@@ -145,7 +148,10 @@ class ScoringRun:
                 changes = plan.changes(scores) if found else None
                 scores = replace(scores, decision=_decide_anew(scores, changes, found, decide))
                 with _writing(out):
-                    scores = write_scores(out, scores, lambda: _check_still(out, seen, force))
+                    tiles = plan.tiles(found, journal)
+                    scores = write_scores(
+                        out, scores, lambda: _check_still(out, seen, force), tiles
+                    )
                     journal.remove()
                 if changes:
                     tell(changes)

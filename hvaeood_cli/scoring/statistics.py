@@ -12,12 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.scoring.bounds import Scores, bits_per_dim
 from hvaeood_cli.store.columns import columns
 
 _LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
+_SPOT = 5  # pixels, height and width of what a peak is a mean over
 
 
 class Evaluation(NamedTuple):
@@ -26,6 +28,7 @@ class Evaluation(NamedTuple):
     ladder: Ladder
     x: Tensor  # (B, C, H, W), observed
     bounds: Scores
+    log_px_of_pixels: Tensor  # (B, L, H, W) nats: log p(x_i|z) in the pass of each k
 
 
 def lower_bound(of: Evaluation) -> Tensor:
@@ -60,6 +63,12 @@ def bits(of: Evaluation) -> Tensor:
     return bits_per_dim(elbo, of.ladder.config.n_dims)
 
 
+def peak(of: Evaluation) -> Tensor:
+    """The largest mean of -log p(x_i|z) over 5x5 pixels, for each k: (B, L) nats."""
+    surprise = -of.log_px_of_pixels
+    return F.avg_pool2d(surprise, min(_SPOT, surprise.shape[-1]), stride=1).amax(dim=(2, 3))
+
+
 STATISTICS: dict[str, Callable[[Evaluation], Tensor]] = {
     "lower_bound": lower_bound,
     "kl": kl,
@@ -67,6 +76,7 @@ STATISTICS: dict[str, Callable[[Evaluation], Tensor]] = {
     "llr": llr,
     "llr_share": llr_share,
     "bits_per_dim": bits,
+    "peak": peak,
 }
 
 

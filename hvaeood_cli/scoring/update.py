@@ -20,9 +20,10 @@ from hvaeood_cli.images.content import stamp_key
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.store.columns import Rows, blank_rows
 from hvaeood_cli.store.header import RunHeader
-from hvaeood_cli.store.journal import Batch
+from hvaeood_cli.store.journal import Batch, Journal
 from hvaeood_cli.store.score_file import Errors, ScoreFile
 from hvaeood_cli.store.status import GONE, STATUS_CODES
+from hvaeood_cli.store.tiles import Block, blocks_of, first_of
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,27 @@ class Plan:
             label=None if header.label is None else np.full(n_all, header.label, np.int8),
         )
 
+    def tiles(self, found: ScoreFile | None, journal: Journal) -> Iterator[Block]:
+        """The tiles of each row of the run, and of those that are gone: row by row, in any order.
+
+        found, journal: as `of` and `merge` were given. What is in neither has no tiles.
+        """
+        rows_of = defaultdict[int, list[int]](list)  # place in `known` -> rows that take it
+        taken = np.where(journal.done, -1, self.source)
+        for row, source in enumerate([*taken.tolist(), *self.gone_rows.tolist()]):
+            rows_of[source].append(row)
+        for old, tiles in found.tiles.blocks() if found and found.tiles else ():
+            yield from ((row, tiles) for row in rows_of.get(old, ()))
+        place = len(found) if found else 0
+        for batch in journal.earlier():
+            blocks = dict(_blocks(batch))
+            for i in np.flatnonzero(batch.rows["status"] == 0).tolist():
+                if i in blocks:
+                    yield from ((row, blocks[i]) for row in rows_of.get(place, ()))
+                place += 1
+        for batch in journal.batches():
+            yield from ((batch.first + i, tiles) for i, tiles in _blocks(batch))
+
     def changes(self, scores: ScoreFile) -> Changes:
         """What is different in the merged scores, compared with the score file before."""
         before, now = self.known, slice(len(self.names))
@@ -177,11 +199,19 @@ def placed(batch: Batch, places: NDArray[np.int64]) -> Iterator[Batch]:
     """
     here = places[batch.first : batch.first + len(batch.rows)]
     starts = np.flatnonzero(np.diff(here, prepend=-2) != 1)
+    begins = first_of(batch.rows["n_tiles"])
     for first, last in zip(starts, [*starts[1:], len(here)], strict=True):
         within = range(int(here[first]), int(here[last - 1]) + 1)
         errors = {int(places[i]): reason for i, reason in batch.errors.items()}
         errors = {i: reason for i, reason in errors.items() if i in within}
-        yield Batch(within.start, batch.rows[first:last], errors)
+        tiles = None if batch.tiles is None else batch.tiles[begins[first] : begins[last]]
+        yield Batch(within.start, batch.rows[first:last], errors, tiles)
+
+
+def _blocks(batch: Batch) -> Iterator[Block]:
+    """The tiles of each of a batch's rows that has any, by its place there."""
+    if batch.tiles is not None:
+        yield from blocks_of(batch.rows["n_tiles"], batch.tiles)
 
 
 def _known(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.void]  # a structured array of `row_dtype(L)`
+Tiles = NDArray[np.void]  # a structured array of `tile_dtype(L)`
 
 Each = Literal["image", "k", "k > 0", "layer", "byte"]
 Group = Literal["images", "scores", "decision"]
@@ -40,6 +41,8 @@ class Column:
     listed: bool = False  # whether lists of images show it, where there is room
     above: str = ""  # what a value above usual images' says: "... than most"; {} as in titles
     below: str = ""  # ... and a value below theirs
+    over_tiles: Literal["mean", "max"] = "mean"  # what a row keeps of its image's tiles
+    of_each_tile: bool = False  # whether the table of tiles keeps it, too
     optional: bool = False  # added within this version of the format: older files may lack it
 
     @property
@@ -99,6 +102,14 @@ TABLE: list[Column] = [
         optional=True,
     ),
     Column(
+        "n_tiles",
+        "image",
+        "uint32",
+        "images",
+        "how many tiles it was cut into; 1 where it was taken whole, 0 without scores",
+        optional=True,
+    ),
+    Column(
         "lower_bound",
         "k",
         "float32",
@@ -113,6 +124,7 @@ TABLE: list[Column] = [
         odd_end="low",
         above="plainer",
         below="richer, or harder to explain,",
+        of_each_tile=True,
     ),
     Column(
         "kl",
@@ -128,6 +140,7 @@ TABLE: list[Column] = [
         odd_end="either",
         above="more surprising in layer {}",
         below="less surprising in layer {}",
+        of_each_tile=True,
     ),
     Column(
         "log_px",
@@ -144,6 +157,7 @@ TABLE: list[Column] = [
         odd_end="either",
         above="reproduced better from k = {}",
         below="reproduced worse from k = {}",
+        of_each_tile=True,
     ),
     Column(
         "llr",
@@ -184,6 +198,23 @@ TABLE: list[Column] = [
         title="bits/dim",
         csv="bits_per_dim",
         listed=True,
+    ),
+    Column(
+        "peak",
+        "k",
+        "float32",
+        "scores",
+        "the largest mean of -log p(x_i|z) over 5x5 pixels, in the pass of each k",
+        unit="nats",
+        heading="peak",
+        title="peak, k = {}",
+        title_0="peak",
+        csv="peak_{}",
+        above="stranger in its strangest spot, from k = {},",
+        below="plainer in its strangest spot, from k = {},",
+        optional=True,
+        over_tiles="max",
+        of_each_tile=True,
     ),
     Column(
         "combined",
@@ -238,6 +269,17 @@ def row_dtype(n_layers: int) -> np.dtype[np.void]:
         for column in columns("images", "scores")
     ]
     return np.dtype(fields)
+
+
+def tile_columns() -> list[Column]:
+    """The scores that are kept of each tile, in the table's order."""
+    return [column for column in TABLE if column.of_each_tile]
+
+
+def tile_dtype(n_layers: int) -> np.dtype[np.void]:
+    """The dtype of one tile: top and left, pixels of its image as it was read, and its scores."""
+    scores = [(column.name, column.dtype, column.shape(n_layers)) for column in tile_columns()]
+    return np.dtype([("place", "int32", (2,)), *scores])
 
 
 def blank_rows(n: int, n_layers: int) -> Rows:

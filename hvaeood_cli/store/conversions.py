@@ -14,6 +14,7 @@ _WORDS = {
     "palette": "looked up in their palette",
     "depth": "scaled to 8 bits",
     "first_frame": "reduced to their first frame",
+    "padded": "continued by their mirror image",
 }
 
 

@@ -38,6 +38,9 @@ class RunHeader(BaseModel):
     image_channels: Literal[1, 3]
     n_dims: Annotated[int, Field(ge=1)]  # D: what bits/dim divides by
     preprocessing: _Text  # how any image becomes one of that size
+    fit: Literal["crop", "pad", "tile"] = "crop"  # ... in a word; what follows is of tiles alone
+    tile_stride: Annotated[int, Field(ge=1, le=65536)] | None = None  # pixels of a scaled image
+    tile_scale: Annotated[float, Field(gt=0, le=1)] | None = None  # of images before they are cut
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     n_importance_samples: _Samples  # S
     n_importance_samples_k: _Samples  # S'
@@ -51,6 +54,10 @@ class RunHeader(BaseModel):
     def _check(self) -> Self:
         if self.n_dims != self.image_channels * self.image_size**2:
             raise ValueError(f"n_dims {self.n_dims} is not what images of this size have")
+        if (self.fit == "tile") != (self.tile_stride is not None and self.tile_scale is not None):
+            raise ValueError("tiles have tile_stride and tile_scale, and nothing else has")
+        if self.tile_stride is not None and self.tile_stride > self.image_size:
+            raise ValueError(f"tiles {self.tile_stride} pixels apart would leave pixels out")
         return self
 
 

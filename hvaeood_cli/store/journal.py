@@ -3,10 +3,10 @@
     OUT.journal = magic, then frames: kind (1 byte), length and CRC-32 of the payload, payload
 
 The first frame is the run's header (JSON). The others are batches: first row, number of rows, the
-rows, and the errors of those that could not be read. A run that needs only some of the images has
-gaps between its batches. A kill or a full disk can only tear the last frame; on opening, a torn
-tail is cut off and everything before it stands. A file whose header was torn has no rows yet: it is
-started anew.
+rows, their tiles if the model takes images by tiles, and the errors of those that could not be
+read. A run that needs only some of the images has gaps between its batches. A kill or a full disk
+can only tear the last frame; on opening, a torn tail is cut off and everything before it stands. A
+file whose header was torn has no rows yet: it is started anew.
 
 Where the images have changed since a run was interrupted, a further header begins another part.
 The rows before it are not of its images, but may be known among them by their bytes.
@@ -31,7 +31,7 @@ from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import sync_folder, try_lock
-from hvaeood_cli.store.columns import Rows, row_dtype
+from hvaeood_cli.store.columns import Rows, Tiles, row_dtype, tile_dtype
 from hvaeood_cli.store.header import OF_IMAGES, RunHeader, differences, how_to_agree
 
 _FORMAT = b"hvaeood-journal "
@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     first: int  # the place of the first one in the manifest
     rows: Rows
     errors: dict[int, str]  # place in the manifest -> why the image could not be read
+    tiles: Tiles | None = None  # of all these rows, one image's after the other's; see `n_tiles`
 
 
 def journal_path(out: Path) -> Path:
@@ -127,6 +128,7 @@ class Journal:
             raise RuntimeError(f"rows {first} to {last - 1} are there, or not of this run")
         payload = _BATCH.pack(batch.first, len(batch.rows))
         payload += batch.rows.tobytes()
+        payload += b"" if batch.tiles is None else batch.tiles.tobytes()
         payload += json.dumps(batch.errors).encode()
         _write_all(self._file, _frame(b"B", payload))
         if time.monotonic() - self._last_sync > SYNC_SECONDS:
@@ -155,7 +157,7 @@ class Journal:
                 if self._file.tell() > end:
                     return
                 if kind == b"B":
-                    yield _batch(payload, self.header.n_layers)
+                    yield _batch(payload, self.header)
         finally:
             self._file.seek(position)
 
@@ -296,7 +298,7 @@ def _scan(file: FileIO, path: Path) -> _Contents:
             if kind != b"B":
                 break
             try:
-                batch = _batch(payload, found.header.n_layers)
+                batch = _batch(payload, found.header)
             except (ValueError, struct.error):  # whole, but not as this program writes it
                 raise StoreError(f"{path} holds rows of another version", hint) from None
             if batch.first + len(batch.rows) > found.header.n_images:
@@ -307,12 +309,17 @@ def _scan(file: FileIO, path: Path) -> _Contents:
     return found
 
 
-def _batch(payload: bytes, n_layers: int) -> Batch:
+def _batch(payload: bytes, header: RunHeader) -> Batch:
     """The batch in a frame. Raises ValueError or struct.error for anything else."""
     first, n_rows = _BATCH.unpack_from(payload)
-    rows = np.frombuffer(payload, row_dtype(n_layers), n_rows, _BATCH.size)
-    errors = json.loads(payload[_BATCH.size + rows.nbytes :])
-    return Batch(first, rows, {int(row): reason for row, reason in errors.items()})
+    rows = np.frombuffer(payload, row_dtype(header.n_layers), n_rows, _BATCH.size)
+    end, tiles = _BATCH.size + rows.nbytes, None
+    if header.fit == "tile":
+        n_tiles = int(rows["n_tiles"].sum(dtype=np.int64))
+        tiles = np.frombuffer(payload, tile_dtype(header.n_layers), n_tiles, end)
+        end += tiles.nbytes
+    errors = json.loads(payload[end:])
+    return Batch(first, rows, {int(row): reason for row, reason in errors.items()}, tiles)
 
 
 def _lock(file: FileIO, path: Path) -> bool:

@@ -19,6 +19,7 @@ from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Deci
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, RunHeader
 from hvaeood_cli.store.score_file import Errors, ScoreFile
 from hvaeood_cli.store.status import GONE
+from hvaeood_cli.store.tiles import FIRST, TileTable, datasets, first_of
 
 _MAX_DEFLATE = 1100  # gzip's best ratio; a column that claims more is not in the file
 
@@ -92,6 +93,7 @@ def _read(path: Path, file: h5py.File) -> ScoreFile:
         manifest_sha256=str(attributes["manifest_sha256"]),
         label=_label(file, n),
         decision=_decision(file, n, header.n_layers) if GROUP in file else None,
+        tiles=_tiles(path, file, header, found, attributes) if header.fit == "tile" else None,
     )
 
 
@@ -180,6 +182,34 @@ def _decision(file: h5py.File, n: int, n_layers: int) -> Decision:
     found = {column.name: _column(file, column, n, n_layers) for column in columns("decision")}
     attributes = {key: _plain(value) for key, value in file[GROUP].attrs.items()}
     return read_decision(found, attributes, _calibration(file))
+
+
+def _tiles(
+    path: Path,
+    file: h5py.File,
+    header: RunHeader,
+    found: dict[str, NDArray[Any]],
+    attributes: dict[str, Any],
+) -> TileTable:
+    """The table of tiles, which is not read yet. Raises StoreError where it does not fit the rows.
+
+    It is checked here, so that what reads it later reads no more than there is.
+    """
+    wrong = StoreError(
+        f"{path}: the table of tiles does not fit the images", "score the images again to make it"
+    )
+    if "n_tiles" not in found:
+        raise wrong
+    first = first_of(found["n_tiles"])
+    there = _dataset(file, FIRST)
+    if there.shape != first.shape or there.dtype.kind != "i" or (there[()] != first).any():
+        raise wrong
+    for name, (shape, dtype, _, _) in datasets(header.n_layers).items():
+        dataset = _dataset(file, name)
+        if dataset.shape != (first[-1], *shape) or dataset.dtype.kind != np.dtype(dtype).kind:
+            raise wrong
+    sha256 = str(attributes["manifest_sha256"])
+    return TileTable(path, sha256, header.n_layers, first[:-1], np.diff(first))
 
 
 def _calibration(file: h5py.File) -> bytes:

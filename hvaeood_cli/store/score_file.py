@@ -16,6 +16,7 @@ from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, check_next
 from hvaeood_cli.store.status import GONE, STATUS_CODES
+from hvaeood_cli.store.tiles import TileTable
 
 
 class Errors(Sequence[str]):
@@ -59,6 +60,7 @@ class ScoreFile:
     manifest_sha256: str = ""  # of all names and the hashes of what was read; empty until written
     label: NDArray[np.int8] | None = None  # (N,): 0 belongs, 1 does not, -1 unknown
     decision: Decision | None = None
+    tiles: TileTable | None = None  # of a model that takes images by tiles, once it is written
 
     @classmethod
     def of_batches(
@@ -144,6 +146,7 @@ class ScoreFile:
             columns=columns,
             label=None if self.label is None else self.label[rows],
             decision=self.decision and self.decision.of_rows(rows),
+            tiles=self.tiles and self.tiles.of_rows(rows),
         )
 
     @property

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from hvaeood_cli.store.decision import ATTRIBUTES, CALIBRATION, GROUP, MAX_CALIB
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.status import GONE
+from hvaeood_cli.store.tiles import FIRST, Block, TileTable, datasets, first_of
 
 _CHUNK = 16384  # rows
+# Attributes that are left out at these values: as ever, where images are cropped to a square.
+_SILENT = {"fit": "crop", "tile_stride": None, "tile_scale": None}
 
 
 def _replace_anything() -> None:
@@ -35,14 +38,25 @@ def _replace_anything() -> None:
 
 
 def write_scores(
-    path: Path, scores: ScoreFile, check: Callable[[], None] = _replace_anything
+    path: Path,
+    scores: ScoreFile,
+    check: Callable[[], None] = _replace_anything,
+    tiles: Iterable[Block] | None = None,
 ) -> ScoreFile:
     """Write a whole run, with its decision if it has one. Returns the scores as they were written.
 
-    check: as in `replacing`; it raises where the file that is there must stay. Raises OSError where
-    the file cannot be written, StoreError while another process keeps writing.
+    check: as in `replacing`; it raises where the file that is there must stay. tiles: of each row
+    that has any, in any order; None: those that the scores have. Raises OSError where the file
+    cannot be written, StoreError while another process keeps writing.
     """
     written = replace(scores, path=path, manifest_sha256=manifest_sha256(scores))
+    if scores.header.fit == "tile":
+        first = first_of(scores["n_tiles"])
+        n_tiles = np.diff(first)
+        table = TileTable(path, written.manifest_sha256, scores.n_layers, first[:-1], n_tiles)
+        written = replace(written, tiles=table)
+        if tiles is None:
+            tiles = scores.tiles.blocks() if scores.tiles else ()
     with (
         replacing(path, check) as temporary,
         h5py.File(temporary, "w", track_order=False) as file,
@@ -59,6 +73,8 @@ def write_scores(
         _write_strings(file, "/images/error", reasons, "utf-8")
         if scores.label is not None:
             file.create_dataset("/images/label", data=scores.label, chunks=True, fletcher32=True)
+        if written.tiles is not None:
+            _write_tiles(file, written.tiles, tiles or ())
         if scores.decision is not None:
             _write_group(file, scores.decision)
     return written
@@ -113,6 +129,7 @@ def _scored_anew(path: Path) -> StoreError:
 def _attributes(scores: ScoreFile) -> dict[str, Any]:
     """The root attributes: format, version, and what identifies the run."""
     facts = scores.header.model_dump(exclude={"label", "n_images"})
+    facts = {key: value for key, value in facts.items() if value != _SILENT.get(key, ...)}
     facts |= {"format": FORMAT, "format_version": FORMAT_VERSION}
     return facts | {"manifest_sha256": scores.manifest_sha256}
 
@@ -152,6 +169,41 @@ def _write_group(file: h5py.File, decision: Decision) -> None:
     if 0 < len(decision.calibration) <= MAX_CALIBRATION:
         data = np.frombuffer(decision.calibration, np.uint8)
         file.create_dataset(CALIBRATION, data=data, fletcher32=True, track_times=False, chunks=True)
+
+
+def _write_tiles(file: h5py.File, table: TileTable, blocks: Iterable[Block]) -> None:
+    """Write the tiles of every row, image by image: they are never in memory together.
+
+    Raises RuntimeError where those of a row are missing.
+    """
+    total = int(table.n_tiles.sum())
+    kinds = datasets(table.n_layers)
+    first = np.append(table.first, total)
+    file.create_dataset(FIRST, data=first, chunks=(min(len(first), _CHUNK),), fletcher32=True)
+    file[FIRST].attrs["meaning"] = "row i has tiles first[i] to first[i + 1] - 1"
+    for name, (shape, dtype, meaning, unit) in kinds.items():
+        chunks = (min(total, _CHUNK), *shape) if total else None
+        dataset = file.create_dataset(
+            name,
+            (total, *shape),
+            dtype,
+            chunks=chunks,
+            fletcher32=total > 0,
+            track_times=False,
+        )
+        dataset.attrs["meaning"] = meaning
+        if unit:
+            dataset.attrs["unit"] = unit
+    lacking = table.n_tiles > 0
+    for row, tiles in blocks:
+        if len(tiles) != table.n_tiles[row]:
+            raise RuntimeError(f"row {row} has {len(tiles)} of {table.n_tiles[row]} tiles")
+        begin = int(table.first[row])
+        for name in kinds:
+            file[name][begin : begin + len(tiles)] = tiles[name.rpartition("/")[2]]
+        lacking[row] = False
+    if lacking.any():
+        raise RuntimeError(f"{int(lacking.sum())} rows have no tiles")
 
 
 def _write_column(file: h5py.File, column: Column, values: NDArray[Any]) -> None:

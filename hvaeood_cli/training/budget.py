@@ -18,7 +18,7 @@ _PASSES = 3  # the fastest counts: other work may have held up the others
 
 
 def scoring_seconds(config: ModelConfig, device: torch.device, n_images: int) -> float:
-    """About how long it takes to score n images with a model, as `score` does by default.
+    """About how long it takes to score n images or tiles with a model, as `score` does by default.
 
     It is measured, with weights that are not trained yet.
     """

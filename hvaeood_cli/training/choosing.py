@@ -1,22 +1,30 @@
-"""Chooses the preset that suits a folder of images, by looking at some of them."""
+"""Chooses the preset that suits a folder of images, and how they are taken, by looking at some."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hvaeood_cli.errors import ImageError, TrainingError
 from hvaeood_cli.images.decode import Decoded
+from hvaeood_cli.images.preprocess import Fit
 from hvaeood_cli.images.sources import Manifest
+from hvaeood_cli.images.tiling import Tiling
 
-_MOST = 500  # images that are looked at
+_MOST = 500  # images that are looked at ...
+_MOST_PIXELS = 250_000_000  # ... and about how many pixels they may have together
 _NEAR = 0.1  # of the scale: how near to black or white a pixel is nearly so
 _BINARY = 0.4  # the share of such pixels from which grey images are taken for drawings
+_LARGER = 2.0  # model's sizes: how long an image's longer side is where tiles do better than one
+_MANY_TILES = 200  # tiles of an image, from which it is scaled down first
 
 
 class Choice(NamedTuple):
-    """A preset, and why."""
+    """What was chosen, and why."""
 
     preset: str
     why: str
@@ -27,9 +35,47 @@ class _Seen(NamedTuple):
 
     coloured: bool
     extreme: float  # the share of its pixels that are nearly black or white
+    height: int
+    width: int
 
 
-def choose_preset(manifest: Manifest, channels: int | None = None) -> Choice:
+@dataclass(frozen=True)
+class Survey:
+    """Some images of a manifest, looked at when it is first asked for."""
+
+    manifest: Manifest
+
+    @cached_property
+    def seen(self) -> list[_Seen]:
+        """Raises TrainingError where none can be read."""
+        seen, n_pixels = [], 0
+        for i in self._places():
+            try:
+                image, _ = self.manifest.read(int(i))
+            except ImageError:
+                continue
+            seen.append(_see(image))
+            n_pixels += image.pixels.shape[0] * image.pixels.shape[1]
+            if n_pixels > _MOST_PIXELS:
+                break
+        if not seen:
+            raise TrainingError(
+                "none of these images can be read", "hvaeood score lists what is wrong with each"
+            )
+        return seen
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """The median height and width."""
+        return _median([one.height for one in self.seen]), _median([one.width for one in self.seen])
+
+    def _places(self) -> NDArray[np.int64]:
+        """Spread over the manifest, wherever the looking ends."""
+        places = np.unique(np.linspace(0, len(self.manifest) - 1, _MOST).astype(np.int64))
+        return np.random.Generator(np.random.Philox(key=0)).permutation(places)
+
+
+def choose_preset(survey: Survey, channels: int | None = None) -> Choice:
     """The preset for most of these images.
 
     Colour images get the colour preset. Grey ones whose pixels are mostly black or white, as those
@@ -37,17 +83,7 @@ def choose_preset(manifest: Manifest, channels: int | None = None) -> Choice:
     photographs, which keeps their shades. channels: 1 or 3 where that was asked for, None where the
     images decide. Raises TrainingError where none can be read.
     """
-    seen = []
-    for i in np.unique(np.linspace(0, len(manifest) - 1, _MOST).astype(np.int64)):
-        try:
-            image, _ = manifest.read(int(i))
-        except ImageError:
-            continue
-        seen.append(_see(image))
-    if not seen:
-        raise TrainingError(
-            "none of these images can be read", "hvaeood score lists what is wrong with each"
-        )
+    seen = survey.seen
     n_coloured, n = sum(one.coloured for one in seen), len(seen)
     if channels == 3:
         return Choice("compact-rgb", "3 channels are asked for")
@@ -60,8 +96,36 @@ def choose_preset(manifest: Manifest, channels: int | None = None) -> Choice:
     return Choice("compact-photo-gray", f"the images are grey and {shades}, as in photographs")
 
 
+def choose_fit(survey: Survey, size: int) -> Fit:
+    """How images become of one size: `tile` where most are clearly larger than that, else `crop`.
+
+    size: of the model's images, pixels. Raises TrainingError where none can be read.
+    """
+    return "tile" if max(survey.size) > _LARGER * size else "crop"
+
+
+def choose_scale(survey: Survey, size: int, stride: int) -> float:
+    """By how much images are scaled before they are cut: 1, 1/2, 1/4 ...
+
+    It is the largest at which an image of the median size has no more than `_MANY_TILES`, as long
+    as its shorter side is no less than a tile's. Raises TrainingError where none can be read.
+    """
+    scale = 1.0
+    while (
+        Tiling(size, stride, scale).count(*survey.size) > _MANY_TILES
+        and min(survey.size) * scale / 2.0 >= size
+    ):
+        scale /= 2.0
+    return scale
+
+
 def _see(image: Decoded) -> _Seen:
     pixels = image.pixels
     coloured = pixels.ndim == 3 and bool(np.ptp(pixels, axis=2).any())
     low, high = 255 * _NEAR, 255 * (1.0 - _NEAR)
-    return _Seen(coloured, float(((pixels < low) | (pixels > high)).mean()))
+    extreme = float(((pixels < low) | (pixels > high)).mean())
+    return _Seen(coloured, extreme, *pixels.shape[:2])
+
+
+def _median(values: list[int]) -> int:
+    return int(np.median(values))

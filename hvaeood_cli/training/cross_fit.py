@@ -23,6 +23,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from hvaeood_cli.device import choose_device, make_fabric
@@ -30,11 +31,11 @@ from hvaeood_cli.errors import HvaeoodError, ModelError, TrainingError
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, fold_folder, read_bundle, write_cross_fitted
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.scoring.folds import folds_of
+from hvaeood_cli.scoring.folds import fold_of
 from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training.budget import scoring_seconds
 from hvaeood_cli.training.loop import Progress
-from hvaeood_cli.training.reading import read_pixels
+from hvaeood_cli.training.reading import about_how_many_tiles, read_pixels
 from hvaeood_cli.training.run import TrainingRun
 
 _LEAST_STEPS_AN_EPOCH = 4  # few images get small batches
@@ -80,7 +81,8 @@ class CrossFit:
                 return self._finished(made_of)
             self._check_replaceable()
         device = choose_device(self.device)
-        reserved = scoring_seconds(self.config, device, len(manifest))
+        n_tiles = about_how_many_tiles(manifest, self.config)
+        reserved = scoring_seconds(self.config, device, n_tiles)
         started = self.started - reserved - self.reserved_seconds
         jobs = [Job(fold, self, manifest, started, force) for fold in range(self.n_folds)]
         _train_side_by_side(jobs, stop, report)
@@ -231,7 +233,9 @@ def _train_fold(job: Job, n_side_by_side: int, to: Connection, stopping: Event) 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_side_by_side))
     try:
         read = read_pixels(job.manifest, cross_fit.config)
-        others = read.pixels[folds_of(read.pixels, cross_fit.n_folds) != job.fold]
+        folds = [fold_of(content, cross_fit.n_folds) for content in read.images.contents]
+        chosen = np.flatnonzero(np.array(folds) != job.fold)
+        others, images = read.pixels[read.images.rows_of(chosen)], read.images.of(chosen)
         out = fold_folder(cross_fit.out, job.fold)
         out.mkdir(parents=True, exist_ok=True)
         run = TrainingRun(
@@ -248,6 +252,7 @@ def _train_fold(job: Job, n_side_by_side: int, to: Connection, stopping: Event) 
             job.force,
             stop=lambda: stopping.is_set() or os.getppid() != parent,
             report=to.send,
+            images=images,
         )
         to.send(_Ended())
     except KeyboardInterrupt:

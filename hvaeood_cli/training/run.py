@@ -26,12 +26,12 @@ from hvaeood_cli.calibration.calibration import LEAST_IMAGES, Calibration
 from hvaeood_cli.device import precision_of
 from hvaeood_cli.errors import TrainingError, UsageError
 from hvaeood_cli.images.arrays import array_in_memory
-from hvaeood_cli.images.content import short_key
+from hvaeood_cli.images.content import content_key
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import CONFIG, Bundle, read_bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.ladder import Ladder
-from hvaeood_cli.scoring.engines.local import LocalEngine
+from hvaeood_cli.scoring.engines.choosing import engine_for
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.scoring.usual import usual_maps
@@ -40,6 +40,7 @@ from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.training.budget import scoring_seconds
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.loop import CHECKPOINT_SECONDS, Progress, Trained, train
+from hvaeood_cli.training.reading import Images
 from hvaeood_cli.version import __version__
 
 Pixels = NDArray[np.uint8]
@@ -86,22 +87,26 @@ class TrainingRun:
         force: bool = False,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
+        images: Images | None = None,
     ) -> Bundle:
-        """Train on (N, C, H, W) 8-bit images and write the bundle.
+        """Train on (N, C, H, W) 8-bit images or tiles and write the bundle.
 
         An interrupted run goes on from its last checkpoint. The bundle of a finished one is
         returned as it is, or with force trained anew: the old model stays until the new one is
-        written. stop, report: as in `train`. Raises UsageError for settings that do not fit the
-        model, and TrainingError for too few images, for other settings than those of the run in
-        `out`, and for a loss that is not finite.
+        written. stop, report: as in `train`. images: which image each tile is of; None where each
+        row is an image. What is set aside are images, with all their tiles. Raises UsageError for
+        settings that do not fit the model, and TrainingError for too few images, for other settings
+        than those of the run in `out`, and for a loss that is not finite.
         """
         self._check_settings()
         fingerprint = self._fingerprint(pixels)
         if (self.out / CONFIG).is_file() and not force:
             return self._finished(fingerprint)
         started = time.monotonic() if self.started is None else self.started
-        split = self.split(len(pixels))
-        aside, used = pixels[split.validation], pixels[split.trained_on]
+        images = _each_a_row(pixels) if images is None else images
+        split = self.split(len(images), len(pixels) / len(images))
+        aside = pixels[_at_most(_MOST_VALIDATION, images.rows_of(split.validation))]
+        used = pixels[images.rows_of(split.trained_on)]
         checkpoints = Checkpoints(self.out / "checkpoints", fingerprint)
         trained = train(
             used,
@@ -115,18 +120,22 @@ class TrainingRun:
             self.checkpoint_seconds,
             stop,
             report,
-            self._reserved_seconds(started, len(split.validation) + len(split.calibration)),
+            self._reserved_seconds(
+                started, len(aside) + int(images.n_tiles[split.calibration].sum())
+            ),
         )
         if not self.fabric.is_global_zero:
             self.fabric.barrier()  # process 0 writes the bundle
             return read_bundle(self.out)
-        hashes = np.array([short_key(image) for image in used], np.uint64)
-        counts = {"n_images": len(pixels), "n_trained_on": len(used), "n_validation": len(aside)}
-        counts["n_calibration"] = len(split.calibration)
+        hashes = images.short_keys(split.trained_on)
+        counts = {"n_images": len(images)}
+        counts |= {f"n_{part}": len(rows) for part, rows in split._asdict().items()}
+        if self.config.fit == "tile":
+            counts["n_tiles"] = len(used)
         provenance = counts | self._provenance(trained, fingerprint)
         ladder = trained.ladder
         bundle = write_bundle(self.out, self.name, self.config, ladder, provenance, hashes)
-        self._calibrate(bundle, ladder, pixels[split.calibration])
+        self._calibrate(bundle, ladder, images, split.calibration)
         checkpoints.clear()
         self.fabric.barrier()
         return bundle
@@ -173,8 +182,10 @@ class TrainingRun:
             )
         return bundle
 
-    def split(self, n: int) -> Split:
+    def split(self, n: int, rows_an_image: float = 1.0) -> Split:
         """Which of n images are trained on; the seed decides, so a resumed run agrees.
+
+        rows_an_image: how many tiles of each image there are on average; 1 where it is whole.
 
         By default a twentieth is set aside for the curve, and a fifth to calibrate on: more of few,
         so that 1 % can be flagged, and none where even that is too little. Raises TrainingError for
@@ -189,7 +200,7 @@ class TrainingRun:
             share = min(_MOST_CALIBRATION, max(n // 5, min(_FOR_ONE_PER_CENT, n // 3)))
             n_calibration = share if share >= LEAST_IMAGES else 0
         n_aside = n_validation + n_calibration
-        if n - n_aside < settings.batch_size:
+        if (n - n_aside) * rows_an_image < settings.batch_size:
             raise TrainingError(
                 f"{n} images are too few: {n_validation} are set aside for validation, "
                 f"{n_calibration} to calibrate on, and a batch takes {settings.batch_size}",
@@ -200,22 +211,21 @@ class TrainingRun:
         validation, calibration, trained_on = map(np.sort, np.split(order, ends))
         return Split(trained_on, validation, calibration)
 
-    def _calibrate(self, bundle: Bundle, ladder: Ladder, pixels: Pixels) -> None:
+    def _calibrate(
+        self, bundle: Bundle, ladder: Ladder, images: Images, aside: NDArray[np.int64]
+    ) -> None:
         """Calibrate the new model with the settings that `score` uses by default.
 
         Copies of images that it was trained on are left out. Fewer than a calibration takes make
         none.
         """
-        seen = bundle.training_hashes()
-        fresh = [image for image in pixels if not np.isin(short_key(image), seen)]
+        fresh = aside[~np.isin(images.short_keys(aside), bundle.training_hashes())]
         if len(fresh) < LEAST_IMAGES:
             return
-        images = np.stack(fresh)  # (N, C, H, W)
-        images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
-        engine = LocalEngine(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
-        manifest = Manifest([array_in_memory(images)])
+        engine = engine_for(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
+        manifest = images.manifest.pick(fresh)
         scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda: engine).in_memory()
-        # These pixels are converted already, so the run itself does not know how.
+        # Pixels in memory are converted already, so the run itself may not know how.
         converted = done_to_most(self.conversions, bundle.training["n_images"])
         about = {"made_by": MADE_BY, "converted": converted}
         calibration = Calibration.of(scores, about)
@@ -245,3 +255,16 @@ class TrainingRun:
             },
             "curve": trained.state.curve,
         }
+
+
+def _each_a_row(pixels: Pixels) -> Images:
+    """Whole images that are in memory, (N, C, H, W), as the model takes them."""
+    array = pixels[:, 0] if pixels.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)
+    contents = [content_key(image) for image in pixels]
+    manifest = Manifest([array_in_memory(array)])
+    return Images(np.arange(len(pixels)), contents, np.ones(len(pixels), np.int64), manifest)
+
+
+def _at_most(n: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows, or n of them that are spread evenly."""
+    return rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)] if len(rows) > n else rows

@@ -6,7 +6,7 @@ Where the network runs on a CPU, the threads draw the noise too; any other devic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -24,6 +24,7 @@ from hvaeood_cli.store.columns import Rows, blank_rows
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.status import STATUS_CODES
 
+I = TypeVar("I")
 T = TypeVar("T")
 
 
@@ -61,7 +62,7 @@ class LocalEngine:
         def prepare(first: int) -> _Prepared:
             return _prepare(manifest, scorer, first, min(first + size, len(manifest)))
 
-        for batch in _ahead(prepare, range(start, len(manifest), size), self.workers):
+        for batch in ahead(prepare, range(start, len(manifest), size), self.workers):
             readable = batch.rows["status"] == 0
             if batch.pixels:
                 for name, values in scorer.score(np.stack(batch.pixels), batch.noises).items():
@@ -77,7 +78,7 @@ def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: 
         row["stamp"] = stamp_key(manifest.stamp(i))  # before it is read: it may change meanwhile
         try:
             image, sha256 = manifest.read(i)
-            pixels, conversions = preprocess(image, config.image_channels, config.image_size)
+            pixels, conversions = preprocess(image, config)
         except ImageError as error:
             row["status"] = STATUS_CODES.get(error.code, STATUS_CODES["unreadable"])
             row["sha256"] = np.frombuffer(error.sha256 or bytes(32), np.uint8)
@@ -86,6 +87,7 @@ def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: 
         row["sha256"] = np.frombuffer(sha256, np.uint8)
         content = content_key(pixels)
         row["content"] = shortened(content)
+        row["n_tiles"] = 1
         row["conversions"] = int(conversions)
         batch.pixels.append(pixels)
         contents.append(content)
@@ -93,7 +95,7 @@ def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: 
     return batch
 
 
-def _ahead(function: Callable[[int], T], items: range, workers: int) -> Iterator[T]:
+def ahead(function: Callable[[I], T], items: Iterable[I], workers: int) -> Iterator[T]:
     """The function's results in order, up to `workers` + 1 of them computed ahead in threads.
 
     With 0 workers there are no threads and nothing is computed ahead.

@@ -1,0 +1,194 @@
+"""The engine of a model that takes images by tiles: photographs of any size, in bounded memory.
+
+    images  ->  tiles, in passes of one size  ->  scores of tiles  ->  a row for each image
+    read         each as full as can be,           kept until the       its mean tile, its peak
+    ahead        across images                     image is whole
+
+At any time it holds the few images that are read ahead, the tiles of a few passes with their noise,
+and the scores of one image's tiles.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from hvaeood_cli.errors import ImageError
+from hvaeood_cli.images.content import content_key, shortened, stamp_key
+from hvaeood_cli.images.preprocess import preprocess
+from hvaeood_cli.images.sources import Manifest
+from hvaeood_cli.images.tiling import Places, Tiling
+from hvaeood_cli.scoring.engines.local import ahead
+from hvaeood_cli.scoring.folds import FoldScorer, fold_of
+from hvaeood_cli.scoring.scorer import Float, ImageNoise, Pixels, Scorer
+from hvaeood_cli.store.columns import Rows, Tiles, blank_rows, columns, tile_dtype
+from hvaeood_cli.store.journal import Batch
+from hvaeood_cli.store.status import STATUS_CODES
+
+
+@dataclass
+class _Image:
+    """An image on its way to a row. What cannot be read has no tiles, and its row says why."""
+
+    row: Rows  # (1,): hashes, conversions and status filled in
+    error: str = ""
+    pixels: Pixels | None = None  # (C, h, w), scaled
+    places: Places = field(default_factory=lambda: np.zeros((0, 2), np.int64))  # of its tiles there
+    size: tuple[int, int] = (0, 0)  # height and width before it was scaled
+    found: list[dict[str, Float]] = field(default_factory=list)  # scores of its tiles so far
+    n_found: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self.n_found == len(self.places)
+
+
+class _Piece(NamedTuple):
+    """Consecutive tiles of an image."""
+
+    image: _Image
+    first: int
+    last: int
+
+
+class _Pass(NamedTuple):
+    """Tiles that are scored together, and the noise of each."""
+
+    pieces: list[_Piece]
+    tiles: Pixels  # (n, C, T, T)
+    noises: list[ImageNoise]
+
+
+@dataclass(frozen=True)
+class TiledEngine:
+    """Scores images by tiles. Scores do not depend on batch_size or workers; speed does.
+
+    batch_size: tiles scored together, rounded up to whole passes of the network; None for one pass.
+    workers: threads that read images ahead, and as many that cut tiles and draw their noise.
+    """
+
+    scorer: Scorer | FoldScorer
+    tiling: Tiling
+    batch_size: int | None = None
+    workers: int = 1
+
+    @property
+    def device(self) -> str:
+        return self.scorer.device.type
+
+    def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
+        """Yield the rows of the images from `start` on, with their tiles, in order."""
+        images = ahead(lambda i: self._read(manifest, i), range(start, len(manifest)), self.workers)
+        first, waiting = start, deque[_Image]()
+        for one in ahead(self._prepared, self._pieces(images), self.workers):
+            for piece, scores in self._scored(one):
+                if piece.first == 0:
+                    waiting.append(piece.image)
+                if piece.last:
+                    piece.image.found.append(scores)
+                    piece.image.n_found = piece.last
+            whole = []
+            while waiting and waiting[0].is_whole:
+                whole.append(waiting.popleft())
+            if whole:
+                yield _batch(first, whole, self.tiling)
+                first += len(whole)
+
+    def _read(self, manifest: Manifest, i: int) -> _Image:
+        """An image, scaled, with the places of its tiles."""
+        config = self.scorer.config
+        row = blank_rows(1, config.n_layers)
+        row["stamp"] = stamp_key(manifest.stamp(i))  # before it is read: it may change meanwhile
+        try:
+            image, sha256 = manifest.read(i)
+            pixels, conversions = preprocess(image, config)
+        except ImageError as error:
+            row["status"] = STATUS_CODES.get(error.code, STATUS_CODES["unreadable"])
+            row["sha256"] = np.frombuffer(error.sha256 or bytes(32), np.uint8)
+            return _Image(row, str(error))
+        content = content_key(pixels)
+        row["sha256"] = np.frombuffer(sha256, np.uint8)
+        row["content"], row["conversions"] = shortened(content), int(conversions)
+        if isinstance(self.scorer, FoldScorer):
+            row["fold"] = fold_of(content, len(self.scorer.scorers))
+        places = self.tiling.places(*pixels.shape[1:])
+        row["n_tiles"] = len(places)
+        return _Image(row, "", pixels, places, (image.pixels.shape[0], image.pixels.shape[1]))
+
+    def _pieces(self, images: Iterator[_Image]) -> Iterator[list[_Piece]]:
+        """Fill each pass with the tiles of one image after the other."""
+        one_pass = self.scorer.images_per_pass
+        size = -(-(self.batch_size or one_pass) // one_pass) * one_pass
+        pieces, room = list[_Piece](), size
+        for image in images:
+            n = len(image.places)
+            if n == 0:
+                pieces.append(_Piece(image, 0, 0))
+            first = 0
+            while first < n:
+                last = min(n, first + room)
+                pieces.append(_Piece(image, first, last))
+                first, room = last, room - (last - first)
+                if room == 0:
+                    yield pieces
+                    pieces, room = [], size
+        if pieces:
+            yield pieces
+
+    def _prepared(self, pieces: list[_Piece]) -> _Pass:
+        """Cut the tiles of a pass and draw their noise."""
+        cut = [
+            self.tiling.cut(image.pixels, image.places[first:last])
+            for image, first, last in pieces
+            if image.pixels is not None
+        ]
+        config = self.scorer.config
+        none = np.zeros((0, config.image_channels, config.image_size, config.image_size), np.uint8)
+        tiles = np.concatenate(cut or [none])
+        return _Pass(pieces, tiles, self.scorer.noises([content_key(tile) for tile in tiles]))
+
+    def _scored(self, one: _Pass) -> Iterator[tuple[_Piece, dict[str, Float]]]:
+        """The scores of each piece's tiles, by name."""
+        scores: dict[str, Float] = {}
+        if len(one.tiles) and isinstance(self.scorer, FoldScorer):
+            n_tiles = [piece.last - piece.first for piece in one.pieces]
+            folds = np.repeat([int(piece.image.row["fold"][0]) for piece in one.pieces], n_tiles)
+            scores = self.scorer.score(one.tiles, one.noises, folds)
+        elif len(one.tiles):
+            scores = self.scorer.score(one.tiles, one.noises)
+        begin = 0
+        for piece in one.pieces:
+            end = begin + piece.last - piece.first
+            yield piece, {name: values[begin:end] for name, values in scores.items()}
+            begin = end
+
+
+def _batch(first: int, images: list[_Image], tiling: Tiling) -> Batch:
+    """The rows of consecutive images whose tiles are all scored."""
+    n_layers = images[0].row["lower_bound"].shape[1]
+    tiles = np.concatenate([_finished(image, n_layers, tiling) for image in images])
+    rows = np.concatenate([image.row for image in images])
+    errors = {first + i: image.error for i, image in enumerate(images) if image.error}
+    return Batch(first, rows, errors, tiles)
+
+
+def _finished(image: _Image, n_layers: int, tiling: Tiling) -> Tiles:
+    """Fill in the scores of an image's row, and return its tiles."""
+    n = len(image.places)
+    tiles = np.zeros(n, tile_dtype(n_layers))
+    if image.pixels is None or n == 0:
+        return tiles
+    for column in columns("scores"):
+        values = np.concatenate([part[column.name] for part in image.found])  # (n, ...)
+        if column.over_tiles == "max":
+            image.row[column.name] = values.max(0)
+        else:  # the order in which they are added is that of the tiles, whatever the passes
+            image.row[column.name] = values.mean(0, dtype=np.float64)
+        if column.of_each_tile:
+            tiles[column.name] = values
+    tiles["place"] = tiling.in_original(image.places, *image.size)
+    return tiles

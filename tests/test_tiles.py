@@ -1,0 +1,302 @@
+"""Images of any size by tiles, through the commands: photographs of mixed sizes to a decision."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.detector import Detector
+from hvaeood_cli.errors import StoreError
+from hvaeood_cli.images.preprocess import tiling_of
+from hvaeood_cli.model.bundle import Bundle, write_bundle
+from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.store.columns import tile_columns
+from hvaeood_cli.store.reader import read_scores
+from tests.conftest import SMALL, make_ladder
+
+CONFIG = ModelConfig.model_validate(
+    SMALL.model_dump()
+    | {"likelihood": "logistics", "fit": "tile", "tile_stride": 4, "tile_scale": 0.5}
+)
+SIZES = [(40, 30), (24, 61), (33, 33), (16, 16), (9, 20)]  # height, width; the last is padded
+
+
+def make_photo(height: int, width: int, seed: int, block: bool = False) -> np.ndarray:
+    """A smooth grey photograph; with a block of noise in a corner, an odd one."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(90, 160, (4, 4), np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
+    photo = smooth.astype(int) + random.integers(-6, 7, smooth.shape)
+    if block:
+        photo[-14:, -14:] = random.integers(0, 256, photo[-14:, -14:].shape)
+    return np.clip(photo, 0, 255).astype(np.uint8)
+
+
+def make_photos(folder: Path, n: int, seed: int = 0, odd: int = 0) -> Path:
+    """Photographs of mixed sizes; the first `odd` of them with a block of noise."""
+    folder.mkdir(parents=True)
+    for i in range(n):
+        photo = make_photo(*SIZES[i % len(SIZES)], seed=1000 * seed + i, block=i < odd)
+        Image.fromarray(photo).save(folder / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An untrained model for tiles of 8x8 pixels of images at half their size."""
+    folder = tmp_path_factory.mktemp("models") / "tiled"
+    return write_bundle(folder, "tiled", CONFIG, make_ladder(CONFIG), {}, np.zeros(0, np.uint64))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_photos(tmp_path / "photos", 10)
+
+
+def datasets(path: Path) -> dict[str, np.ndarray]:
+    found = {}
+
+    def take(name: str, one: object) -> None:
+        if isinstance(one, h5py.Dataset):
+            found[name] = one[()]
+
+    with h5py.File(path) as file:
+        file.visititems(take)
+    return found
+
+
+def test_a_score_file_keeps_each_tile_beside_its_image(run, tiled, photos, tmp_path):
+    """What docs/score-file.md says, by h5py alone."""
+    (photos / "bad.png").write_bytes(b"no image")
+    code, _, err = run("score", "photos", "--model", tiled.folder, "-o", "s.h5")
+    assert code == 4, err
+    with h5py.File("s.h5") as file:
+        attributes = dict(file.attrs)
+        assert "5x5" in file["scores/peak"].attrs["meaning"]
+        assert file["tiles/peak"].attrs["unit"] == "nats"
+    assert attributes["fit"] == "tile" and attributes["image_size"] == 8
+    assert attributes["tile_stride"] == 4 and attributes["tile_scale"] == 0.5
+    found = datasets(Path("s.h5"))
+    first, n = found["tiles/first"], found["images/n_tiles"]
+    assert len(first) == 12 and first[0] == 0 and np.array_equal(np.diff(first), n)
+    assert n[-1] == 0 and found["images/status"][-1] != 0  # bad.png
+    tiling = tiling_of(CONFIG)
+    for row, (begin, end) in enumerate(zip(first[:10], first[1:], strict=False)):
+        height, width = SIZES[row % len(SIZES)]
+        assert end - begin == tiling.count(height, width)
+        place = found["tiles/place"][begin:end]
+        assert place[0].tolist() == [0, 0]
+        assert (place[-1] <= np.maximum(0, np.array([height, width]) - 15)).all()
+        for name in ("lower_bound", "kl", "log_px"):
+            mean = found[f"tiles/{name}"][begin:end].mean(0, dtype=np.float64)
+            np.testing.assert_allclose(found[f"scores/{name}"][row], mean, rtol=1e-6)
+        peak = found["tiles/peak"][begin:end].max(0)
+        np.testing.assert_array_equal(found["scores/peak"][row], peak)
+
+
+def test_neither_passes_nor_workers_nor_neighbours_matter(run, tiled, photos, tmp_path):
+    """An image's scores and those of its tiles are the same to the last bit, whatever is near."""
+    run("score", "photos", "--model", tiled.folder, "-o", "a.h5")
+    run("score", "photos", "--model", tiled.folder, "-o", "b.h5", "--workers", "3")
+    run("score", "photos", "--model", tiled.folder, "-o", "c.h5", "--batch-size", "100")
+    whole = datasets(Path("a.h5"))
+    for other in ("b.h5", "c.h5"):
+        again = datasets(Path(other))
+        assert whole.keys() == again.keys()
+        for name, values in whole.items():
+            np.testing.assert_array_equal(values, again[name], err_msg=name)
+    run("score", "photos/007.png", "--model", tiled.folder, "-o", "one.h5")
+    alone, first = datasets(Path("one.h5")), whole["tiles/first"]
+    for name in ("peak", "lower_bound"):
+        np.testing.assert_array_equal(alone[f"scores/{name}"][0], whole[f"scores/{name}"][7])
+        np.testing.assert_array_equal(
+            alone[f"tiles/{name}"], whole[f"tiles/{name}"][first[7] : first[8]]
+        )
+
+
+def test_after_a_kill_and_in_a_folder_that_changed_tiles_stay_with_their_images(
+    run, tiled, photos, tmp_path, monkeypatch
+):
+    """Resumed, moved, changed, gone and back: all as if scored anew."""
+    from hvaeood_cli.scoring.engines import tiled as engine
+
+    taken, batch = [], engine._batch
+
+    def broken(first, images, tiling):
+        if first >= 4:
+            raise KeyboardInterrupt
+        taken.append(first)
+        return batch(first, images, tiling)
+
+    monkeypatch.setattr(engine, "_batch", broken)
+    monkeypatch.setattr("hvaeood_cli.scoring.scorer.ROWS_PER_PASS", 8 * 16)
+    assert run("score", "photos", "--model", tiled.folder, "-o", "s.h5")[0] == 130
+    monkeypatch.setattr(engine, "_batch", batch)
+    assert taken and Path("s.h5.journal").exists()
+    (photos / "000.png").rename(photos / "a-moved.png")  # among what the journal has
+    (photos / "001.png").unlink()
+    assert run("score", "photos", "--model", tiled.folder, "-o", "s.h5")[0] == 0
+
+    def check() -> None:
+        assert run("score", "photos", "--model", tiled.folder, "-o", "new.h5", "--force")[0] == 0
+        grown, new = read_scores(Path("s.h5")), read_scores(Path("new.h5"))
+        assert not new.gone.any()
+        assert grown.present.names.tolist() == new.names.tolist()
+        for row in range(len(new)):
+            np.testing.assert_array_equal(grown.tiles.of(row), new.tiles.of(row))
+            np.testing.assert_array_equal(grown["peak"][row], new["peak"][row])
+
+    check()
+    Image.fromarray(make_photo(50, 20, 77)).save(photos / "002.png")
+    Image.fromarray(make_photo(20, 50, 78)).save(photos / "b-new.png")
+    shutil.move(photos / "003.png", tmp_path / "003.png")
+    (photos / "004.png").rename(photos / "z-moved.png")
+    code, out, err = run("score", "photos", "--model", tiled.folder, "-o", "s.h5")
+    assert code == 0 and "1 new, 1 changed, 1 moved, 1 gone" in out + err
+    check()
+    shutil.move(tmp_path / "003.png", photos / "003.png")
+    assert run("score", "photos", "--model", tiled.folder, "-o", "s.h5")[0] == 0
+    check()
+
+
+def test_a_table_that_does_not_fit_the_images_is_refused(run, tiled, photos):
+    run("score", "photos", "--model", tiled.folder, "-o", "s.h5")
+    scores = read_scores(Path("s.h5"))
+    run("score", "photos/000.png", "--model", tiled.folder, "-o", "s.h5", "--force")
+    with pytest.raises(StoreError, match="scored anew"):
+        scores.tiles.of(0)
+    for name, damage in {
+        "tiles/first": lambda one: one.__setitem__(1, 3),
+        "tiles/peak": lambda one: None,
+        "images/n_tiles": lambda one: one.__setitem__(0, 7),
+    }.items():
+        run("score", "photos", "--model", tiled.folder, "-o", "s.h5", "--force")
+        with h5py.File("s.h5", "r+") as file:
+            damage(file[name])
+            if name == "tiles/peak":
+                del file[name]
+        code, _, err = run("report", "s.h5")
+        assert code == 3 and "error: " in err and "hint: " in err, name
+
+
+def test_photographs_train_a_model_of_tiles_that_finds_an_odd_corner(run, tmp_path):
+    """train, score, decide, report, reconstruct, on photographs of mixed sizes."""
+    make_photos(tmp_path / "good", 150)
+    make_photos(tmp_path / "new", 40, seed=1, odd=6)
+    code, _, err = run(
+        "train", "good", "--out", "m", "--tile", "16", "--epochs", "3", "--batch-size", "32",
+        "--calibrate", "60", "--set", "learning_rate=0.002",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "are taken by tiles: 6 of 16x16 pixels, 8 apart" in " ".join(err.split())
+    assert "--fit take others" in " ".join(err.split())
+    config = json.loads(Path("m/config.json").read_text())["model"]
+    assert (config["fit"], config["image_size"], config["tile_stride"]) == ("tile", 16, 8)
+    trained = json.loads(Path("m/training.json").read_text())
+    assert trained["n_images"] == 150 and trained["n_trained_on"] + 60 + 7 == 150
+    assert trained["n_tiles"] > trained["n_trained_on"]
+    assert len(np.load("m/training_images.npy")) == trained["n_trained_on"]
+    assert len(Calibration.load(Path("m/calibration.npz"))) == 60
+
+    code, out, err = run("score", "new", "--model", "m", "-o", "s.h5", "--fpr", "5%", "--csv")
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    flagged = {row["path"] for row in rows if row["flagged"] == "1"}
+    assert {f"new/{i:03d}.png" for i in range(6)} <= flagged and len(flagged) <= 12
+    assert "spot" in next(row["why"] for row in rows if row["path"] == "new/000.png")
+    assert run("decide", "s.h5", "--fpr", "0.06")[0] == 0
+    assert read_scores(Path("s.h5")).tiles.of(0)["peak"].shape[1] == 3
+    assert run("report", "s.h5", "--model", "m", "-o", "r.html")[0] == 0
+    assert "spot" in Path("r.html").read_text()
+    assert run("reconstruct", "new/001.png", "--model", "m", "-o", "grid.png")[0] == 0
+    assert Image.open("grid.png").size[0] > 16
+
+
+def test_tiles_of_one_image_are_never_both_trained_on_and_set_aside(run, tmp_path):
+    """Shares are of images; a calibration image was not trained on, not even a part of it."""
+    make_photos(tmp_path / "good", 120)
+    code, _, err = run(
+        "train", "good", "--out", "m", "--tile", "16", "--epochs", "1", "--calibrate", "60"
+    )
+    assert code == 0, err
+    calibrated = Calibration.load(Path("m/calibration.npz")).content
+    assert not np.isin(calibrated, np.load("m/training_images.npy")).any()
+    assert len(np.unique(calibrated)) == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "hint"),
+    [
+        (("--tile", "30"), "tiles of 30x30 do not fit", "for example 32"),
+        (("--tile", "16", "--stride", "20"), "20 apart, do not cover", "1 to 16"),
+        (("--scale", "3"), "no scale of 3", "0.5"),
+        (("--fit", "crop", "--stride", "8"), "--stride is of tiles", "--fit tile"),
+        (("--fit", "fill"), "no fit is called", "crop, pad or tile"),
+        (("--image-size", "32", "--tile", "32"), "whole images", "--tile N"),
+    ],
+)
+def test_what_does_not_suit_is_refused_with_what_would(run, photos, options, said, hint):
+    for command in (("train", "photos", "--out", "m"), ("find", "photos")):
+        if command[0] == "find" and "--image-size" in options:
+            continue
+        code, _, err = run(*command, "--preset", "compact-photo-gray", *options)
+        if command[0] == "find" and code == 3:
+            continue  # too few images come first
+        assert code == 2 and said in " ".join(err.split()) and hint in " ".join(err.split()), err
+
+
+def test_small_images_stay_whole_and_a_fit_can_be_asked_for(run, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for i in range(70):
+        Image.fromarray(make_photo(40, 30, i)).save(folder / f"{i}.png")
+    asked = ("--epochs", "1", "--batch-size", "8", "--calibrate", "0")
+    assert run("train", "small", "--out", "m", *asked)[0] == 0
+    assert "fit" not in json.loads(Path("m/config.json").read_text())["model"]
+    code, _, err = run("train", "small", "--out", "p", "--fit", "pad", *asked)
+    assert code == 0 and "continued by their mirror image" in " ".join(err.split())
+    assert json.loads(Path("p/config.json").read_text())["model"]["fit"] == "pad"
+    code, _, err = run("score", "small", "--model", "p", "-o", "s.h5")
+    assert code == 0, err
+    with h5py.File("s.h5") as file:
+        assert file.attrs["fit"] == "pad" and "tiles" not in file
+        assert "mirror" in file.attrs["preprocessing"]
+        assert set(file["images/n_tiles"][()]) == {1}
+
+
+def test_identical_photographs_are_all_there(run, tiled, tmp_path):
+    folder = tmp_path / "same"
+    folder.mkdir()
+    for i in range(8):
+        Image.fromarray(make_photo(30, 40, 0)).save(folder / f"{i}.png")
+    code, out, err = run("score", "same", "--model", tiled.folder, "-o", "s.h5")
+    assert code == 0, err
+    scores = read_scores(Path("s.h5"))
+    assert scores.n_scored == 8 and len(np.unique(scores["peak"][:, 0])) == 1
+    for row in range(8):
+        np.testing.assert_array_equal(scores.tiles.of(row), scores.tiles.of(0))
+
+
+def test_a_report_compares_models_with_and_without_tiles(run, tiled, bundle, photos):
+    run("score", "photos", "--model", tiled.folder, "-o", "tiled.h5", "--label", "0")
+    run("score", "photos", "--model", bundle.folder, "-o", "whole.h5", "--label", "1")
+    code, _, err = run("report", "tiled.h5", "whole.h5", "-o", "r.html")
+    assert code in (0, 3), err  # of different models: refused in words, or shown
+    assert "Traceback" not in err
+
+
+def test_the_python_api_takes_photographs_of_any_size(tiled):
+    detector = Detector(tiled.folder)
+    scores = detector.score([make_photo(*size, seed=i) for i, size in enumerate(SIZES)])
+    assert scores.n_scored == len(SIZES) and np.isfinite(scores["peak"]).all()
+    assert scores["n_tiles"].tolist() == [tiling_of(CONFIG).count(*size) for size in SIZES]
+    assert {column.name for column in tile_columns()} == {"lower_bound", "kl", "log_px", "peak"}
