@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hvaeood_cli.calibration.calibration import LEAST_IMAGES
 from hvaeood_cli.errors import CalibrationError
@@ -23,7 +23,7 @@ from hvaeood_cli.files import replacing
 MUST_AGREE = ("model_sha256", "proposal", "preprocessing")
 ENOUGH = 500  # usual images: their standard deviation is then within some 3 %
 
-NOT_KNOWN = "what is usual there is not known: hvaeood calibrate finds out"  # of a model's maps
+NOT_KNOWN = "what is usual there is not known, hvaeood calibrate finds out"  # of a model's maps
 
 ENDING = ".maps.safetensors"
 _MAX_BYTES = 1 << 28
@@ -45,9 +45,10 @@ class UsualMaps:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], batches: Iterable[Float]) -> UsualMaps:
-        """Of the maps of usual images or tiles, (L - 1, N, H, W) nats a batch. Raises CalibrationError.
+        """Of the maps of usual images or tiles, in batches of (L - 1, N, H, W) nats.
 
-        settings: those that the maps were made with; others are left out.
+        settings: those that the maps were made with; others are left out. Raises CalibrationError
+        for too few.
         """
         n, total, squares = 0, np.zeros(()), np.zeros(())
         for maps in batches:
@@ -94,7 +95,7 @@ class UsualMaps:
         """Read and check a file. Raises CalibrationError with what is wrong."""
         from safetensors import SafetensorError, safe_open
 
-        again = "hvaeood calibrate SOURCE --force makes it anew"
+        again = "hvaeood calibrate SOURCE makes it anew"
         try:
             if not path.is_file() or path.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"no regular file of at most {_MAX_BYTES >> 20} MiB")
@@ -105,7 +106,10 @@ class UsualMaps:
                 found = {name: file.get_tensor(name) for name in ("mean", "std")}
             _check(**found)
         except (OSError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0][:200]
+            said = (
+                str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+            )
+            reason = said.strip().split("\n")[0][:200]
             raise CalibrationError(f"{path} holds no usual maps ({reason})", again) from None
         return cls(head.settings.model_dump(), head.n, **found)
 

@@ -55,6 +55,20 @@ def legend(maps: Maps, k: int) -> tuple[str, str]:
     return f"from {low:.2g}", f"to {high:.2g} nats lost, for {maps.why_nats}"
 
 
+def sentence(maps: Maps, k: int) -> str:
+    """What the map of k shows of its image, in one sentence."""
+    low, _ = scale(maps, k)
+    largest = float(np.nan_to_num(maps.values[k - 1]).max())
+    lowest = "its lowest layer" if k == 1 else f"its {k} lowest layers"
+    if maps.why_nats:
+        most = f"up to {largest:.2g} nats a pixel; what is usual there is not known"
+        return f"coloured is where it loses most without {lowest}: {most}"
+    if largest < low:
+        return f"nowhere does it lose {low:g} spreads more than is usual without {lowest}"
+    most = f"up to {largest:.1f} spreads more than is usual there"
+    return f"coloured is where it loses most without {lowest}: {most}"
+
+
 def overlay(image: Pixels, maps: Maps, k: int, least: int = 256, most: int = 1024) -> Pixels:
     """An image with the map of k over it: (H', W', 3). image: (H, W) or (H, W, 3).
 

@@ -136,6 +136,11 @@ class Looking:
             looks.append(Look(image.pixels, view.observed, view.from_k, changed, maps))
         return looks
 
+    @property
+    def why_nats(self) -> str:
+        """Why maps are in nats; empty if it is known what is usual of them."""
+        return self._usual[1]
+
     @cached_property
     def _usual(self) -> tuple[UsualMaps | None, str]:
         """What is usual of these maps, or why nobody knows."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,7 +124,7 @@ def gather(
     flagged = decision.flagged[rest] if decision and not unknown else np.zeros(len(rest), bool)
     rest = rest[flagged]
     at_once = 1 if scores.header.fit == "tile" else _AT_ONCE
-    large = _pictures(look, shown, at_once)
+    large = _pictures(look, shown, ranking.k, at_once)
     taken = sum(sight.n_bytes for sight in large)
     small = _thumbnails(glance, rest, room - taken - _LINE * len(rest), at_once)
     odd = _odd(scores, ranking, judgements, [*shown, *rest], [*large, *small])
@@ -242,12 +241,20 @@ def _copies(scores: ScoreFile, rows: Sequence[np.int64]) -> dict[int, list[bytes
     return found
 
 
-def _pictures(look: Looker | None, rows: NDArray[np.int64], at_once: int) -> list[Sight]:
-    """Each image beside its reconstructions; a note where that cannot be."""
+def _pictures(
+    look: Looker | None, rows: NDArray[np.int64], k: NDArray[np.integer], at_once: int
+) -> list[Sight]:
+    """Each image beside its reconstructions; a note where that cannot be.
+
+    k: whose map is shown of each row of the file, (N,).
+    """
     if look is None:
         return [Sight(note="not shown")] * len(rows)
-    show = partial(picture, n_cards=len(rows))
-    return [one for part in _parts(rows, at_once) for one in _sights(look, part, show)]
+    return [
+        picture(one, int(k[row]), len(rows))
+        for part in _parts(rows, at_once)
+        for row, one in zip(part, _seen(look, part), strict=True)
+    ]
 
 
 def _thumbnails(
@@ -258,7 +265,7 @@ def _thumbnails(
     for part in _parts(rows, at_once):
         if glance is None or room <= 0 or len(sights) >= MAX_THUMBNAILS:
             break
-        found = _sights(glance, part, thumbnail)
+        found = [thumbnail(one) for one in _seen(glance, part)]
         room -= sum(sight.n_bytes for sight in found)
         sights += found
     return sights + [Sight()] * (len(rows) - len(sights))
@@ -268,12 +275,9 @@ def _parts(rows: NDArray[np.int64], at_once: int) -> list[NDArray[np.int64]]:
     return [rows[first : first + at_once] for first in range(0, len(rows), at_once)]
 
 
-def _sights(
-    look: Looker, rows: NDArray[np.int64], show: Callable[[Look | HvaeoodError], Sight]
-) -> list[Sight]:
-    seen: Sequence[Look | HvaeoodError]
+def _seen(look: Looker, rows: NDArray[np.int64]) -> Sequence[Look | HvaeoodError]:
+    """A look at each row, or the error that prevents it."""
     try:
-        seen = look([int(row) for row in rows])
+        return look([int(row) for row in rows])
     except HvaeoodError as error:  # the model's files are broken: make the report all the same
-        seen = [error] * len(rows)
-    return [show(one) for one in seen]
+        return [error] * len(rows)
