@@ -33,6 +33,7 @@ from hvaeood_cli.images.memory import open_memory
 from hvaeood_cli.images.preprocess import preprocess, rules_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
+from hvaeood_cli.scoring.maps import RULE
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Rule
@@ -430,7 +431,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises CalibrationError for a file that cannot be read.
         """
-        wanted, config = self.calibration_settings, self.bundle.config
+        wanted, config = self.calibration_settings | {"map": RULE}, self.bundle.config
         made: UsualMaps | None = getattr(self, "usual_maps_", None)
         if made is not None and made.fits(wanted):
             return made

@@ -20,7 +20,7 @@ from hvaeood_cli.calibration.calibration import LEAST_IMAGES
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
 
-MUST_AGREE = ("model_sha256", "proposal", "preprocessing")
+MUST_AGREE = ("model_sha256", "proposal", "preprocessing", "map")
 ENOUGH = 500  # usual images: their standard deviation is then within some 3 %
 
 NOT_KNOWN = "what is usual there is not known, hvaeood calibrate finds out"  # of a model's maps
@@ -120,6 +120,7 @@ class _Settings(BaseModel):
     model_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     proposal: Literal["mean", "sample"]
     preprocessing: Annotated[str, Field(max_length=4096)]
+    map: Annotated[str, Field(max_length=4096)]  # what a map is, by `scoring.maps`
 
 
 class _Head(BaseModel):

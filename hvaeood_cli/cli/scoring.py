@@ -90,11 +90,13 @@ def keep_usual_maps(
     from hvaeood_cli.calibration.calibration import settings_of
     from hvaeood_cli.calibration.usual_maps import UsualMaps, place_of
     from hvaeood_cli.images.reader import ImageReader
+    from hvaeood_cli.scoring.maps import RULE
     from hvaeood_cli.scoring.usual import usual_maps_of
 
     place = place_of(calibration)
     with contextlib.suppress(CalibrationError):
-        if not anew and UsualMaps.load(place).fits(settings_of(scores.header)):
+        wanted = settings_of(scores.header) | {"map": RULE}
+        if not anew and UsualMaps.load(place).fits(wanted):
             return place
     try:
         reader = ImageReader(data_root, beside=scores.path)

@@ -146,12 +146,12 @@ class Looking:
         """What is usual of these maps, or why nobody knows."""
         from hvaeood_cli.calibration.calibration import settings_of
         from hvaeood_cli.calibration.usual_maps import NOT_KNOWN, find_usual_maps
+        from hvaeood_cli.scoring.maps import RULE
 
         run = self._scores.header
+        wanted = settings_of(run) | {"map": RULE}
         try:
-            found = find_usual_maps(
-                self._calibrations, settings_of(run), run.n_layers, run.image_size
-            )
+            found = find_usual_maps(self._calibrations, wanted, run.n_layers, run.image_size)
         except CalibrationError as error:
             return None, error.message
         return found, "" if found else NOT_KNOWN

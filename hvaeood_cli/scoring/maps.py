@@ -8,12 +8,16 @@ is, is said here and nowhere else.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMOOTHING = 2.0  # pixels: the Gaussian's standard deviation
 _REACH = 3  # standard deviations, after which the Gaussian is cut off
+
+RULE = f"log p(x_i|z) at 0 minus at k, mean over samples; Gaussian of {SMOOTHING} pixels"
+"""What a map is, in words. Usual maps are kept with it: those of another rule do not count."""
 
 
 def maps(log_px_of_pixels: Tensor) -> Tensor:
@@ -34,6 +38,8 @@ def smoothed(maps: Tensor, sigma: float = SMOOTHING) -> Tensor:
 
     The weights are a Gaussian's; beyond the edge is nothing, and weighs nothing.
     """
+    import torch
+
     height, width = maps.shape[-2:]
     rows, columns = (_weights(n, sigma).to(maps) for n in (height, width))
     return torch.einsum("ih,nbhw,jw->nbij", rows, maps, columns)
@@ -41,6 +47,9 @@ def smoothed(maps: Tensor, sigma: float = SMOOTHING) -> Tensor:
 
 def _weights(n: int, sigma: float) -> Tensor:
     """The weights of n pixels in a row, (to, from): (n, n), each row's sum 1."""
+    import torch
+
     at = torch.arange(n)
     distance = (at[:, None] - at).abs() / sigma
-    return F.normalize(torch.exp(-0.5 * distance.square()) * (distance <= _REACH), p=1.0, dim=1)
+    weights = torch.exp(-0.5 * distance.square()) * (distance <= _REACH)
+    return weights / weights.sum(1, keepdim=True)
