@@ -27,11 +27,13 @@ from hvaeood_cli.calibration.calibration import (
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
 from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.calibration.rules import check_level, decide
+from hvaeood_cli.calibration.usual_maps import UsualMaps, find_usual_maps
 from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
 from hvaeood_cli.images.memory import open_memory
 from hvaeood_cli.images.preprocess import preprocess, rules_of, tiling_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
+from hvaeood_cli.scoring.maps import RULE
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Rule
@@ -237,10 +239,16 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def calibrate(self, X: Images, *, allow_training_images: bool = False) -> Calibration:
         """Calibrate this detector on held-out in-distribution images; returns the calibration.
 
-        `Calibration.save` writes a file that `hvaeood score --calibration` takes. Raises
-        CalibrationError as `calibration_from` does.
+        `Calibration.save` writes a file that `hvaeood score --calibration` takes. What is usual of
+        a map is `usual_maps_`, whose `save` writes it beside a calibration. Raises CalibrationError
+        as `calibration_from` does.
         """
-        self.calibration_ = self.calibration_from(self.score(X), allow_training_images)
+        from hvaeood_cli.scoring.usual import usual_maps
+
+        manifest = self.manifest(X)
+        scores = self.run(manifest).in_memory()
+        self.calibration_ = self.calibration_from(scores, allow_training_images)
+        self.usual_maps_ = usual_maps(self.scorer, self.calibration_settings, manifest)
         return self.calibration_
 
     def calibration_from(
@@ -298,28 +306,38 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def reconstruct(self, X: Images) -> Reconstructions:
         """Each image as the model reconstructs it from k = 0 ... L - 1 (the paper's Figure 1).
 
-        Raises ImageError for an image that cannot be read, UsageError for images of several sizes
-        by a model that takes them by tiles: `views` gives them one by one.
+        With its maps in nats: what each pixel loses between k = 0 and k. One sample of each latent
+        is drawn, whatever S is. Raises ImageError for an image that cannot be read, UsageError for
+        images of several sizes that a model takes by tiles.
         """
-        manifest = self.manifest(X)
-        if self._tiling is None:
-            return self.scorer.reconstruct(self.pixels(manifest))
-        views = [view for _, view in self.views(manifest)]
-        if len({view.observed.shape for view in views}) > 1:
-            raise UsageError("these images have several sizes", "Detector.views takes them")
-        observed, *others = zip(*views, strict=True)
-        joined = (np.concatenate(part, axis=1) for part in others)
-        return type(views[0])(np.concatenate(observed), *joined)
+        from hvaeood_cli.scoring.scorer import Reconstructions
+        from hvaeood_cli.scoring.views import views
 
-    def views(self, manifest: Manifest) -> Iterator[tuple[NDArray[np.uint8], Reconstructions]]:
-        """Each image, (C, h, w) as the model takes it, and its reconstructions, N = 1.
+        pixels = self.pixels(self.manifest(X))
+        found = views(self.scorer.of_one_sample, list(pixels), None)
+        by_kind = [np.stack(each) for each in zip(*found, strict=True)]
+        return Reconstructions(by_kind[0], by_kind[1].swapaxes(0, 1), by_kind[2].swapaxes(0, 1))
 
-        Raises ImageError for an image that cannot be read.
+    def maps(self, X: Images) -> list[NDArray[np.float32]]:
+        """Where each image is odd: of each (L - 1, h, w), the map of k = 1 ... L - 1 at k - 1.
+
+        A map is what each pixel loses between k = 0 and k, smoothed, in standard deviations above
+        what is usual at that pixel. h and w are those of the image as the model takes it; of one
+        that is cut into tiles, scaled. Raises ImageError for an image that cannot be read,
+        CalibrationError where it is not known what is usual: `reconstruct(X).maps` is in nats and
+        needs no calibration.
         """
-        from hvaeood_cli.scoring.folds import reconstruct
+        from hvaeood_cli.scoring.views import views
 
-        for pixels in self._each(manifest):
-            yield pixels, reconstruct(self.scorer, self._tiling, pixels)
+        usual = self.usual_maps
+        if usual is None:
+            raise CalibrationError(
+                f"what is usual of the maps of model {self.bundle.name} is not known",
+                "detector.calibrate(held_out), or hvaeood calibrate; reconstruct(X).maps is in "
+                "nats and needs neither",
+            )
+        images = self.preprocessed(self.manifest(X))
+        return [view.maps for view in views(self.scorer.of_one_sample, images, usual)]
 
     def run(self, manifest: Manifest, label: int | None = None) -> ScoringRun:
         """A run over a manifest, which can then be scored into memory or into a file.
@@ -343,12 +361,21 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def pixels(self, manifest: Manifest) -> NDArray[np.uint8]:
         """Every image as the model takes it, (N, C, H, W) uint8. Raises ImageError, naming it.
 
-        Of a model that takes images by tiles they must be of one size.
+        Raises UsageError for images of several sizes that a model takes by tiles.
         """
-        return np.stack(list(self._each(manifest)))
+        images = self.preprocessed(manifest)
+        if len({image.shape for image in images}) > 1:
+            raise UsageError(
+                "these images are of several sizes, and make no array", "give one at a time"
+            )
+        return np.stack(images)
+
+    def preprocessed(self, manifest: Manifest) -> list[NDArray[np.uint8]]:
+        """Each image as the model takes it, (C, h, w) uint8. Raises ImageError, naming it."""
+        return list(self._each(manifest))
 
     def _each(self, manifest: Manifest) -> Iterator[NDArray[np.uint8]]:
-        """Each image as the model takes it, (C, H, W) uint8. Raises ImageError, naming it."""
+        """As `preprocessed`, one at a time."""
         for i in range(len(manifest)):
             try:
                 image, _ = manifest.read(i)
@@ -409,6 +436,19 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             lambda: find_calibration(self.bundle.calibrations, wanted),
         )
         return None if found is None or found.mismatches(wanted) else found
+
+    @property
+    def usual_maps(self) -> UsualMaps | None:
+        """What is usual of a map: from `calibrate`, else kept beside a calibration; else None.
+
+        Raises CalibrationError for a file that cannot be read.
+        """
+        wanted, config = self.calibration_settings | {"map": RULE}, self.bundle.config
+        made: UsualMaps | None = getattr(self, "usual_maps_", None)
+        if made is not None and made.fits(wanted):
+            return made
+        places = self.bundle.calibrations
+        return find_usual_maps(places, wanted, config.n_layers, config.image_size)
 
     @property
     def calibration_settings(self) -> dict[str, Any]:

@@ -128,11 +128,12 @@ def calibrate(
         found = _score(detector.run(manifest), out, force, kept is not None, not quiet)
     calibration = detector.calibration_from(found, allow_training_images)
     place = output or _place(detector, calibration)
-    _save(calibration, place, force)
+    anew = _save(calibration, place, force)
+    maps = scoring.keep_usual_maps(detector, found, place, data_root, anew, console.warner(quiet))
     if kept is None:
         found.path.unlink(missing_ok=True)
     if json_:
-        console.emit_json(_facts(calibration, found, place, kept))
+        console.emit_json(_facts(calibration, found, place, kept) | {"maps": maps and str(maps)})
     elif not quiet:
         _show(calibration, found, place)
 
@@ -209,18 +210,22 @@ def _place(detector: Detector, calibration: Calibration) -> Path:
     return detector.bundle.calibration_place(f"-{calibration.settings_id}")
 
 
-def _save(calibration: Calibration, place: Path, force: bool) -> None:
-    """Save, unless this very calibration is there already. Raises StoreError for another one."""
+def _save(calibration: Calibration, place: Path, force: bool) -> bool:
+    """Save, unless this very calibration is there already; whether it was saved.
+
+    Raises StoreError for another one.
+    """
     if place.is_dir():
         raise UsageError(f"{place} is a folder", "name a file: -o calibration.npz")
     if place.exists() and not force and _is_there(calibration, place):
-        return
+        return False
     try:
         calibration.save(place)
     except OSError as error:
         raise StoreError(
             f"cannot write {place}: {error.strerror}", "make room, or choose another -o"
         ) from None
+    return True
 
 
 def _is_there(calibration: Calibration, place: Path) -> bool:

@@ -129,6 +129,8 @@ def find(
         return _among_themselves(scores, rule, bundle.calibration_place())
 
     scores, fresh = scoring.score_into(detector.run(manifest), out, decide, force, not quiet)
+    place = bundle.calibration_place()
+    scoring.keep_usual_maps(detector, scores.present, place, data_root, False, warn)
     calibration = deciding.calibration_that_decided(scores, str(folder), warn)
     minutes_taken = (time.monotonic() - started) / 60.0
     done = f"in {minutes_taken:.1f} minutes" if fresh else "before; nothing has changed since"

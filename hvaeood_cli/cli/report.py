@@ -121,7 +121,9 @@ def report(
         if format_ in ("json", "csv"):
             lines = _data(format_, found, known, remarks)
         else:
-            show = _Show(model, data_root, device) if format_ == "html" and top else None
+            show = (
+                _Show(model, data_root, device, calibration) if format_ == "html" and top else None
+            )
             lines = _written(format_, found, known, top, show, fingerprint, remarks, warn)
         if out is None:
             console.emit(lines)
@@ -155,11 +157,15 @@ class Input(NamedTuple):
 
 
 class _Show(NamedTuple):
-    """What it takes to show images: the model, where data sets are, and the device."""
+    """What it takes to show images: the model, where data sets are, the device, and a calibration.
+
+    What is usual of a map is kept beside a calibration: of one that is named, or of the model's.
+    """
 
     model: str | None
     data_root: Path | None
     device: str
+    calibration: Path | None
 
 
 def _format_of(output: Path | None) -> str:
@@ -275,7 +281,10 @@ def _lookers(scores: ScoreFile, show: _Show, remarks: list[str]) -> tuple[Looker
     reader = ImageReader(show.data_root, beside=scores.path)
     glance = Glancing(scores, reader)
     try:
-        return Looking(scores, reader, show.model, show.device), glance
+        look = Looking(scores, reader, show.model, show.device, show.calibration)
+        if look.why_nats and look.why_nats not in remarks:
+            remarks.append(f"Maps are in nats: {look.why_nats}.")
+        return look, glance
     except HvaeoodError as error:
         if show.model is not None:
             raise

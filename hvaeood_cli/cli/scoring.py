@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
+from hvaeood_cli.errors import CalibrationError, ExitCode, HvaeoodError, StoreError, UsageError
 from hvaeood_cli.store.conversions import conversions_in_words, done_to_most
 
 if TYPE_CHECKING:
@@ -73,6 +73,41 @@ def score_into(
             )
             error.exit_code = ExitCode.INTERRUPTED
             raise error from None
+
+
+def keep_usual_maps(
+    detector: Detector,
+    scores: ScoreFile,
+    calibration: Path,
+    data_root: Path | None,
+    anew: bool,
+    warn: Callable[[str], None],
+) -> Path | None:
+    """Keep what is usual of a map beside a calibration, made of these images, read again.
+
+    anew: even if it is there. Returns its file, or None where too few of the images can be read.
+    Raises StoreError where it cannot be written.
+    """
+    from hvaeood_cli.calibration.calibration import settings_of
+    from hvaeood_cli.calibration.usual_maps import UsualMaps, place_of
+    from hvaeood_cli.images.reader import ImageReader
+    from hvaeood_cli.scoring.maps import RULE
+    from hvaeood_cli.scoring.usual import usual_maps_of
+
+    place = place_of(calibration)
+    with contextlib.suppress(CalibrationError):
+        wanted = settings_of(scores.header) | {"map": RULE}
+        if not anew and UsualMaps.load(place).fits(wanted):
+            return place
+    try:
+        reader = ImageReader(data_root, beside=scores.path)
+        usual_maps_of(detector.scorer, scores, reader).save(calibration)
+    except CalibrationError as error:
+        warn(f"maps stay in nats: {error.message}")
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot write {place}: {error.strerror}", "make room there") from None
+    return place
 
 
 def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:

@@ -187,7 +187,7 @@ def _open(
     no_model = ""
     looking = None
     try:
-        looking = Looking(scores, reader, model, device)
+        looking = Looking(scores, reader, model, device, calibration)
     except ModelError as error:
         if model is not None:
             raise

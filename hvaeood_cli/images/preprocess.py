@@ -93,6 +93,21 @@ def preprocess(image: Decoded, takes: Takes) -> Preprocessed:
     return Preprocessed(np.ascontiguousarray(pixels.transpose(2, 0, 1)), done)  # (3, H, W)
 
 
+def box_of(takes: Takes, height: int, width: int) -> tuple[float, float, float, float]:
+    """What a model sees of an image: left, top, right and bottom, in pixels of the image.
+
+    They lie beyond the image where it is continued by its mirror image. height, width: of the image
+    as it was read.
+    """
+    tiling = tiling_of(takes)
+    if tiling is not None:
+        h, w = tiling.scaled_size(height, width)
+        return 0, 0, max(w, tiling.size) * width / w, max(h, tiling.size) * height / h
+    side = max(height, width) if takes.fit == "pad" else min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
 def _cropped(pixels: Pixels) -> Pixels:
     """The largest centred square."""
     height, width = pixels.shape[:2]

@@ -14,6 +14,16 @@ from PIL import Image
 
 from hvaeood_cli.errors import HvaeoodError
 
+Box = tuple[float, float, float, float]
+
+
+class Maps(NamedTuple):
+    """Where an image loses how much between k = 0 and each k, as `scoring.maps` says."""
+
+    values: NDArray[np.float32]  # (L - 1, h, w), the map of k at k - 1: spreads, else nats
+    box: Box  # what they cover of the image: left, top, right and bottom, pixels of the image
+    why_nats: str = ""  # why the values are nats; empty if they are spreads: above what is usual
+
 
 class Look(NamedTuple):
     """An image beside its reconstructions."""
@@ -22,6 +32,7 @@ class Look(NamedTuple):
     observed: NDArray[np.float32]  # (C, H, W): the x that was scored, on the scale 0 to 1
     from_k: NDArray[np.float32]  # (L, C, H, W): E[x|z] from k = 0 ... L - 1, on the same scale
     changed: bool  # whether the image is no longer the one that was scored
+    maps: Maps | None = None  # None without a model
 
 
 Looker = Callable[[Sequence[int]], list[Look | HvaeoodError]]

@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hvaeood_cli.errors import HvaeoodError, ModelError
+from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hvaeood_cli.calibration.usual_maps import UsualMaps
     from hvaeood_cli.images.decode import Decoded
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.look import Look
@@ -85,15 +86,18 @@ class Looking:
         reader: ImageReader,
         model: str | None = None,
         device: str = "auto",
+        calibration: Path | None = None,
     ) -> None:
         """model: a name or a folder; None: the model that made the scores, found by its hash.
 
-        Raises ModelError as `bundle_of` does. Loads neither the model nor torch.
+        calibration: one that was named, beside which the usual maps are looked for first. Raises
+        ModelError as `bundle_of` does. Loads neither the model nor torch.
         """
         self._scores = scores
         self._reader = reader
         self._device = device
         self._bundle = bundle_of(scores, model)
+        self._calibrations = [*([calibration] if calibration else []), *self._bundle.calibrations]
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
         """A look at each row, or the error that prevents it, in the order of `rows`."""
@@ -114,27 +118,43 @@ class Looking:
 
     def _looks(self, images: Sequence[tuple[int, Decoded]]) -> list[Look]:
         """A look at each image that could be read, given with its row; reconstructs all at once."""
-        import numpy as np
-
-        from hvaeood_cli.images.preprocess import preprocess, tiling_of
-        from hvaeood_cli.looks.look import Look
-        from hvaeood_cli.scoring.folds import reconstruct
+        from hvaeood_cli.images.preprocess import box_of, preprocess
+        from hvaeood_cli.looks.look import Look, Maps
+        from hvaeood_cli.scoring.views import views
 
         if not images:
             return []
         config = self._bundle.config
-        tiling = tiling_of(config)
         pixels = [preprocess(image, config).pixels for _, image in images]
-        if tiling is None:
-            views = [self._scorer.reconstruct(np.stack(pixels))]
-        else:
-            views = [reconstruct(self._scorer, tiling, one) for one in pixels]
-        observed = [image for view in views for image in view.observed]
-        from_k = [image for view in views for image in view.from_k.swapaxes(0, 1)]
-        return [
-            Look(image.pixels, observed[i], from_k[i], _is_changed(self._scores, row, pixels[i]))
-            for i, (row, image) in enumerate(images)
-        ]
+        usual, why_nats = self._usual
+        looks = []
+        seen = views(self._scorer, pixels, usual)
+        for (row, image), one, view in zip(images, pixels, seen, strict=True):
+            box = box_of(config, *image.pixels.shape[:2])
+            maps = Maps(view.maps, box, why_nats)
+            changed = _is_changed(self._scores, row, one)
+            looks.append(Look(image.pixels, view.observed, view.from_k, changed, maps))
+        return looks
+
+    @property
+    def why_nats(self) -> str:
+        """Why maps are in nats; empty if it is known what is usual of them."""
+        return self._usual[1]
+
+    @cached_property
+    def _usual(self) -> tuple[UsualMaps | None, str]:
+        """What is usual of these maps, or why nobody knows."""
+        from hvaeood_cli.calibration.calibration import settings_of
+        from hvaeood_cli.calibration.usual_maps import NOT_KNOWN, find_usual_maps
+        from hvaeood_cli.scoring.maps import RULE
+
+        run = self._scores.header
+        wanted = settings_of(run) | {"map": RULE}
+        try:
+            found = find_usual_maps(self._calibrations, wanted, run.n_layers, run.image_size)
+        except CalibrationError as error:
+            return None, error.message
+        return found, "" if found else NOT_KNOWN
 
     @cached_property
     def _scorer(self) -> Scorer | FoldScorer:

@@ -5,6 +5,7 @@
     training.json         provenance (command, seed, versions, data hash) and the training curve
     training_images.npy   sorted 64-bit content hashes of the images trained on
     calibration*.npz      calibrations, if there are any: one for each set of settings
+    calibration*.maps.safetensors   what is usual of a map, beside each calibration
 
 A cross-fitted bundle has no weights of its own, but folds, which are bundles in folders below it:
 `hvaeood find` makes one. Each image is scored by the fold that was not trained on it.
@@ -272,8 +273,7 @@ def write_bundle(
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    for stale in folder.glob(f"{CALIBRATION}*.npz"):  # of the model that was here before
-        stale.unlink()
+    _remove_calibrations(folder)  # of the model that was here before
     weights = save({k: v.detach().cpu().contiguous() for k, v in ladder.state_dict().items()})
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(weights)
@@ -303,8 +303,7 @@ def write_cross_fitted(
     folder: Path, name: str, folds: Sequence[Bundle], training: dict[str, Any]
 ) -> Bundle:
     """Make a bundle of folds, which are in their places: `config.json` last, as ever."""
-    for stale in folder.glob(f"{CALIBRATION}*.npz"):
-        stale.unlink()
+    _remove_calibrations(folder)
     _write_json(folder / TRAINING, training)
     described = {
         "format": FORMAT,
@@ -317,6 +316,12 @@ def write_cross_fitted(
     }
     _write_json(folder / CONFIG, described)
     return read_bundle(folder)
+
+
+def _remove_calibrations(folder: Path) -> None:
+    for ending in ("npz", "maps.safetensors"):
+        for stale in folder.glob(f"{CALIBRATION}*.{ending}"):
+            stale.unlink()
 
 
 def _read_folds(folder: Path, n: int) -> Iterator[Bundle]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,9 @@ from hvaeood_cli.store.score_file import ScoreFile
 MAX_BAD = 50  # unreadable images that are listed
 MAX_JUDGED = 200  # judged images that are listed
 MAX_THUMBNAILS = 2000  # reading more images takes minutes
-_AT_ONCE = 16  # images that are read and reconstructed together: more would not fit in memory
+# Images that are read and reconstructed together: more would not fit in memory. Those of a model
+# that takes tiles may be large, and are taken one by one.
+_AT_ONCE = 16
 _LINE = 500  # bytes that an image without a picture takes on a page, about
 
 
@@ -122,9 +123,10 @@ def gather(
     shown, rest = rows[:top], rows[top:]
     flagged = decision.flagged[rest] if decision and not unknown else np.zeros(len(rest), bool)
     rest = rest[flagged]
-    large = _pictures(look, shown)
+    at_once = 1 if scores.header.fit == "tile" else _AT_ONCE
+    large = _pictures(look, shown, ranking.k, at_once)
     taken = sum(sight.n_bytes for sight in large)
-    small = _thumbnails(glance, rest, room - taken - _LINE * len(rest))
+    small = _thumbnails(glance, rest, room - taken - _LINE * len(rest), at_once)
     odd = _odd(scores, ranking, judgements, [*shown, *rest], [*large, *small])
     return Section(
         scores=scores,
@@ -239,36 +241,43 @@ def _copies(scores: ScoreFile, rows: Sequence[np.int64]) -> dict[int, list[bytes
     return found
 
 
-def _pictures(look: Looker | None, rows: NDArray[np.int64]) -> list[Sight]:
-    """Each image beside its reconstructions; a note where that cannot be."""
+def _pictures(
+    look: Looker | None, rows: NDArray[np.int64], k: NDArray[np.integer], at_once: int
+) -> list[Sight]:
+    """Each image beside its reconstructions; a note where that cannot be.
+
+    k: whose map is shown of each row of the file, (N,).
+    """
     if look is None:
         return [Sight(note="not shown")] * len(rows)
-    show = partial(picture, n_cards=len(rows))
-    return [one for part in _parts(rows) for one in _sights(look, part, show)]
+    return [
+        picture(one, int(k[row]), len(rows))
+        for part in _parts(rows, at_once)
+        for row, one in zip(part, _seen(look, part), strict=True)
+    ]
 
 
-def _thumbnails(glance: Looker | None, rows: NDArray[np.int64], room: int) -> list[Sight]:
+def _thumbnails(
+    glance: Looker | None, rows: NDArray[np.int64], room: int, at_once: int
+) -> list[Sight]:
     """Small pictures of the first of the rows, until there is no room; nothing of the others."""
     sights: list[Sight] = []
-    for part in _parts(rows):
+    for part in _parts(rows, at_once):
         if glance is None or room <= 0 or len(sights) >= MAX_THUMBNAILS:
             break
-        found = _sights(glance, part, thumbnail)
+        found = [thumbnail(one) for one in _seen(glance, part)]
         room -= sum(sight.n_bytes for sight in found)
         sights += found
     return sights + [Sight()] * (len(rows) - len(sights))
 
 
-def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
+def _parts(rows: NDArray[np.int64], at_once: int) -> list[NDArray[np.int64]]:
+    return [rows[first : first + at_once] for first in range(0, len(rows), at_once)]
 
 
-def _sights(
-    look: Looker, rows: NDArray[np.int64], show: Callable[[Look | HvaeoodError], Sight]
-) -> list[Sight]:
-    seen: Sequence[Look | HvaeoodError]
+def _seen(look: Looker, rows: NDArray[np.int64]) -> Sequence[Look | HvaeoodError]:
+    """A look at each row, or the error that prevents it."""
     try:
-        seen = look([int(row) for row in rows])
+        return look([int(row) for row in rows])
     except HvaeoodError as error:  # the model's files are broken: make the report all the same
-        seen = [error] * len(rows)
-    return [show(one) for one in seen]
+        return [error] * len(rows)

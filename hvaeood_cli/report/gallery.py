@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from hvaeood_cli.errors import HvaeoodError
+from hvaeood_cli.looks.heat import overlay, sentence
 from hvaeood_cli.looks.look import Look, to_image
 
 PAGE = 20_000_000  # bytes that a page with pictures has at most, about
@@ -21,6 +22,8 @@ class Sight(NamedTuple):
     """A `Look` as data URIs, or a note that says why there is none."""
 
     image: str = ""
+    map: str = ""  # the image, the map of one k over it
+    map_words: str = ""  # what it shows
     from_k: tuple[str, ...] = ()
     note: str = ""
     coarse: bool = False  # whether the image is so small that its pixels are to be seen
@@ -28,12 +31,23 @@ class Sight(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        return len(self.image) + sum(map(len, self.from_k))
+        return len(self.image) + len(self.map) + sum(len(uri) for uri in self.from_k)
 
 
-def picture(look: Look | HvaeoodError, n_cards: int) -> Sight:
-    """Make a look into pictures for one of so many cards, and an error into a note."""
-    return _sight(look, _CARD if n_cards <= _MANY else _CARD_OF_MANY)
+def picture(look: Look | HvaeoodError, k: int, n_cards: int) -> Sight:
+    """Make a look into pictures for one of so many cards, and an error into a note.
+
+    k: whose map is shown.
+    """
+    side = _CARD if n_cards <= _MANY else _CARD_OF_MANY
+    sight = _sight(look, side)
+    if isinstance(look, HvaeoodError) or look.maps is None:
+        return sight
+    under = Image.fromarray(overlay(look.image, look.maps, k, least=side // 2, most=side))
+    return sight._replace(
+        map=_data_uri(under, "JPEG"),
+        map_words=f"Map of k = {k}: {sentence(look.maps, k)}.",
+    )
 
 
 def thumbnail(look: Look | HvaeoodError) -> Sight:

@@ -7,8 +7,7 @@ trained on all images but those of fold f.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from hvaeood_cli.images.content import content_key
-from hvaeood_cli.images.tiling import Tiling
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.scorer import Float, ImageNoise, Pixels, Reconstructions, Scorer
@@ -81,13 +79,23 @@ class FoldScorer:
             name: _joined([(rows, part[name]) for rows, part in parts]) for name in parts[0][1]
         } | {"fold": folds.astype(np.int8)}
 
-    def reconstruct(self, pixels: Pixels) -> Reconstructions:
-        """As `Scorer.reconstruct`."""
-        folds = folds_of(pixels, len(self.scorers))
+    def reconstruct(
+        self, pixels: Pixels, folds: NDArray[np.int64] | None = None
+    ) -> Reconstructions:
+        """As `Scorer.reconstruct`. folds: as in `score`."""
+        folds = folds_of(pixels, len(self.scorers)) if folds is None else folds
         parts = self._by_fold(folds, lambda scorer, rows: scorer.reconstruct(pixels[rows]))
         observed = _joined([(rows, part.observed) for rows, part in parts])
-        from_k = _joined([(rows, part.from_k.swapaxes(0, 1)) for rows, part in parts])
-        return Reconstructions(observed, from_k.swapaxes(0, 1))
+        from_k, maps = (
+            _joined([(rows, part[i].swapaxes(0, 1)) for rows, part in parts]).swapaxes(0, 1)
+            for i in (1, 2)
+        )
+        return Reconstructions(observed, from_k, maps)
+
+    @property
+    def of_one_sample(self) -> FoldScorer:
+        """As `Scorer.of_one_sample`."""
+        return FoldScorer([scorer.of_one_sample for scorer in self.scorers])
 
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
         """As `Scorer.ratio`."""
@@ -114,46 +122,6 @@ def _joined(parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> F
     for rows, values in parts:
         whole[rows] = values
     return whole
-
-
-def reconstruct(
-    scorer: Scorer | FoldScorer, tiling: Tiling | None, pixels: Pixels
-) -> Reconstructions:
-    """The reconstructions of one image of any size, (C, h, w) as the model takes it: N = 1.
-
-    tiling: of a model that takes tiles; where these overlap, it is their mean. A few tiles are
-    reconstructed at a time.
-    """
-    if tiling is None:
-        return scorer.reconstruct(pixels[None])
-    places, size = tiling.places(*pixels.shape[1:]), scorer.images_per_pass
-    shapes: list[tuple[int, ...]] = []  # of each part of the reconstructions, without N, H and W
-
-    def parts() -> Iterator[tuple[NDArray[np.int64], Float]]:
-        for few in (places[first : first + size] for first in range(0, len(places), size)):
-            views = _reconstruct_tiles(scorer, tiling.cut(pixels, few), pixels)
-            by_tile = [views.observed, *(part.swapaxes(0, 1) for part in views[1:])]  # (n, ...)
-            shapes[:] = [part.shape[1:-2] for part in by_tile]
-            flat = [part.reshape(len(few), -1, *part.shape[-2:]) for part in by_tile]
-            yield few, np.concatenate(flat, axis=1)
-
-    joined = tiling.joined(parts(), *pixels.shape[1:])  # all parts, (n, h, w)
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    whole = [
-        part.reshape(*shape[:-1], 1, *shape[-1:], *part.shape[-2:])
-        for shape, part in zip(shapes, np.split(joined, ends[:-1]), strict=True)
-    ]
-    return Reconstructions(*whole)
-
-
-def _reconstruct_tiles(
-    scorer: Scorer | FoldScorer, tiles: Pixels, pixels: Pixels
-) -> Reconstructions:
-    """The reconstructions of tiles, (n, C, T, T), of one image, (C, h, w): all by its fold."""
-    if isinstance(scorer, FoldScorer):
-        fold = fold_of(content_key(pixels), len(scorer.scorers))
-        return scorer.scorers[fold].reconstruct(tiles)
-    return scorer.reconstruct(tiles)
 
 
 def scorer_of(bundle: Bundle, settings: ScoreSettings, device: torch.device) -> Scorer | FoldScorer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.ladder import Descent, Ladder, Noise
 from hvaeood_cli.scoring.bounds import Bound, Scores, Visit, lower_bound, score
+from hvaeood_cli.scoring.maps import maps
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
 from hvaeood_cli.scoring.statistics import Evaluation, measure
 from hvaeood_cli.settings import ScoreSettings
@@ -42,10 +43,11 @@ class ImageNoise(NamedTuple):
 
 
 class Reconstructions(NamedTuple):
-    """The reconstructions of N images, on the scale 0 (black) to 1 (white)."""
+    """What a model makes of N images. Pictures are on the scale 0 (black) to 1 (white)."""
 
     observed: Float  # (N, C, H, W): the x that was scored: binarised, or the image itself
     from_k: Float  # (L, N, C, H, W): E[x|z] by k, where z_{<=k} came from the prior
+    maps: Float  # (L - 1, N, H, W) nats: what each pixel loses between k = 0 and k, smoothed
 
 
 @dataclass(frozen=True)
@@ -116,24 +118,41 @@ class Scorer:
         return {name: np.concatenate([part[name] for part in passes]) for name in passes[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
-        """Each image's reconstructions from k = 0 ... L - 1 (Figure 1), by the scoring passes."""
+        """Each image's reconstructions from k = 0 ... L - 1 (Figure 1), by the scoring passes.
+
+        And its maps, by `scoring.maps`.
+        """
         likelihood = self.ladder.likelihood
         size = min(self.images_per_pass, len(pixels))  # a picture need not be exact to the last bit
-        observed, from_k = [], []
+        parts = []
         for n, x, noise in self._passes(pixels, size=size):
             means: list[Tensor] = []  # E[x|z] by k, (B, C, H, W), of the first sample
+            log_px: list[Tensor] = []  # log p(x_i|z) by k, (B, H, W)
 
             def keep(
-                k: int, descent: Descent, _: Bound, x: Tensor = x, means: list[Tensor] = means
+                k: int,
+                descent: Descent,
+                bound: Bound,
+                n: int = n,
+                means: list[Tensor] = means,
+                log_px: list[Tensor] = log_px,
             ) -> None:
-                means.append(likelihood.mean(descent.parameters[: len(x)]))
+                means.append(likelihood.mean(descent.parameters[:n]))
+                log_px.append(bound.log_px_of_pixels[:n])
 
             self._score(x, noise, keep)
-            observed.append(likelihood.shown(x[:n]))
-            from_k.append(torch.stack(means)[:, :n])
+            part = (likelihood.shown(x[:n]), torch.stack(means), maps(torch.stack(log_px).float()))
+            parts.append([one.cpu().numpy() for one in part])
+        observed, from_k, lost = zip(*parts, strict=True)
         return Reconstructions(
-            torch.cat(observed).cpu().numpy(), torch.cat(from_k, dim=1).cpu().numpy()
+            np.concatenate(observed), np.concatenate(from_k, 1), np.concatenate(lost, 1)
         )
+
+    @property
+    def of_one_sample(self) -> Scorer:
+        """The same, with one sample of each bound and in full precision: for pictures."""
+        plain = {"n_importance_samples": 1, "n_importance_samples_k": 1, "precision": "float32"}
+        return replace(self, settings=self.settings.model_copy(update=plain))
 
     @torch.inference_mode()
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:

@@ -34,6 +34,7 @@ from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.scoring.engines.choosing import engine_for
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.scoring.scorer import Scorer
+from hvaeood_cli.scoring.usual import usual_maps
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.training.budget import scoring_seconds
@@ -227,7 +228,10 @@ class TrainingRun:
         # Pixels in memory are converted already, so the run itself may not know how.
         converted = done_to_most(self.conversions, bundle.training["n_images"])
         about = {"made_by": MADE_BY, "converted": converted}
-        Calibration.of(scores, about).save(bundle.calibration_place())
+        calibration = Calibration.of(scores, about)
+        place = bundle.calibration_place()
+        calibration.save(place)
+        usual_maps(engine.scorer, calibration.settings, manifest).save(place)
 
     def _provenance(self, trained: Trained, fingerprint: dict[str, Any]) -> dict[str, Any]:
         """How, from what and when the model was made, for `training.json`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +36,7 @@ from hvaeood_cli.tui.screens.look import LookScreen
 from hvaeood_cli.tui.threshold import Threshold, words
 from hvaeood_cli.tui.view import Snapshot, View, take
 from hvaeood_cli.tui.widgets.gallery import Gallery
+from hvaeood_cli.tui.widgets.layer import under_map
 from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture, reduced
 
 HINT = "enter looks at an image, v at many, ← → move the threshold, 1 2 3 judge, ? tells the rest"
@@ -188,7 +189,21 @@ class Workbench(App[None]):
         self.push_screen(LookScreen(self.snapshot, message.row, self._image_widget, no_model))
 
     def on_glance(self, message: messages.Glance) -> None:
-        self._want("glance", self.file.glances, [message.row], self._glanced)
+        if self.snapshot.view.layer:
+            self._want("glance", self.file.looks, [message.row], self._glanced_under_map)
+        else:
+            self._want("glance", self.file.glances, [message.row], self._glanced)
+
+    def on_next_layer(self) -> None:
+        if self._image_widget is None:
+            self.notify("images are off: --images auto draws them", severity="warning")
+        elif self.file.opened.no_model:
+            why = self.file.opened.no_model
+            self.notify(why, title="No maps", severity="warning", markup=False)
+        else:
+            view = self.snapshot.view
+            layer = (view.layer + 1) % self.snapshot.run.n_layers
+            self._take(replace(view, layer=layer))
 
     def on_thumbs(self, message: messages.Thumbs) -> None:
         self._want("thumbs", self.file.glances, message.rows, self._thumbed)
@@ -253,6 +268,10 @@ class Workbench(App[None]):
             picture.say(printable(image.message))
         else:
             picture.show(image)
+
+    def _glanced_under_map(self, row: int, look: Look | HvaeoodError) -> None:
+        k = self.snapshot.view.layer
+        self._glanced(row, look if isinstance(look, HvaeoodError) else under_map(look, k))
 
     def _thumbed(self, row: int, image: NDArray[np.uint8] | HvaeoodError) -> None:
         shown = printable(image.message) if isinstance(image, HvaeoodError) else image

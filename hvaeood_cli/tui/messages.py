@@ -52,6 +52,10 @@ class Show(Message):
         self.row = row
 
 
+class NextLayer(Message):
+    """Asks for the map of the next k over the image; after the last k, for none."""
+
+
 class Judge(Message):
     """Judges a row's image. None leaves the mark, or the note, as it is."""
 

@@ -49,6 +49,7 @@ class View:
     descending: bool = True
     filter: Filter = field(default_factory=Filter)
     log: bool = True  # whether counts are logarithmic, so that a few odd images are seen
+    layer: int = 0  # the k whose map lies over the image; 0: none
     own: Mapping[str | Axis, Threshold] = field(default_factory=dict)
     """The thresholds that somebody chose, by their `slot`; the last one chosen is last."""
 

@@ -66,7 +66,7 @@ class BrowseScreen(JudgingScreen):
         Binding("escape", "clear", "Clear filters", show=False),
         Binding("s", "next_column", "Sort", show=False),
         Binding("S", "reverse", "Reverse", show=False),
-        Binding("e", "take_away", "Write list"),
+        Binding("e", "take_away", "Write"),
         Binding("w", "decide", "Write decision", show=False),
     ]
 
@@ -77,6 +77,7 @@ class BrowseScreen(JudgingScreen):
         super().__init__(snapshot)
         self._others = others
         self._image_widget = image_widget
+        self._layer = snapshot.view.layer  # of the preview
         self._binned: tuple[Run, Axis, int, Binning] | None = None
 
     def compose(self) -> ComposeResult:
@@ -116,6 +117,11 @@ class BrowseScreen(JudgingScreen):
             (view.column, view.descending != (view.column == COMBINED and self._by_p)),
         )
         self._show_gallery()
+        if view.layer != self._layer:
+            self._layer = view.layer
+            self.set_class(view.layer > 0, "-layer")
+            self.query_one("#preview", Picture).caption(f"map of k = {view.layer}")
+            self._glance()
         if not run.n_scored:
             self.query_one(Detail).update("no image of this file has scores")
         self._show_detail()

@@ -38,6 +38,7 @@ _KEYS = {
     ],
     "Look and judge": [
         ("enter", "the image beside its reconstructions"),
+        ("o", "where it is odd: the map of k = 1, 2 ... over the image, then none"),
         ("1 2 3", "OOD, fine, unsure; goes on to the next image"),
         ("0", "no mark and no note"),
         ("z", "takes the last judgement back, and goes to its image"),
@@ -57,6 +58,11 @@ _WORDS = (
     ("p", "how often an image that belongs is as odd: the share of the calibration's images"),
     ("FPR 1 %", "of the images that belong, 1 % at most are flagged, on average"),
     ("FDR 5 %", "of the flagged images, 5 % at most belong, on average"),
+    (
+        "map",
+        "colours where pixels lose unusually much between k = 0 and k; it shows where to look, "
+        "and is no outline and no cause",
+    ),
     ("red", "flagged;  white line: the calibration, scaled to as many images as there are here"),
 )
 

@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from hvaeood_cli.text import printable
-from hvaeood_cli.tui.messages import Copy, Judge, Undo
+from hvaeood_cli.tui.messages import Copy, Judge, NextLayer, Undo
 from hvaeood_cli.tui.screens.asking import AskText
 from hvaeood_cli.tui.view import Snapshot
 
@@ -37,6 +37,7 @@ class JudgingScreen(SnapshotScreen):
         Binding("0", "mark('')", "Unmark", show=False),
         Binding("z", "undo", "Take the last judgement back", show=False),
         Binding("n", "note", "Note", group=JUDGE),
+        Binding("o", "next_layer", "Map"),
         Binding("y", "copy", "Copy path", show=False),
     ]
 
@@ -75,6 +76,9 @@ class JudgingScreen(SnapshotScreen):
                 self.post_message(Judge(row, note=text))
 
         self.app.push_screen(AskText("Note", name, judgement.note), take)
+
+    def action_next_layer(self) -> None:
+        self.post_message(NextLayer())
 
     def action_copy(self) -> None:
         if self.row is not None:

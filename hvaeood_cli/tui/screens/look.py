@@ -17,6 +17,7 @@ from hvaeood_cli.tui.messages import Show
 from hvaeood_cli.tui.screens.judging import JudgingScreen
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.detail import Detail, MarkChips
+from hvaeood_cli.tui.widgets.layer import key_to, under_map
 from hvaeood_cli.tui.widgets.picture import ImageWidget, Picture, PictureRow
 
 STEP = Binding.Group("Other image", compact=True)
@@ -42,6 +43,7 @@ class LookScreen(JudgingScreen):
         self._place = 0  # of the row in the list, or where it was before it left the list
         self._image_widget = image_widget
         self._no_model = no_model
+        self._look: Look | None = None  # of the row, once it has arrived
 
     @property
     def row(self) -> int:
@@ -58,6 +60,7 @@ class LookScreen(JudgingScreen):
             yield Picture("as scored", self._image_widget, id="observed")
             for k in range(n_layers):
                 yield Picture(f"difference, k = {k}", self._image_widget, id=f"difference-{k}")
+        yield Static(id="layer")
         yield Static(id="remark")
         yield MarkChips()
         yield Detail()
@@ -67,8 +70,10 @@ class LookScreen(JudgingScreen):
         self._want()
 
     def show(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+        before, self.snapshot = self.snapshot.view.layer, snapshot
         self._describe()
+        if snapshot.view.layer != before:
+            self._show_image()
 
     def show_look(self, row: int, look: Look | HvaeoodError) -> None:
         """Show a look that has arrived; drop it if the screen shows another row by now."""
@@ -81,7 +86,8 @@ class LookScreen(JudgingScreen):
         if look.changed:
             remark = "this is another image now than the one that was scored: hvaeood score again"
         self._remark(remark)
-        self.query_one("#image", Picture).show(look.image)
+        self._look = look
+        self._show_image()
         if self._no_model:
             return
         self.query_one("#observed", Picture).show(to_pixels(look.observed))
@@ -89,6 +95,18 @@ class LookScreen(JudgingScreen):
             self.query_one(f"#from-{k}", Picture).show(to_pixels(mean))
             difference = to_pixels(np.abs(look.observed - mean))
             self.query_one(f"#difference-{k}", Picture).show(difference)
+
+    def _show_image(self) -> None:
+        """The image, below the map that the view asks for."""
+        look, k = self._look, self.snapshot.view.layer
+        picture, words = self.query_one("#image", Picture), self.query_one("#layer", Static)
+        maps = look.maps if look and k else None
+        picture.caption("image" if maps is None else f"map of k = {k}")
+        words.display = maps is not None
+        if look is not None:
+            picture.show(under_map(look, k))
+        if maps is not None:
+            words.update(key_to(maps, k))
 
     # -- what the user does -------------------------------------------------------------------
 
@@ -116,6 +134,7 @@ class LookScreen(JudgingScreen):
         return int(places[0]) if len(places) else None
 
     def _want(self) -> None:
+        self._look = None
         self._describe()
         self._clear("")
         self.query_one("#image", Picture).say("…")
@@ -135,6 +154,7 @@ class LookScreen(JudgingScreen):
         self.query_one(MarkChips).show_marks(self.snapshot, self._row, wide=True)
 
     def _clear(self, remark: str) -> None:
+        self._show_image()
         for picture in self.query(Picture):
             picture.say("")
         self._remark(remark)

@@ -48,6 +48,10 @@ class Picture(Vertical):
             with Container(classes="frame"):
                 yield self._widget(classes="image")
 
+    def caption(self, text: str) -> None:
+        """Write another caption."""
+        self.query_one(".caption", Static).update(Content(text))
+
     def show(self, pixels: NDArray[np.uint8]) -> None:
         """Show an image. pixels: (H, W) or (H, W, 3)."""
         self._say("" if self._widget else "images are off")
