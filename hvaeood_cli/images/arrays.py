@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import re
 import stat
@@ -11,14 +12,15 @@ import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.errors import SourceError, UsageError
+from hvaeood_cli.errors import ImageError, SourceError, UsageError
 from hvaeood_cli.images.decode import Conversion, Decoded
 from hvaeood_cli.images.folder import stamp_of
+from hvaeood_cli.untrusted import check_size, read_array_header
 
 Pixels = NDArray[np.uint8]
 
@@ -38,6 +40,37 @@ class Array(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int, /) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """The rows of an .npy file, each read when it is asked for.
+
+    Not mapped into memory: a file that became shorter meanwhile would end the process.
+    """
+
+    path: Path
+    shape: tuple[int, ...]  # of the array as it is in the file
+    offset: int  # where its first row begins
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int, /) -> Pixels:
+        size = math.prod(self.shape[1:])
+        try:
+            with self.path.open("rb") as file:
+                data = os.pread(file.fileno(), size, self.offset + i * size)
+        except OSError as error:
+            raise ImageError("unreadable", error.strerror or str(error)) from None
+        if len(data) < size:
+            raise ImageError("damaged", "the array became shorter")
+        row = np.frombuffer(data, np.uint8).reshape(1, *self.shape[1:])
+        image: Pixels = as_images(str(self.path), row)[0]
+        return image
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(np.stack([self[i] for i in range(len(self))]), dtype)
 
 
 @dataclass(frozen=True)
@@ -135,7 +168,7 @@ def is_array_file(path: Path) -> bool:
     return path.name.lower().endswith(ARRAY_SUFFIXES)
 
 
-def load_array(path: Path) -> Pixels:
+def load_array(path: Path) -> Array:
     """All images of the file: (N, H, W) grey or (N, H, W, 3) RGB.
 
     Raises SourceError for a file that is damaged or holds something else.
@@ -145,13 +178,12 @@ def load_array(path: Path) -> Pixels:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is not a regular file")
         if name.endswith(".npy"):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        elif name.endswith(".npz"):
-            array = _from_npz(path)
-        else:
-            array = _from_idx(path)
+            return _on_disk(path)
+        array = _from_npz(path) if name.endswith(".npz") else _from_idx(path)
         if not isinstance(array, np.ndarray):
             raise ValueError("it holds no single array")
+    except SourceError:
+        raise
     except MemoryError:
         raise SourceError(f"cannot read {path}: not enough memory", _NO_ROOM) from None
     except Exception as error:  # NumPy and zipfile raise whatever a hostile file makes them raise
@@ -177,6 +209,19 @@ def as_images(path: str, array: NDArray[np.generic]) -> Pixels:
     if not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)) or 0 in array.shape[1:]:
         raise SourceError(f"{path} has shape {array.shape}", _HINT)
     return array  # type: ignore[return-value]
+
+
+def _on_disk(path: Path) -> Array:
+    """The rows of an .npy file. Raises ValueError, and SourceError as `as_images` does."""
+    with path.open("rb") as file:
+        try:
+            header = read_array_header(file)
+        except ValueError:  # such as one in Fortran's order, whose rows are not in one piece
+            return as_images(str(path), np.load(path, allow_pickle=False))
+        offset = file.tell()
+    check_size(header, path.stat().st_size - offset)
+    as_images(str(path), np.broadcast_to(np.zeros((), header.dtype), header.shape))
+    return OnDisk(path, header.shape, offset)
 
 
 def _from_idx(path: Path) -> Pixels:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -61,8 +61,7 @@ def write_scores(
             tiles = scores.tiles.blocks() if scores.tiles else ()
     with (
         replacing(path, check) as temporary,
-        _system_errors(path),
-        h5py.File(temporary, "w", track_order=False) as file,
+        _written(temporary, "w") as file,
     ):
         for key, value in _attributes(written).items():
             file.attrs[key] = value
@@ -100,7 +99,7 @@ def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
 
     with replacing(path, check) as temporary:
         shutil.copyfile(path, temporary)
-        with _system_errors(path), h5py.File(temporary, "r+") as file:
+        with _written(temporary, "r+") as file:
             if any(file.attrs.get(key) != value for key, value in _attributes(scores).items()):
                 raise _scored_anew(path)
             if GROUP in file:
@@ -112,17 +111,44 @@ def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
                 _write_group(file, decision)
 
 
+class _Disk(FileIO):
+    """A file for HDF5 to write, for which no write fails: the first error is kept, and said later.
+
+    The library crashes, or fills the terminal, where the disk is full.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        n = len(rest)
+        try:
+            while rest and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return n
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
 @contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
-    """Raise what the system refused as OSError: HDF5 says it in words, as one of many errors."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        found = re.search(r"errno = ([0-9]+)", str(error))
-        if found is None:
-            raise
-        code = int(found[1])
-        raise OSError(code, os.strerror(code), str(path)) from None
+def _written(place: Path, mode: Literal["w", "r+"]) -> Iterator[h5py.File]:
+    """An HDF5 file that is open to be written. Raises OSError where that failed."""
+    with _Disk(place, "r+") as disk:
+        try:
+            with h5py.File(disk, mode, track_order=False) as file:
+                yield file
+        except (OSError, RuntimeError):  # of HDF5, which found back not what it had written
+            if disk.error is None:
+                raise
+        if disk.error is not None:
+            raise disk.error
 
 
 def _file_at(path: Path) -> tuple[int, int, int, int] | None:

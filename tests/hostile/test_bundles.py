@@ -131,7 +131,7 @@ def weights_damages(data: bytes, n_random: int) -> Iterator[tuple[str, bytes]]:
         "one more": tensors | {"another": np.zeros(3, "f4")},
         "one less": {name: value for name, value in tensors.items() if name != first},
         "flat": {name: value.ravel() for name, value in tensors.items()},
-        "empty": {name: value[..., :0].copy() for name, value in tensors.items()},
+        "empty": {name: np.zeros((0, *value.shape), "f4") for name, value in tensors.items()},
         "none": {},
     }.items():
         yield what, save(changed)
@@ -165,19 +165,16 @@ def damages(whole: Path, n_random: int) -> Iterator[tuple[str, Damage]]:
         yield f"weights: {what}", weights(data)
     for dtype in ("int8", "uint64", "float64", "S4", "U4", "M8[s]"):
         for shape in ((0,), (5,), (2, 3), ()):
-            array = np.zeros(shape, dtype)
-            yield (
-                f"hashes: {dtype} {shape}",
-                lambda m, a=array: np.save(m / "training_images.npy", a),
-            )
-    yield "hashes: not sorted", lambda m: np.save(m / "training_images.npy", np.array([2, 1], "u8"))
-    yield (
-        "hashes: objects",
-        lambda m: np.save(m / "training_images.npy", np.array([{}], object), allow_pickle=True),
-    )
+            yield f"hashes: {dtype} {shape}", _hashes(np.zeros(shape, dtype))
+    yield "hashes: not sorted", _hashes(np.array([2, 1], "u8"))
+    yield "hashes: objects", _hashes(np.array([{}], object))
     for name in ("config.json", "training.json", "model.safetensors", "training_images.npy"):
         for what, data in byte_damages((whole / name).read_bytes(), n_random):
             yield f"{name}: {what}", writes(name, data)
+
+
+def _hashes(array: np.ndarray) -> Damage:
+    return lambda model: np.save(model / "training_images.npy", array, allow_pickle=True)
 
 
 def folds_damages() -> Iterator[tuple[str, Damage]]:
