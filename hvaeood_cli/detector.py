@@ -33,7 +33,7 @@ from hvaeood_cli.images.memory import open_memory
 from hvaeood_cli.images.preprocess import preprocess, rules_of, tiling_of
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
-from hvaeood_cli.scoring.maps import RULE
+from hvaeood_cli.scoring.maps import rule_of
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Rule
@@ -306,7 +306,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def reconstruct(self, X: Images) -> Reconstructions:
         """Each image as the model reconstructs it from k = 0 ... L - 1 (the paper's Figure 1).
 
-        With its maps in nats: what each pixel loses between k = 0 and k. One sample of each latent
+        With its maps in nats: what each pixel costs at k = 1 ... L - 1. One sample of each latent
         is drawn, whatever S is. Raises ImageError for an image that cannot be read, UsageError for
         images of several sizes that a model takes by tiles.
         """
@@ -321,11 +321,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def maps(self, X: Images) -> list[NDArray[np.float32]]:
         """Where each image is odd: of each (L - 1, h, w), the map of k = 1 ... L - 1 at k - 1.
 
-        A map is what each pixel loses between k = 0 and k, smoothed, in standard deviations above
-        what is usual at that pixel. h and w are those of the image as the model takes it; of one
-        that is cut into tiles, scaled. Raises ImageError for an image that cannot be read,
-        CalibrationError where it is not known what is usual: `reconstruct(X).maps` is in nats and
-        needs no calibration.
+        A map is what each pixel costs when the k lowest latents come from the prior
+        (`scoring.maps`), smoothed, in standard deviations above what is usual at that pixel. h and
+        w are those of the image as the model takes it; of one that is cut into tiles, scaled.
+        Raises ImageError for an image that cannot be read, CalibrationError where it is not known
+        what is usual: `reconstruct(X).maps` is in nats and needs no calibration.
         """
         from hvaeood_cli.scoring.views import views
 
@@ -443,7 +443,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises CalibrationError for a file that cannot be read.
         """
-        wanted, config = self.calibration_settings | {"map": RULE}, self.bundle.config
+        config = self.bundle.config
+        wanted = self.calibration_settings | {"map": rule_of(config)}
         made: UsualMaps | None = getattr(self, "usual_maps_", None)
         if made is not None and made.fits(wanted):
             return made

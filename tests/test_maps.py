@@ -23,7 +23,7 @@ from hvaeood_cli.looks.looker import Looking
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.bounds import score
-from hvaeood_cli.scoring.maps import RULE, lost, smoothed
+from hvaeood_cli.scoring.maps import costs, rule_of, smoothed
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.scoring.usual import usual_maps
 from hvaeood_cli.settings import ScoreSettings
@@ -37,7 +37,12 @@ TILED = ModelConfig.model_validate(
     SMALL.model_dump()
     | {"likelihood": "logistics", "fit": "tile", "tile_stride": 4, "tile_scale": 0.5}
 )
-WANTED = {"model_sha256": "a" * 64, "proposal": "mean", "preprocessing": "none", "map": RULE}
+WANTED = {
+    "model_sha256": "a" * 64,
+    "proposal": "mean",
+    "preprocessing": "none",
+    "map": rule_of(SMALL),
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def usual() -> UsualMaps:
 
 @pytest.mark.parametrize("config", [SMALL, COLOUR], ids=["bernoulli", "logistics"])
 @pytest.mark.parametrize("n_samples", [1, 3])
-def test_a_map_adds_up_to_what_log_px_loses(config, n_samples):
+def test_a_map_adds_up_to_what_log_px_says(config, n_samples):
     ladder = make_ladder(config)
     pixels = torch.from_numpy(make_images(4, channels=config.image_channels))
     x = ladder.likelihood.observe(pixels, torch.rand(pixels.shape))
@@ -72,9 +77,9 @@ def test_a_map_adds_up_to_what_log_px_loses(config, n_samples):
         n_samples,
         visit=lambda k, descent, bound: of_pixels.append(bound.log_px_of_pixels),
     )
-    sums = lost(torch.stack(of_pixels)).sum((2, 3))  # (L - 1, B)
-    expected = scores.log_px[:, :1] - scores.log_px[:, 1:]
-    torch.testing.assert_close(sums.T, expected, atol=1e-3, rtol=1e-5)
+    sums = costs(torch.stack(of_pixels), config).sum((2, 3))  # (L - 1, B)
+    chance = scores.log_px[:, :1] if config.likelihood == "bernoulli" else 0.0
+    torch.testing.assert_close(sums.T, chance - scores.log_px[:, 1:], atol=1e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [SMALL, COLOUR], ids=["bernoulli", "logistics"])
@@ -261,8 +266,8 @@ def test_a_sentence_says_how_much_in_which_unit():
     values = np.zeros((2, 8, 8), "f4")
     values[1, 3, 3] = 6.25
     spreads, nats = Maps(values, (0, 0, 8, 8)), Maps(values, (0, 0, 8, 8), "nobody knows")
-    assert "6.2 spreads more than is usual there" in sentence(spreads, 2)
-    assert "nowhere" in sentence(spreads, 1) and "its lowest layer" in sentence(spreads, 1)
+    assert "worse than is usual there, by up to 6.2 spreads" in sentence(spreads, 2)
+    assert sentence(spreads, 1).startswith("nowhere do the layers above 1")
     assert "6.2 nats a pixel" in sentence(nats, 2) and "not known" in sentence(nats, 2)
     assert scale(spreads, 2) == (2.0, 8.0) and scale(nats, 2)[1] == 6.25
 

@@ -247,7 +247,8 @@ def test_odd_images_stand_beside_their_reconstructions(run, folder, bundle, tmp_
     assert code == 0, err
     page = Tags((tmp_path / "report.html").read_text())
     pictures = [a["src"] for tag, a in page.tags if tag == "img"]
-    assert len(pictures) == 11 * 4, "eleven images, each from k = 0, 1, 2"
+    assert len(pictures) == 11 * 5, "eleven images, each with its map and from k = 0, 1, 2"
+    assert page.text.count("Map of k = ") == 11 and "what is usual there is not known" in page.text
     assert "no such file" in page.text and "not the image that was scored" in page.text
     assert "1 of 12 pictures are missing: no such file: images/00.png" in err
 

@@ -504,7 +504,7 @@ def test_help_palette_and_themes(file):
         assert isinstance(app.screen, HelpScreen) and "by the plotted score" in text_of(app)
         await press(pilot, "escape")
         names = {command.title for command in app.get_system_commands(app.screen)}
-        assert {"Write list", "Next k", "Theme", "Write decision"} <= names
+        assert {"Write", "Next k", "Theme", "Write decision"} <= names
         for theme in ("textual-light", "ansi-dark"):
             app.theme = theme
             await settle(pilot)
@@ -1005,3 +1005,70 @@ def test_two_models_without_p_are_compared_by_places_alone(scores, file):
         assert isinstance(app.screen, LookScreen)
 
     drive([file, opened(other_model(scores), None)], steps)
+
+
+# -- maps -----------------------------------------------------------------------------------------
+
+
+def shown(app, selector: str) -> np.ndarray:
+    return np.asarray(app.screen.query_one(selector).query_one(".image").image)
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    return pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+
+
+def test_a_key_lays_the_map_of_each_k_over_the_image_and_takes_it_away(scores, calibration):
+    async def steps(pilot, app):
+        await press(pilot, "enter")
+        plain = shown(app, "#image")
+        assert is_grey(plain) and not app.screen.query_one("#layer").display
+        await press(pilot, "o")
+        first = shown(app, "#image")
+        assert not is_grey(first) and "map of k = 1: from 2 " in text_of(app)
+        assert "to 8 spreads above what is usual there" in text_of(app)
+        await press(pilot, "o")
+        assert not np.array_equal(shown(app, "#image"), first) and "map of k = 2" in text_of(app)
+        await press(pilot, "right")
+        assert "map of k = 2" in text_of(app), "it stays for the next image"
+        await press(pilot, "left", "escape", "enter")
+        assert "map of k = 2" in text_of(app), "and for whoever comes back"
+        await press(pilot, "o")
+        assert np.array_equal(shown(app, "#image"), plain) and "map of" not in text_of(app)
+
+    drive(opened(scores, calibration), steps, size=(80, 24), images=True)
+
+
+def test_the_preview_shows_the_map_too(scores, calibration):
+    async def steps(pilot, app):
+        assert is_grey(shown(app, "#preview"))
+        await press(pilot, "o")
+        assert not is_grey(shown(app, "#preview")) and "map of k = 1" in text_of(app)
+        await press(pilot, "down")
+        assert not is_grey(shown(app, "#preview"))
+        await press(pilot, "o", "o")
+        assert is_grey(shown(app, "#preview")) and "map of" not in text_of(app)
+
+    drive(opened(scores, calibration), steps, size=(140, 40), images=True)
+
+
+def test_a_map_without_what_is_usual_says_so(scores, calibration):
+    async def steps(pilot, app):
+        app.file.looks.keep(3, reconstruct(3))
+        await press(pilot, "o")
+        app.on_open(messages.Open(3))
+        await settle(pilot)
+        assert "nats a pixel, for nobody knows" in text_of(app)
+
+    drive(opened(scores, calibration), steps, images=True)
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_where_there_can_be_no_map_a_word_says_why(scores, calibration, images):
+    async def steps(pilot, app):
+        await press(pilot, "o")
+        assert ("the model is gone" if images else "images are off") in said(app)
+        assert app.snapshot.view.layer == 0
+
+    file = opened(scores, calibration, no_model="the model is gone")
+    drive(file, steps, images=images)

@@ -19,6 +19,7 @@ SCREENS = {
     "gallery": ("v", "2", "right"),
     "lost": ("right", "q"),
     "look": ("enter",),
+    "map": ("enter", "o"),
     "differences": ("enter", "d"),
     "all_k": ("a",),
     "compare": ("c",),
@@ -54,7 +55,7 @@ def test_screen(screen, size, scores, calibration, picture_of):
         await press(pilot, "shift")
         shown.append(normal(app.export_screenshot()))
 
-    images = screen in ("browse", "gallery", "look")
+    images = screen in ("browse", "gallery", "look", "map")
     files = [opened(scores, calibration), opened(scores, None)]
     drive(files, steps, size, images=images)
     assert shown[0] == picture_of

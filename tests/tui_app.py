@@ -20,7 +20,7 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.sources import open_sources
-from hvaeood_cli.looks.look import Look
+from hvaeood_cli.looks.look import Look, Maps
 from hvaeood_cli.store.judgements import read_judgements
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
@@ -73,7 +73,10 @@ def picture(row: int) -> np.ndarray:
 
 def reconstruct(row: int) -> Look:
     x = (picture(row) / 255.0).astype(np.float32)[None]
-    return Look(picture(row), x, np.stack([x * 0.9, x * 0.5, 1 - x]), changed=row == 1)
+    spots = np.zeros((2, 28, 28), np.float32)
+    spots[0, 4:10, 4:10], spots[1, 16:22, 12:20] = 5.0, 9.0
+    maps = Maps(spots, (0, 0, 28, 28), "nobody knows" if row == 3 else "")
+    return Look(picture(row), x, np.stack([x * 0.9, x * 0.5, 1 - x]), row == 1, maps)
 
 
 def opened(scores: ScoreFile, calibration: Calibration | None, **options: object) -> Opened:

@@ -58,8 +58,8 @@ def reconstruct(
     reconstructions, where the k lowest latents come from the prior. An image from the training
     distribution keeps its looks; another drifts towards what the model knows.
 
-    The map of k colours the pixels that lose unusually much between k = 0 and k: from 2 spreads
-    above what is usual there to 8, violet to yellow. NAME.map-K.png shows it over the image;
+    The map of k colours what the latents above k explain worse than is usual there: from 2 spreads
+    above it to 8, violet to yellow. NAME.map-K.png shows it over the image;
     NAME.spreads.npy holds all of them, (L - 1, H, W), or NAME.nats.npy where nothing says what is
     usual. A map shows where to look. It is no outline of an object, and names no cause.
 

@@ -91,12 +91,12 @@ def keep_usual_maps(
     from hvaeood_cli.calibration.calibration import settings_of
     from hvaeood_cli.calibration.usual_maps import UsualMaps, place_of
     from hvaeood_cli.images.reader import ImageReader
-    from hvaeood_cli.scoring.maps import RULE
+    from hvaeood_cli.scoring.maps import rule_of
     from hvaeood_cli.scoring.usual import usual_maps_of
 
     place = place_of(calibration)
     with contextlib.suppress(CalibrationError):
-        wanted = settings_of(scores.header) | {"map": RULE}
+        wanted = settings_of(scores.header) | {"map": rule_of(detector.bundle.config)}
         if not anew and UsualMaps.load(place).fits(wanted):
             return place
     try:

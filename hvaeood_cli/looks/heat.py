@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 SPREADS = (2.0, 8.0)  # above what is usual: where the colour begins, and where it is brightest
-_NATS = 0.25  # where the colour begins, as a share of the largest value, where no spread is known
+_NATS = 0.9  # where the colour begins if no spread is known: this share of the map is below it
 
 # "Inferno" of matplotlib (CC0), its upper three quarters, in eight steps.
 _COLOURS: tuple[Colour, ...] = (
@@ -39,12 +39,13 @@ _DIMMED = 0.6  # how bright the image below is
 def scale(maps: Maps, k: int) -> tuple[float, float]:
     """Where the colours of the map of k begin, and where they are brightest: in spreads or nats.
 
-    Maps in nats have no common scale: the brightest is the largest value of this one.
+    Maps in nats have no common scale: of each, the tenth that is highest is coloured.
     """
     if not maps.why_nats:
         return SPREADS
-    largest = max(float(np.nan_to_num(maps.values[k - 1]).max()), 1e-6)
-    return _NATS * largest, largest
+    values = np.nan_to_num(maps.values[k - 1])
+    low, high = float(np.quantile(values, _NATS)), float(values.max())
+    return low, max(high, low + 1e-6)
 
 
 def legend(maps: Maps, k: int) -> tuple[str, str]:
@@ -52,21 +53,20 @@ def legend(maps: Maps, k: int) -> tuple[str, str]:
     low, high = scale(maps, k)
     if not maps.why_nats:
         return f"from {low:g}", f"to {high:g} spreads above what is usual there"
-    return f"from {low:.2g}", f"to {high:.2g} nats lost, for {maps.why_nats}"
+    return f"from {low:.2g}", f"to {high:.2g} nats a pixel, for {maps.why_nats}"
 
 
 def sentence(maps: Maps, k: int) -> str:
     """What the map of k shows of its image, in one sentence."""
     low, _ = scale(maps, k)
     largest = float(np.nan_to_num(maps.values[k - 1]).max())
-    lowest = "its lowest layer" if k == 1 else f"its {k} lowest layers"
     if maps.why_nats:
-        most = f"up to {largest:.2g} nats a pixel; what is usual there is not known"
-        return f"coloured is where it loses most without {lowest}: {most}"
+        most = f"with up to {largest:.2g} nats a pixel; what is usual there is not known"
+        return f"coloured is what the layers above {k} explain worst, {most}"
     if largest < low:
-        return f"nowhere does it lose {low:g} spreads more than is usual without {lowest}"
-    most = f"up to {largest:.1f} spreads more than is usual there"
-    return f"coloured is where it loses most without {lowest}: {most}"
+        return f"nowhere do the layers above {k} explain it {low:g} spreads worse than is usual"
+    most = f"by up to {largest:.1f} spreads"
+    return f"coloured is what the layers above {k} explain worse than is usual there, {most}"
 
 
 def overlay(image: Pixels, maps: Maps, k: int, least: int = 256, most: int = 1024) -> Pixels:

@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 
 class Maps(NamedTuple):
-    """Where an image loses how much between k = 0 and each k, as `scoring.maps` says."""
+    """What each pixel of an image costs at each k, as `scoring.maps` says."""
 
     values: NDArray[np.float32]  # (L - 1, h, w), the map of k at k - 1: spreads, else nats
     box: Box  # what they cover of the image: left, top, right and bottom, pixels of the image

@@ -146,10 +146,10 @@ class Looking:
         """What is usual of these maps, or why nobody knows."""
         from hvaeood_cli.calibration.calibration import settings_of
         from hvaeood_cli.calibration.usual_maps import NOT_KNOWN, find_usual_maps
-        from hvaeood_cli.scoring.maps import RULE
+        from hvaeood_cli.scoring.maps import rule_of
 
         run = self._scores.header
-        wanted = settings_of(run) | {"map": RULE}
+        wanted = settings_of(run) | {"map": rule_of(self._bundle.config)}
         try:
             found = find_usual_maps(self._calibrations, wanted, run.n_layers, run.image_size)
         except CalibrationError as error:

@@ -135,7 +135,7 @@ def score(
     shared: where the naive way makes two full passes for each k, this one makes a single pass up
     (the ELBO's samples climb again above z_1) and one way down for each k and sample.
     visit: called with each k, its descent and its bound, for what is made of them besides:
-    reconstructions, and where in an image nats are lost.
+    reconstructions, and what each pixel costs.
     """
     n_layers = ladder.n_layers
     means = climb_means(ladder, x, n_layers)

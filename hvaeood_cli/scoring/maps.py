@@ -1,9 +1,10 @@
-"""Maps: where in an image is what only the lowest latents know?
+"""Maps: where in an image do the upper latents fail to explain it?
 
-The map of k says how many nats each pixel loses when the k lowest latents come from the prior:
-log p(x_i|z) in the pass of k = 0 minus log p(x_i|z) in the pass of k. Before smoothing its sum over
-the pixels is the part of LLR^{>k} that is not KL terms, log_px at 0 minus log_px at k. What a map
-is, is said here and nowhere else.
+The map of k says what each pixel costs when the k lowest latents come from the prior: -log p(x_i|z)
+in the pass of k. A binarised pixel costs what chance made of it, too, in every pass alike: there
+the map is what a pixel costs more at k than at 0, which leaves that out. Before smoothing, the sum
+of a map is minus log_px of k; of binarised images log_px of 0 minus log_px of k. All that is measured in
+docs/decisions.md. What a map is, is said here and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,24 +14,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hvaeood_cli.model.config import ModelConfig
+
 SMOOTHING = 2.0  # pixels: the Gaussian's standard deviation
 _REACH = 3  # standard deviations, after which the Gaussian is cut off
 
-RULE = f"log p(x_i|z) at 0 minus at k, mean over samples; Gaussian of {SMOOTHING} pixels"
-"""What a map is, in words. Usual maps are kept with it: those of another rule do not count."""
+
+def rule_of(config: ModelConfig) -> str:
+    """What a map of this model is, in words. Usual maps of another rule do not count."""
+    cost = "-log p(x_i|z) in the pass of k"
+    cost += ", less that in the pass of 0" if _is_binarised(config) else ""
+    return f"{cost}; mean over samples; Gaussian of {SMOOTHING} pixels"
 
 
-def maps(log_px_of_pixels: Tensor) -> Tensor:
+def maps(log_px_of_pixels: Tensor, config: ModelConfig) -> Tensor:
     """The map of each k = 1 ... L - 1, smoothed: (L - 1, B, H, W) nats.
 
     log_px_of_pixels: (L, B, H, W) nats, log p(x_i|z) in the pass of each k = 0 ... L - 1.
     """
-    return smoothed(lost(log_px_of_pixels))
+    return smoothed(costs(log_px_of_pixels, config))
 
 
-def lost(log_px_of_pixels: Tensor) -> Tensor:
-    """What each pixel loses between k = 0 and k: (L, B, H, W) -> (L - 1, B, H, W) nats."""
-    return log_px_of_pixels[:1] - log_px_of_pixels[1:]
+def costs(log_px_of_pixels: Tensor, config: ModelConfig) -> Tensor:
+    """The same before it is smoothed: (L, B, H, W) -> (L - 1, B, H, W) nats."""
+    first, rest = log_px_of_pixels[:1], log_px_of_pixels[1:]
+    return first - rest if _is_binarised(config) else -rest
+
+
+def _is_binarised(config: ModelConfig) -> bool:
+    return config.likelihood == "bernoulli"
 
 
 def smoothed(maps: Tensor, sigma: float = SMOOTHING) -> Tensor:

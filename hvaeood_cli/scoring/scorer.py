@@ -47,7 +47,7 @@ class Reconstructions(NamedTuple):
 
     observed: Float  # (N, C, H, W): the x that was scored: binarised, or the image itself
     from_k: Float  # (L, N, C, H, W): E[x|z] by k, where z_{<=k} came from the prior
-    maps: Float  # (L - 1, N, H, W) nats: what each pixel loses between k = 0 and k, smoothed
+    maps: Float  # (L - 1, N, H, W) nats: what each pixel costs at k, smoothed: `scoring.maps`
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,15 @@ class Scorer:
                 log_px.append(bound.log_px_of_pixels[:n])
 
             self._score(x, noise, keep)
-            part = (likelihood.shown(x[:n]), torch.stack(means), maps(torch.stack(log_px).float()))
+            part = (
+                likelihood.shown(x[:n]),
+                torch.stack(means),
+                maps(torch.stack(log_px).float(), self.config),
+            )
             parts.append([one.cpu().numpy() for one in part])
-        observed, from_k, lost = zip(*parts, strict=True)
+        observed, from_k, costs = zip(*parts, strict=True)
         return Reconstructions(
-            np.concatenate(observed), np.concatenate(from_k, 1), np.concatenate(lost, 1)
+            np.concatenate(observed), np.concatenate(from_k, 1), np.concatenate(costs, 1)
         )
 
     @property

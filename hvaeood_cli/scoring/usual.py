@@ -18,7 +18,7 @@ from hvaeood_cli.images.reader import ImageReader
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.folds import FoldScorer
-from hvaeood_cli.scoring.maps import RULE
+from hvaeood_cli.scoring.maps import rule_of
 from hvaeood_cli.scoring.scorer import Float, Scorer
 from hvaeood_cli.scoring.views import tiles_of
 from hvaeood_cli.store.score_file import ScoreFile
@@ -69,7 +69,7 @@ def _of(
     n_images: int,
 ) -> UsualMaps:
     """What is usual of the maps of these images; None stands for one that is not there."""
-    one_sample, settings = scorer.of_one_sample, {**settings, "map": RULE}
+    one_sample, settings = scorer.of_one_sample, {**settings, "map": rule_of(scorer.config)}
     there = (image for image in images if image is not None)
     if tiling_of(scorer.config) is None:
         return UsualMaps.of(settings, _whole(one_sample, there))

@@ -60,8 +60,8 @@ _WORDS = (
     ("FDR 5 %", "of the flagged images, 5 % at most belong, on average"),
     (
         "map",
-        "colours where pixels lose unusually much between k = 0 and k; it shows where to look, "
-        "and is no outline and no cause",
+        "colours where the latents above k explain the image worse than is usual there; it shows "
+        "where to look, and is no outline and no cause",
     ),
     ("red", "flagged;  white line: the calibration, scaled to as many images as there are here"),
 )
