@@ -37,10 +37,11 @@ class Scores(NamedTuple):
     llr: Tensor  # (B, L - 1): column k - 1 is LLR^{>k}
     kl: Tensor  # (B, L): of the ELBO's pass
     log_px: Tensor  # (B, L): log p(x|z) in the pass of each k
+    log_px_of_pixels: Tensor  # (B, L, H, W): log p(x_i|z) of each pixel in the pass of each k
 
 
-Visit = Callable[[int, Descent, Bound], None]
-"""Called with each k, the way down of L^{>k}, and L^{>k} with its terms."""
+Visit = Callable[[int, Descent], None]
+"""Called with each k and the way down of L^{>k}."""
 
 
 def climb_means(ladder: Ladder, x: Tensor, n_rungs: int) -> list[Rung]:
@@ -134,8 +135,7 @@ def score(
     common random numbers run through all k. The bottom-up chain of means is climbed once and
     shared: where the naive way makes two full passes for each k, this one makes a single pass up
     (the ELBO's samples climb again above z_1) and one way down for each k and sample.
-    visit: called with each k, its descent and its bound, for what is made of them besides:
-    reconstructions, and what each pixel costs.
+    visit: called with each k and its descent, for reconstructions.
     """
     n_layers = ladder.n_layers
     means = climb_means(ladder, x, n_layers)
@@ -146,13 +146,14 @@ def score(
         descent = follow(ladder, means, Route(draws, k, n_layers + 1, proposal))
         bounds.append(evaluate(ladder, x, descent))
         if visit is not None:
-            visit(k, descent, bounds[-1])
+            visit(k, descent)
     lower = torch.stack([bound.lower_bound for bound in bounds], dim=1)  # (B, L)
     return Scores(
         lower_bound=lower,
         llr=lower[:, :1] - lower[:, 1:],
         kl=bounds[0].kl.T,
         log_px=torch.stack([bound.log_px for bound in bounds], dim=1),
+        log_px_of_pixels=torch.stack([bound.log_px_of_pixels for bound in bounds], dim=1),
     )
 
 

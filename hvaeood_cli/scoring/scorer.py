@@ -107,14 +107,8 @@ class Scorer:
         """
         passes = []
         for n, x, noise in self._passes(pixels, noises):
-            of_pixels: list[Tensor] = []  # log p(x_i|z) by k, (B, H, W)
-
-            def keep(k: int, _: Descent, bound: Bound, kept: list[Tensor] = of_pixels) -> None:
-                kept.append(bound.log_px_of_pixels)
-
-            bounds = Scores(*(part[:n] for part in self._score(x, noise, keep)))
-            by_k = torch.stack(of_pixels, dim=1)[:n]  # (n, L, H, W)
-            passes.append(measure(Evaluation(self.ladder, x[:n], bounds, by_k)))
+            bounds = Scores(*(part[:n] for part in self._score(x, noise)))
+            passes.append(measure(Evaluation(self.ladder, x[:n], bounds)))
         return {name: np.concatenate([part[name] for part in passes]) for name in passes[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:

@@ -28,7 +28,6 @@ class Evaluation(NamedTuple):
     ladder: Ladder
     x: Tensor  # (B, C, H, W), observed
     bounds: Scores
-    log_px_of_pixels: Tensor  # (B, L, H, W) nats: log p(x_i|z) in the pass of each k
 
 
 def lower_bound(of: Evaluation) -> Tensor:
@@ -65,7 +64,7 @@ def bits(of: Evaluation) -> Tensor:
 
 def peak(of: Evaluation) -> Tensor:
     """The largest mean of -log p(x_i|z) over 5x5 pixels, for each k: (B, L) nats."""
-    surprise = -of.log_px_of_pixels
+    surprise = -of.bounds.log_px_of_pixels
     return F.avg_pool2d(surprise, min(_SPOT, surprise.shape[-1]), stride=1).amax(dim=(2, 3))
 
 
