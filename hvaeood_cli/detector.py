@@ -60,7 +60,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     the noise, together with each image's pixels. precision: of the network, "float32", "tf32"
     or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N" or "mps". batch_size: how many images
     are read and scored together; None: as many as one pass takes. workers: threads that read
-    ahead. false_positive_rate: the share of images that belong that `predict` may call outliers.
+    images and, on a CPU, score them side by side; None: one a core, or 1 on a GPU; 0: none.
+    false_positive_rate: the share of images that belong that `predict` may call outliers.
 
     preset, training: what `fit` trains, a preset's name and the fields of `TrainSettings` to
     change. out: the folder of the model that `fit` makes; None: a temporary one, which is removed
@@ -85,7 +86,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         precision: str = "float32",
         device: str = "auto",
         batch_size: int | None = None,
-        workers: int = 1,
+        workers: int | None = None,
         false_positive_rate: float = 0.01,
         preset: str = "compact-gray",
         training: Mapping[str, Any] | None = None,

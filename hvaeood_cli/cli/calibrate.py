@@ -67,7 +67,7 @@ def calibrate(
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
-    workers: options.Workers = 1,
+    workers: options.Workers = None,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,

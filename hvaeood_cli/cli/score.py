@@ -29,7 +29,7 @@ def score(
     batch_size: options.BatchSize = None,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
-    workers: options.Workers = 1,
+    workers: options.Workers = None,
     label: Annotated[
         int | None,
         typer.Option(

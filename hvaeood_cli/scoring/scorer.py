@@ -5,28 +5,30 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.device import float32_products, keep_memory
+from hvaeood_cli.device import float32_products, keep_memory, one_thread_each, threads
 from hvaeood_cli.errors import UsageError
 from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.ladder import Descent, Ladder, Noise
 from hvaeood_cli.scoring.bounds import Scores, lower_bound, score
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
+from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.scoring.statistics import Evaluation, measure
 from hvaeood_cli.settings import ScoreSettings
 
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
+Part = TypeVar("Part")
 
 # The most images in one pass through the network, and the most rows (importance samples x images).
-# On a CPU, fewer leave the processor idle between layers, and many more fall out of its cache.
+# On a CPU, fewer leave a core idle between layers, and many more fall out of its cache.
 IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
 # Any other device needs many to be busy, and its memory is the limit: 2^28 numbers, 1 GiB, in the
 # largest tensor, of which some ten are alive at once. Chosen by arithmetic, not measured on a GPU.
@@ -39,6 +41,14 @@ class ImageNoise(NamedTuple):
     key: bytes
     uniform: Tensor | None  # (C * H * W,) in [0, 1): binarisation
     normal: Tensor | None  # (S, n_latents)
+
+
+class Pass(NamedTuple):
+    """Images on their way through the network at once."""
+
+    n: int  # how many of them are no padding
+    x: Tensor  # (B, C, H, W), observed
+    noise: Noise  # by layer, (S, B, *latent_shape(i))
 
 
 class Reconstructions(NamedTuple):
@@ -86,6 +96,11 @@ class Scorer:
             rows = min(ROWS_ELSEWHERE, LARGEST_TENSOR // _largest_activation(self.ladder))
         return min(images, max(1, rows // self._n_samples))
 
+    @property
+    def images_per_batch(self) -> int:
+        """The number of images that an engine does well to read and score together."""
+        return self.images_per_pass
+
     def noises(self, contents: Sequence[bytes]) -> list[ImageNoise]:
         """The noise of several images, which threads can prepare ahead of their pass.
 
@@ -101,47 +116,53 @@ class Scorer:
     def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
         """Every score of (N, C, H, W) 8-bit images, by its name in the column table: (N, ...).
 
-        noises: the noise of each image, if it has been prepared.
+        noises: the noise of each image, if it has been prepared. On a CPU, threads may score at
+        once: each call is the work of the thread that makes it.
         """
-        passes = []
-        for n, x, noise in self._passes(pixels, noises):
-            bounds = Scores(*(part[:n] for part in self._score(x, noise)))
-            passes.append(measure(Evaluation(self.ladder, x[:n], bounds)))
-        return {name: np.concatenate([part[name] for part in passes]) for name in passes[0]}
+        parts = []
+        with self.computing():
+            for one in self._passes(pixels, noises):
+                bounds = Scores(*(part[: one.n] for part in self._score(one.x, one.noise)))
+                parts.append(measure(Evaluation(self.ladder, one.x[: one.n], bounds)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """Each image's reconstructions from k = 0 ... L - 1 (Figure 1), by the scoring passes."""
         likelihood = self.ladder.likelihood
-        size = min(self.images_per_pass, len(pixels))  # a picture need not be exact to the last bit
-        observed, from_k = [], []
-        for n, x, noise in self._passes(pixels, size=size):
+
+        def of(one: Pass) -> tuple[Tensor, Tensor]:
             means: list[Tensor] = []  # E[x|z] by k, (B, C, H, W), of the first sample
 
-            def keep(k: int, descent: Descent, x: Tensor = x, means: list[Tensor] = means) -> None:
-                means.append(likelihood.mean(descent.parameters[: len(x)]))
+            def keep(k: int, descent: Descent) -> None:
+                means.append(likelihood.mean(descent.parameters[: len(one.x)]))
 
-            self._score(x, noise, keep)
-            observed.append(likelihood.shown(x[:n]))
-            from_k.append(torch.stack(means)[:, :n])
+            self._score(one.x, one.noise, keep)
+            return likelihood.shown(one.x[: one.n]), torch.stack(means)[:, : one.n]
+
+        share = -(-len(pixels) // threads())  # a picture need not be exact to the last bit
+        size = min(self.images_per_pass, max(1, share))
+        observed, from_k = zip(*self._side_by_side(of, pixels, size), strict=True)
         return Reconstructions(
             torch.cat(observed).cpu().numpy(), torch.cat(from_k, dim=1).cpu().numpy()
         )
 
-    @torch.inference_mode()
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
         """LLR^{>k}, or with l LLR_{<l}^{>k} (eq. 21), of (N, C, H, W) 8-bit images: (N,) nats.
 
         Raises ValueError for a k or l that the ladder does not have.
         """
-        n_samples, n_k = self.settings.n_importance_samples, self.settings.n_importance_samples_k
-        parts = []
-        for n, x, noise in self._passes(pixels):
-            upper, lower = ([eps[:size] for eps in noise] for size in (n_samples, n_k))
+        settings = self.settings
+        n_samples, n_k = settings.n_importance_samples, settings.n_importance_samples_k
+
+        @torch.inference_mode()
+        def of(one: Pass) -> Tensor:
+            upper, lower = ([eps[:size] for eps in one.noise] for size in (n_samples, n_k))
             with self._precision():
-                above = lower_bound(self.ladder, x, upper, l=l, proposal=self.settings.proposal)
-                below = lower_bound(self.ladder, x, lower, k, proposal=self.settings.proposal)
-            parts.append((above.lower_bound - below.lower_bound)[:n])
-        return torch.cat(parts).cpu().numpy()
+                above = lower_bound(self.ladder, one.x, upper, l=l, proposal=settings.proposal)
+                below = lower_bound(self.ladder, one.x, lower, k, proposal=settings.proposal)
+            return (above.lower_bound - below.lower_bound)[: one.n]
+
+        return torch.cat(self._side_by_side(of, pixels)).cpu().numpy()
 
     @torch.inference_mode()
     def _score(
@@ -159,13 +180,30 @@ class Scorer:
                 visit,
             )
 
+    def _side_by_side(
+        self, function: Callable[[Pass], Part], pixels: Pixels, size: int | None = None
+    ) -> list[Part]:
+        """What a function makes of each pass; on a CPU, of as many passes at once as it has cores.
+
+        size: of the passes, if another will do.
+        """
+        step = size or self.images_per_pass
+
+        def of(first: int) -> Part:
+            with self.computing():
+                return function(next(self._passes(pixels[first : first + step], size=step)))
+
+        n_threads = threads() if self.device.type == "cpu" else 0
+        with self.computing():
+            return list(side_by_side(of, range(0, len(pixels), step), n_threads))
+
     def _passes(
         self,
         pixels: Pixels,
         noises: list[ImageNoise] | None = None,
         size: int | None = None,
-    ) -> Iterator[tuple[int, Tensor, Noise]]:
-        """Passes of one shape: how many images are no padding, x (B, C, H, W), noise by layer."""
+    ) -> Iterator[Pass]:
+        """Passes of one shape, in order."""
         noises = noises or self.noises([content_key(image) for image in pixels])
         size = size or self.images_per_pass
         for first in range(0, len(pixels), size):
@@ -174,7 +212,8 @@ class Scorer:
             uniform, normal = self._noise_of([noises[row] for row in rows])
             batch = torch.from_numpy(pixels[rows]).to(self.device)
             x = self.ladder.likelihood.observe(batch, uniform.view(batch.shape))
-            yield n, x.contiguous(memory_format=torch.channels_last), self.ladder.by_layer(normal)
+            x = x.contiguous(memory_format=torch.channels_last)
+            yield Pass(n, x, self.ladder.by_layer(normal))
 
     def _noise_of(self, noises: list[ImageNoise]) -> tuple[Tensor, Tensor]:
         """(B, C * H * W) uniform and (S, B, n_latents) normal, on the device."""
@@ -194,17 +233,24 @@ class Scorer:
         return max(self.settings.n_importance_samples, self.settings.n_importance_samples_k)
 
     @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        """Inside the `with` block, run the network in the precision of the settings."""
-        precision = self.settings.precision
-        bfloat16 = precision == "bfloat16"
-        products = float32_products(self.device, "tf32" if precision == "tf32" else "ieee")
-        kind = self.device.type
+    def computing(self) -> Iterator[None]:
+        """Inside the `with` block, the settings of the whole process are as every pass needs them.
+
+        Threads that score at once are inside together, and one that began them around them all.
+        """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(products)
-            if torch.amp.is_autocast_available(kind):  # switched off, too, if the host has it on
-                stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=bfloat16))
+            if self.device.type == "cpu":
+                stack.enter_context(one_thread_each())
+            tf32 = self.settings.precision == "tf32"
+            stack.enter_context(float32_products(self.device, "tf32" if tf32 else "ieee"))
             yield
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        """Inside the `with` block, this thread runs the network in the settings' precision."""
+        kind, bfloat16 = self.device.type, self.settings.precision == "bfloat16"
+        if torch.amp.is_autocast_available(kind):  # switched off, too, if the host has it on
+            return torch.autocast(kind, torch.bfloat16, enabled=bfloat16)
+        return contextlib.nullcontext()
 
 
 def _largest_activation(ladder: Ladder) -> int:
