@@ -67,6 +67,7 @@ def calibrate(
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
+    runtime: options.Runtime = "auto",
     workers: options.Workers = None,
     null: options.Null = False,
     data_root: options.DataRoot = None,
@@ -98,6 +99,7 @@ def calibrate(
         seed=seed,
         precision=precision,
         device=device,
+        runtime=runtime,
         workers=workers,
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work

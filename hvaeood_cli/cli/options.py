@@ -60,6 +60,14 @@ Precision = Annotated[
     str,
     typer.Option(metavar="float32|tf32|bfloat16", help="Of the network; the last two suit GPUs."),
 ]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|torch|openvino",
+        envvar="HVAEOOD_RUNTIME",
+        help="What computes scores on a CPU; auto: OpenVINO where it is there and pays.",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -52,6 +52,10 @@ class FoldScorer:
         return self.scorers[0].device
 
     @property
+    def runtime(self) -> str:
+        return self.scorers[0].runtime
+
+    @property
     def images_per_pass(self) -> int:
         return self.scorers[0].images_per_pass
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from hvaeood_cli.device import float32_products, keep_memory, one_thread_each, t
 from hvaeood_cli.errors import UsageError
 from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.model.ladder import Descent, Ladder, Noise
+from hvaeood_cli.model.ladder import Descent, Ladder
 from hvaeood_cli.scoring.bounds import Scores, lower_bound, score
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
 from hvaeood_cli.scoring.side_by_side import side_by_side
@@ -48,7 +48,17 @@ class Pass(NamedTuple):
 
     n: int  # how many of them are no padding
     x: Tensor  # (B, C, H, W), observed
-    noise: Noise  # by layer, (S, B, *latent_shape(i))
+    normal: Tensor  # (S, B, n_latents): the noise of all layers
+
+
+class Network(Protocol):
+    """What computes a pass in PyTorch's place. Several threads may call it at once."""
+
+    runtime: str  # as score files name it
+
+    def __call__(self, x: Tensor, normal: Tensor) -> Scores:
+        """Every bound of a pass. x: (B, C, H, W); normal: (S, B, n_latents)."""
+        ...
 
 
 class Reconstructions(NamedTuple):
@@ -65,6 +75,7 @@ class Scorer:
     ladder: Ladder
     settings: ScoreSettings
     device: torch.device
+    network: Network | None = None  # of the same passes; None: PyTorch runs the ladder
 
     @classmethod
     def on(cls, ladder: Ladder, settings: ScoreSettings, device: torch.device) -> Scorer:
@@ -81,6 +92,11 @@ class Scorer:
     @property
     def config(self) -> ModelConfig:
         return self.ladder.config
+
+    @property
+    def runtime(self) -> str:
+        """What computes the passes: "torch", or another and its version."""
+        return self.network.runtime if self.network else "torch"
 
     @property
     def images_per_pass(self) -> int:
@@ -121,8 +137,9 @@ class Scorer:
         """
         parts = []
         with self.computing():
-            for one in self._passes(pixels, noises):
-                bounds = Scores(*(part[: one.n] for part in self._score(one.x, one.noise)))
+            for one in self.passes(pixels, noises):
+                compute = self.network or self.bounds
+                bounds = Scores(*(part[: one.n] for part in compute(one.x, one.normal)))
                 parts.append(measure(Evaluation(self.ladder, one.x[: one.n], bounds)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -136,7 +153,7 @@ class Scorer:
             def keep(k: int, descent: Descent) -> None:
                 means.append(likelihood.mean(descent.parameters[: len(one.x)]))
 
-            self._score(one.x, one.noise, keep)
+            self.bounds(one.x, one.normal, keep)
             return likelihood.shown(one.x[: one.n]), torch.stack(means)[:, : one.n]
 
         share = -(-len(pixels) // threads())  # a picture need not be exact to the last bit
@@ -156,7 +173,8 @@ class Scorer:
 
         @torch.inference_mode()
         def of(one: Pass) -> Tensor:
-            upper, lower = ([eps[:size] for eps in one.noise] for size in (n_samples, n_k))
+            noise = self.ladder.by_layer(one.normal)
+            upper, lower = ([eps[:size] for eps in noise] for size in (n_samples, n_k))
             with self._precision():
                 above = lower_bound(self.ladder, one.x, upper, l=l, proposal=settings.proposal)
                 below = lower_bound(self.ladder, one.x, lower, k, proposal=settings.proposal)
@@ -165,15 +183,19 @@ class Scorer:
         return torch.cat(self._side_by_side(of, pixels)).cpu().numpy()
 
     @torch.inference_mode()
-    def _score(
-        self, x: Tensor, noise: Noise, visit: Callable[[int, Descent], None] | None = None
+    def bounds(
+        self, x: Tensor, normal: Tensor, visit: Callable[[int, Descent], None] | None = None
     ) -> Scores:
+        """Every bound of a pass, by PyTorch, as `bounds.score`. x: (B, C, H, W), observed.
+
+        normal: (S, B, n_latents).
+        """
         settings = self.settings
         with self._precision():
             return score(
                 self.ladder,
                 x,
-                noise,
+                self.ladder.by_layer(normal),
                 settings.n_importance_samples,
                 settings.n_importance_samples_k,
                 settings.proposal,
@@ -191,13 +213,13 @@ class Scorer:
 
         def of(first: int) -> Part:
             with self.computing():
-                return function(next(self._passes(pixels[first : first + step], size=step)))
+                return function(next(self.passes(pixels[first : first + step], size=step)))
 
         n_threads = threads() if self.device.type == "cpu" else 0
         with self.computing():
             return list(side_by_side(of, range(0, len(pixels), step), n_threads))
 
-    def _passes(
+    def passes(
         self,
         pixels: Pixels,
         noises: list[ImageNoise] | None = None,
@@ -212,8 +234,7 @@ class Scorer:
             uniform, normal = self._noise_of([noises[row] for row in rows])
             batch = torch.from_numpy(pixels[rows]).to(self.device)
             x = self.ladder.likelihood.observe(batch, uniform.view(batch.shape))
-            x = x.contiguous(memory_format=torch.channels_last)
-            yield Pass(n, x, self.ladder.by_layer(normal))
+            yield Pass(n, x.contiguous(memory_format=torch.channels_last), normal)
 
     def _noise_of(self, noises: list[ImageNoise]) -> tuple[Tensor, Tensor]:
         """(B, C * H * W) uniform and (S, B, n_latents) normal, on the device."""

@@ -213,7 +213,7 @@ class TrainingRun:
         images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
         engine = LocalEngine(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
         manifest = Manifest([array_in_memory(images)])
-        scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda: engine).in_memory()
+        scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda _: engine).in_memory()
         # These pixels are converted already, so the run itself does not know how.
         converted = done_to_most(self.conversions, bundle.training["n_images"])
         about = {"made_by": MADE_BY, "converted": converted}

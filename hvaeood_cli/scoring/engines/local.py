@@ -48,10 +48,15 @@ class LocalEngine:
     scorer: Scorer | FoldScorer
     batch_size: int | None = None
     workers: int | None = None
+    note: str = ""
 
     @property
     def device(self) -> str:
         return self.scorer.device.type
+
+    @property
+    def runtime(self) -> str:
+        return self.scorer.runtime
 
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         """Yield the rows of the images from `start` on, batch by batch, in order."""
