@@ -1,6 +1,7 @@
 """How fast scoring is, as ratios within one run.
 
     python -m benchmarks.scoring              # bounds: shared work against the naive way
+    python -m benchmarks.scoring runtimes ... # a pass a core, OpenVINO; see benchmarks/runtimes.py
     python -m benchmarks.scoring end-to-end   # PNG files to score file, images/s
     python -m benchmarks.scoring profile      # where the network's time goes, S = 16
     python -m benchmarks.scoring memory       # peak memory, 10,000 against 100,000 images
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import runtimes
 from benchmarks.naive import naive_scores
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.device import choose_device, keep_memory
@@ -219,6 +221,8 @@ if __name__ == "__main__":
         memory_of(int(sys.argv[2]))
     elif which == "device":
         device(sys.argv[2])
+    elif which == "runtimes":
+        runtimes.main(sys.argv[2:])
     else:
         commands = {"end-to-end": end_to_end, "profile": profile, "memory": memory, "noise": noise}
         commands.get(which, bounds)()

@@ -61,9 +61,12 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     samples of the ELBO. n_importance_samples_k: S', the samples of each L^{>k}. proposal: how
     the k lowest latents leave the conditional prior, as its "mean" or as a "sample". seed: keys
     the noise, together with each image's pixels. precision: of the network, "float32", "tf32"
-    or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N" or "mps". batch_size: how many images
+    or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N" or "mps". runtime:
+    what computes the scores on a CPU, "torch", "openvino", or "auto", which takes OpenVINO where it
+    is installed and the images are many. batch_size: how many images
     are read and scored together; None: as many as one pass takes. workers: threads that read
-    ahead. false_positive_rate: the share of images that belong that `predict` may call outliers.
+    images and, on a CPU, score them side by side; None: one a core, or 1 on a GPU; 0: none.
+    false_positive_rate: the share of images that belong that `predict` may call outliers.
 
     preset, training: what `fit` trains, a preset's name and the fields of `TrainSettings` to
     change. out: the folder of the model that `fit` makes; None: a temporary one, which is removed
@@ -87,8 +90,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         seed: int = 0,
         precision: str = "float32",
         device: str = "auto",
+        runtime: str = "auto",
         batch_size: int | None = None,
-        workers: int = 1,
+        workers: int | None = None,
         false_positive_rate: float = 0.01,
         preset: str = "compact-gray",
         training: Mapping[str, Any] | None = None,
@@ -101,6 +105,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.seed = seed
         self.precision = precision
         self.device = device
+        self.runtime = runtime
         self.batch_size = batch_size
         self.workers = workers
         self.false_positive_rate = false_positive_rate
@@ -346,7 +351,13 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         device = "" if self.device == "auto" else self.device.partition(":")[0]
         return ScoringRun(
-            manifest, self.bundle, self.settings, self._engine, cast(Any, label), device
+            manifest,
+            self.bundle,
+            self.settings,
+            lambda runtime: self._engine(runtime, len(manifest)),
+            cast(Any, label),
+            device,
+            self._named_runtime,
         )
 
     def manifest(self, X: Images) -> Manifest:
@@ -459,10 +470,25 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         known |= {"model_sha256": self.bundle.sha256, "preprocessing": rules}
         return {key: known[key] for key in MUST_AGREE}
 
-    def _engine(self) -> Engine:
-        from hvaeood_cli.scoring.engines.choosing import engine_for
+    @property
+    def _named_runtime(self) -> str:
+        """The runtime as score files name it, empty for "auto". Raises UsageError."""
+        if self.runtime in ("auto", "torch"):
+            return self.runtime.replace("auto", "")
+        from hvaeood_cli.scoring.runtimes import named_runtime
 
-        return engine_for(self.scorer, self.batch_size, self.workers)
+        return named_runtime(self.runtime)
+
+    def _engine(self, runtime: str, n_images: int) -> Engine:
+        from hvaeood_cli.scoring.engines.choosing import engine_for
+        from hvaeood_cli.scoring.runtimes import on_runtime
+
+        scorer, note = self._kept(
+            "on_runtime",
+            (self.bundle, self.settings, self.device, runtime or n_images),
+            lambda: on_runtime(runtime, self.scorer, self.bundle, n_images),
+        )
+        return engine_for(scorer, self.batch_size, self.workers, note)
 
     @property
     def _rule(self) -> Rule:

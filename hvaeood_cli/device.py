@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -121,6 +122,46 @@ def float32_products(device: torch.device, how: Literal["ieee", "tf32"]) -> Iter
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
+
+
+class _Threads(threading.local):
+    """How many threads an operator takes that is called from here; None where nobody changed it."""
+
+    usual: int | None = None
+
+
+_here = _Threads()
+_changing = threading.Lock()
+_n_inside = 0
+
+
+def threads() -> int:
+    """How many threads PyTorch takes for an operator on this CPU: its cores, or OMP_NUM_THREADS."""
+    return _here.usual or torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Inside a `with` block, a CPU's operators run in the thread that calls them and no other.
+
+    So an operator never waits for the slower of two cores, and sums are in one order whatever the
+    machine's number of cores. Several threads may be inside at once. PyTorch has one such number
+    for OpenMP, which belongs to the calling thread, and one for MKL, which belongs to the process:
+    whoever leaves last puts them back.
+    """
+    global _n_inside  # noqa: PLW0603  it is the process's, as MKL's number is
+    with _changing:
+        _n_inside += 1
+        _here.usual = usual = threads()
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _changing:
+            _n_inside -= 1
+            if not _n_inside:
+                torch.set_num_threads(usual)
+                _here.usual = None
 
 
 def keep_memory() -> None:

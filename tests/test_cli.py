@@ -337,7 +337,7 @@ def test_an_interrupted_forced_run_goes_on_too(tmp_path, bundle, folder, monkeyp
     out = tmp_path / "s.h5"
     first = Detector(bundle.folder, n_importance_samples=512, seed=1)
     first.run(first.manifest(str(folder))).to_file(out)
-    detector = Detector(bundle.folder, n_importance_samples=512)  # a pass is one image
+    detector = Detector(bundle.folder, n_importance_samples=512, workers=0)  # a pass is one image
     scored: list[int] = []
     score = Scorer.score
 
@@ -375,7 +375,7 @@ def test_nothing_acknowledged_is_scored_again(tmp_path, bundle, folder, monkeypa
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.scoring.scorer import Scorer
 
-    detector = Detector(bundle.folder, n_importance_samples=512)  # a pass is one image
+    detector = Detector(bundle.folder, n_importance_samples=512, workers=0)  # a pass is one image
     scored: list[int] = []
     score = Scorer.score
 

@@ -68,16 +68,9 @@ def test_a_map_adds_up_to_what_log_px_says(config, n_samples):
     ladder = make_ladder(config)
     pixels = torch.from_numpy(make_images(4, channels=config.image_channels))
     x = ladder.likelihood.observe(pixels, torch.rand(pixels.shape))
-    of_pixels = []
-    noise = make_noise(ladder, n_samples, len(x))
-    scores = score(
-        ladder,
-        x,
-        noise,
-        n_samples,
-        visit=lambda k, descent, bound: of_pixels.append(bound.log_px_of_pixels),
-    )
-    sums = costs(torch.stack(of_pixels), config).sum((2, 3))  # (L - 1, B)
+    scores = score(ladder, x, make_noise(ladder, n_samples, len(x)), n_samples)
+    of_pixels = scores.log_px_of_pixels.transpose(0, 1)  # (L, B, H, W)
+    sums = costs(of_pixels, config).sum((2, 3))  # (L - 1, B)
     chance = scores.log_px[:, :1] if config.likelihood == "bernoulli" else 0.0
     torch.testing.assert_close(sums.T, chance - scores.log_px[:, 1:], atol=1e-3, rtol=1e-5)
 

@@ -29,6 +29,8 @@ class FakeEngine:
     batches: tuple[tuple[int, int], ...] = WHOLE
     meanwhile: Callable[[], object] = lambda: None
     device: str = "cpu"
+    runtime: str = "torch"
+    note: str = ""
 
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         self.meanwhile()
@@ -43,7 +45,7 @@ def of(bundle, folder) -> Callable[[Callable[[], FakeEngine]], ScoringRun]:
     """A run over twelve images by an engine that is made when it is needed."""
     detector = Detector(bundle.folder)
     run = detector.run(detector.manifest(str(folder)))
-    return lambda make_engine: replace(run, make_engine=make_engine)
+    return lambda make_engine: replace(run, make_engine=lambda runtime: make_engine())
 
 
 def never() -> FakeEngine:

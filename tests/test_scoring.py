@@ -18,6 +18,7 @@ from hvaeood_cli.model.presets import PRESETS
 from hvaeood_cli.scoring import scorer as scorer_module
 from hvaeood_cli.scoring.engines import local
 from hvaeood_cli.scoring.scorer import Scorer
+from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.columns import columns
 from tests.conftest import SMALL, make_images, make_ladder
@@ -162,6 +163,38 @@ def test_neither_batch_size_nor_workers_matter(bundle, folder, settings):
     usual = Detector(bundle.folder).score(str(folder))
     other = Detector(bundle.folder, **settings).score(str(folder))
     assert np.array_equal(other.llr, usual.llr)
+
+
+def test_passes_side_by_side_leave_the_hosts_threads_as_they_were(bundle, folder):
+    """Scores of a machine with more cores are the same to the last bit."""
+    alone = Detector(bundle.folder, workers=0).score(str(folder))
+    torch.set_num_threads(3)
+    try:
+        detector = Detector(bundle.folder, batch_size=1, n_importance_samples=128)
+        several = Detector(bundle.folder).score(str(folder))
+        views, ratios = detector.reconstruct(str(folder)), detector.likelihood_ratio(str(folder), 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert np.array_equal(several.llr, alone.llr)
+    np.testing.assert_allclose(views.from_k, detector.reconstruct(str(folder)).from_k, atol=1e-5)
+    assert np.array_equal(ratios, detector.likelihood_ratio(str(folder), 1))
+
+
+@pytest.mark.parametrize("n_threads", [0, 1, 3])
+def test_results_come_in_order_and_an_error_in_its_place(n_threads):
+    begun, taken = [], []
+
+    def half(i: int) -> float:
+        begun.append(i)
+        return 6 / (i - 20)
+
+    with pytest.raises(ZeroDivisionError):
+        for value in side_by_side(half, range(1000), n_threads):
+            taken.append(value)
+            assert len(begun) <= len(taken) + n_threads + 1
+    assert taken == [6 / (i - 20) for i in range(20)]
+    assert max(begun) <= 20 + n_threads + 2
 
 
 def test_the_same_pixels_score_the_same_in_any_container(bundle, folder, tmp_path):

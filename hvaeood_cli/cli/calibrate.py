@@ -67,7 +67,8 @@ def calibrate(
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
-    workers: options.Workers = 1,
+    runtime: options.Runtime = "auto",
+    workers: options.Workers = None,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -98,6 +99,7 @@ def calibrate(
         seed=seed,
         precision=precision,
         device=device,
+        runtime=runtime,
         workers=workers,
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hvaeood_cli.cli import console, deciding, options
+from hvaeood_cli.errors import SourceError, UsageError
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
@@ -17,6 +19,16 @@ def models(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME|DIR]", help="Show this one.", show_default=False)
     ] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Score these images on each runtime and show how far the scores differ.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: options.Samples = 16,
+    data_root: options.DataRoot = None,
     json_: options.Json = False,
 ) -> None:
     """List the models there are, or show one.
@@ -29,6 +41,12 @@ def models(
     """
     from hvaeood_cli.model.bundle import find_bundle, list_bundles, model_folders
 
+    if verify is not None:
+        if name is None:
+            raise UsageError("--verify needs a model", "hvaeood models NAME --verify SOURCE")
+        differences = _differences(name, verify, samples, data_root)
+        (console.emit_json if json_ else _show_differences)(differences)
+        return
     if name is not None:
         bundle = find_bundle(name)
         if json_:
@@ -53,6 +71,55 @@ def models(
         table.add_row(*(Text(printable(str(cell))) for cell in [*cells, where]))
     console.show(table)
     console.say("hvaeood models NAME shows one; hvaeood train makes another")
+
+
+def _differences(name: str, source: str, samples: int, data_root: Path | None) -> dict[str, Any]:
+    """How far OpenVINO's scores are from PyTorch's, and what becomes of it."""
+    import numpy as np
+
+    from hvaeood_cli.calibration.rules import decide
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.images.sources import open_sources
+    from hvaeood_cli.store.decision import Rule
+
+    on_torch, on_openvino = (
+        Detector(name, n_importance_samples=samples, runtime=runtime)
+        for runtime in ("torch", "openvino")
+    )
+    manifest = open_sources([source], data_root=data_root)
+    here = on_openvino.run(manifest).in_memory()  # first: it may not be installed
+    there = on_torch.run(manifest).in_memory()
+    scored = there.scored
+    if not scored.any():
+        raise SourceError(f"none of the images of {source} can be read", "name others")
+    found: dict[str, Any] = {
+        "runtime": here.header.runtime,
+        "images": int(scored.sum()),
+        "S": samples,
+        "max_difference_llr": float(np.abs(here.llr - there.llr)[scored].max()),
+        "max_difference_p": None,
+        "other_decisions": None,
+    }
+    if (calibration := on_torch.calibration) is not None:
+        one, two = (decide(calibration, scores, Rule("fpr", 0.01)) for scores in (there, here))
+        found["max_difference_p"] = float(np.abs(one.p_combined - two.p_combined)[scored].max())
+        found["other_decisions"] = int((one.flagged != two.flagged).sum())
+    return found
+
+
+def _show_differences(found: dict[str, Any]) -> None:
+    rows = [
+        f"{found['runtime']} against torch: {found['images']:,} images, S = {found['S']}",
+        f"LLR differs by at most {found['max_difference_llr']:.2g} nats",
+    ]
+    if found["max_difference_p"] is None:
+        rows.append("no calibration: there are no p-values to compare")
+    else:
+        n = found["other_decisions"]
+        rows.append(f"p differs by at most {found['max_difference_p']:.2g}")
+        rows.append(f"{n:,} {'decision' if n == 1 else 'decisions'} at an FPR of 0.01 differ")
+    for row in rows:
+        console.show(row)
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:

@@ -66,7 +66,24 @@ Precision = Annotated[
     str,
     typer.Option(metavar="float32|tf32|bfloat16", help="Of the network; the last two suit GPUs."),
 ]
-Workers = Annotated[int, typer.Option(metavar="N", min=0, max=256, help="Threads that read ahead.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|torch|openvino",
+        envvar="HVAEOOD_RUNTIME",
+        help="What computes scores on a CPU; auto: OpenVINO where it is there and pays.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=256,
+        help="Threads that read images and, on a CPU, score them, side by side; 0 for none.",
+        show_default="one a core; 1 on a GPU",
+    ),
+]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object for each image.")]
 Csv = Annotated[bool, typer.Option("--csv", help="One CSV row for each image.")]
 Top = Annotated[int, typer.Option(metavar="N", min=0, help="How many odd images to list.")]

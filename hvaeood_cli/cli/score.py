@@ -29,7 +29,8 @@ def score(
     batch_size: options.BatchSize = None,
     precision: options.Precision = "float32",
     device: options.Device = "auto",
-    workers: options.Workers = 1,
+    runtime: options.Runtime = "auto",
+    workers: options.Workers = None,
     label: Annotated[
         int | None,
         typer.Option(
@@ -75,6 +76,7 @@ def score(
         seed=seed,
         precision=precision,
         device=device,
+        runtime=runtime,
         batch_size=batch_size,
         workers=workers,
     )
@@ -96,7 +98,7 @@ def score(
     scores = whole.present
     done = "before; decided anew" if decide.anew else "before; nothing has changed since"
     if fresh:
-        done = f"in {time.monotonic() - started:.1f} s on {scores.header.device}"
+        done = f"in {time.monotonic() - started:.1f} s on {scoring.place(scores)}"
         done = ": ".join([done, *map(str, changes)])
     found = decide.that_decided(scores, model, warn)
     for line in scoring.remarks(detector, scores):

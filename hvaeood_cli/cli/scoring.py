@@ -110,6 +110,12 @@ def keep_usual_maps(
     return place
 
 
+def place(scores: ScoreFile) -> str:
+    """Where scores were computed, in words: "cpu", or "cpu by openvino 2026.4.1"."""
+    header = scores.header
+    return header.device if header.runtime == "torch" else f"{header.device} by {header.runtime}"
+
+
 def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
     """What the user must know before believing the scores."""
     config = detector.bundle.config

@@ -108,8 +108,8 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, x: Tensor) -> Tensor:
-        on_cpu = raw.device.type == "cpu"
-        n_images = max(1, _PIXELS_AT_A_TIME // x[0, 0].numel()) if on_cpu else len(raw)
+        few_at_a_time = raw.device.type == "cpu" and not torch.compiler.is_exporting()
+        n_images = max(1, _PIXELS_AT_A_TIME // x[0, 0].numel()) if few_at_a_time else len(raw)
         gradient = torch.empty_like(raw) if ctx.needs_input_grad[0] else None
         log_p = raw.new_empty(len(raw), *raw.shape[2:])
         for begin in range(0, len(raw), n_images):

@@ -8,6 +8,7 @@ trained on all images but those of fold f.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,9 +52,21 @@ class FoldScorer:
         return self.scorers[0].device
 
     @property
+    def runtime(self) -> str:
+        return self.scorers[0].runtime
+
+    @property
     def images_per_pass(self) -> int:
+        return self.scorers[0].images_per_pass
+
+    @property
+    def images_per_batch(self) -> int:
         """Several passes of each fold: chance does not split images evenly, and padding is lost."""
-        return _PASSES * self.scorers[0].images_per_pass * len(self.scorers)
+        return _PASSES * self.images_per_pass * len(self.scorers)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """As `Scorer.computing`."""
+        return self.scorers[0].computing()
 
     def noises(self, contents: Sequence[bytes]) -> list[ImageNoise]:
         """As `Scorer.noises`: it depends on the images and the seed, not on the weights."""

@@ -7,6 +7,7 @@ in order      unknown      of rows      a kill         is known       calibrated
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -62,24 +63,26 @@ def _undecided(scores: ScoreFile) -> None:
 class ScoringRun:
     """A manifest, with the model, settings and engine to score it with.
 
-    make_engine: called only when there is something to score, since it loads the model. device:
-    the kind of device that the user named. If empty, a run that was finished on any kind counts as
-    done.
+    make_engine: called only when there is something to score, since it loads the model; it takes
+    `runtime`. device: the kind of device that the user named. If empty, a run that was finished on
+    any kind counts as done. runtime: the one that the user named, as headers name it. If empty, a
+    run that was begun goes on with its own, and for another the engine chooses.
     """
 
     manifest: Manifest
     bundle: Bundle
     settings: ScoreSettings
-    make_engine: Callable[[], Engine]
+    make_engine: Callable[[str], Engine]
     label: Literal[0, 1] | None = None  # of all its images: 0 they belong, 1 they do not
     device: str = ""
+    runtime: str = ""
 
     @cached_property
     def engine(self) -> Engine:
-        return self.make_engine()
+        return self.make_engine(self.runtime)
 
-    def header(self, device: str) -> RunHeader:
-        """The header of this run on a kind of device."""
+    def header(self, device: str, runtime: str = "torch") -> RunHeader:
+        """The header of this run on a kind of device and a runtime."""
         config = self.bundle.config
         return RunHeader(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -88,6 +91,7 @@ class ScoringRun:
             numpy_version=version("numpy"),
             pillow_version=version("pillow"),
             device=device,
+            runtime=runtime,
             model_name=_storable(self.bundle.name),
             model_path=_storable(str(self.bundle.folder.absolute())),
             model_sha256=self.bundle.sha256,
@@ -105,9 +109,14 @@ class ScoringRun:
             **self.settings.model_dump(mode="json"),
         )
 
+    def _new_header(self) -> RunHeader:
+        return self.header(self.engine.device, self.engine.runtime)
+
     def in_memory(self, path: Path = Path("(in memory)")) -> ScoreFile:
         """Score everything and write no file. path: the name of the scores in messages."""
-        header = self.header(self.engine.device)
+        header = self._new_header()
+        if self.engine.note:
+            warnings.warn(self.engine.note, stacklevel=2)
         batches = self.engine.score(self.manifest)
         return ScoreFile.of_batches(path, header, self.manifest.names(), batches, _conversions())
 
@@ -134,7 +143,10 @@ class ScoringRun:
         """
         seen = stamp_of(out)
         found = read_scores(out) if out.exists() and not force else None
-        header = self._header_as_in(found) if found else self.header(self.engine.device)
+        begun = "" if force else Journal.runtime_of(journal_path(out))
+        if not self.runtime and (there := found.header.runtime if found else begun):
+            self = replace(self, runtime=there)  # noqa: PLW0642  the run that goes on
+        header = self._header_as_in(found) if found else self._new_header()
         if found and not differences(_labelled(found), header):
             return self._decided(found, decide), False
         with _writing(out):
@@ -146,6 +158,8 @@ class ScoringRun:
                 if journal.damage:
                     remark(journal.damage)
                 plan = self._plan(journal, found)
+                if "engine" in vars(self) and self.engine.note:
+                    remark(self.engine.note)
                 self._score(plan, journal, out, progress)
                 scores = plan.merge(out, journal.header, journal.batches(), _conversions())
                 changes = plan.changes(scores) if found else None
@@ -172,7 +186,8 @@ class ScoringRun:
         if found and not plan.has_common:
             differing = ["the images (none of them is in it, by name or by content)"]
         elif len(plan.missing(done)):
-            here = here.model_copy(update={"device": self.engine.device})  # which loads the model
+            ran = {"device": self.engine.device, "runtime": self.engine.runtime}
+            here = here.model_copy(update=ran)  # which loads the model
             differing = differences(journal.header, here)
         if found and differing:
             if journal.is_empty:
@@ -214,7 +229,7 @@ class ScoringRun:
         Raises StoreError where more differs than the images.
         """
         there = _labelled(found)
-        here = self.header(self.device or there.device)
+        here = self.header(self.device or there.device, self.runtime or there.runtime)
         if differences(there, here, OF_IMAGES):
             raise _made_from_others(found, differences(there, here), here)
         return here

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.device import float32_products, keep_memory
+from hvaeood_cli.device import float32_products, keep_memory, one_thread_each, threads
 from hvaeood_cli.errors import UsageError
 from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.config import ModelConfig
-from hvaeood_cli.model.ladder import Descent, Ladder, Noise
-from hvaeood_cli.scoring.bounds import Bound, Scores, Visit, lower_bound, score
+from hvaeood_cli.model.ladder import Descent, Ladder
+from hvaeood_cli.scoring.bounds import Scores, Visit, lower_bound, score
 from hvaeood_cli.scoring.maps import maps
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
+from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.scoring.statistics import Evaluation, measure
 from hvaeood_cli.settings import ScoreSettings
 
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
+Part = TypeVar("Part")
 
 # The most images in one pass through the network, and the most rows (importance samples x images).
-# On a CPU, fewer leave the processor idle between layers, and many more fall out of its cache.
+# On a CPU, fewer leave a core idle between layers, and many more fall out of its cache.
 IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
 # Any other device needs many to be busy, and its memory is the limit: 2^28 numbers, 1 GiB, in the
 # largest tensor, of which some ten are alive at once. Chosen by arithmetic, not measured on a GPU.
@@ -40,6 +42,24 @@ class ImageNoise(NamedTuple):
     key: bytes
     uniform: Tensor | None  # (C * H * W,) in [0, 1): binarisation
     normal: Tensor | None  # (S, n_latents)
+
+
+class Pass(NamedTuple):
+    """Images on their way through the network at once."""
+
+    n: int  # how many of them are no padding
+    x: Tensor  # (B, C, H, W), observed
+    normal: Tensor  # (S, B, n_latents): the noise of all layers
+
+
+class Network(Protocol):
+    """What computes a pass in PyTorch's place. Several threads may call it at once."""
+
+    runtime: str  # as score files name it
+
+    def __call__(self, x: Tensor, normal: Tensor) -> Scores:
+        """Every bound of a pass. x: (B, C, H, W); normal: (S, B, n_latents)."""
+        ...
 
 
 class Reconstructions(NamedTuple):
@@ -57,6 +77,7 @@ class Scorer:
     ladder: Ladder
     settings: ScoreSettings
     device: torch.device
+    network: Network | None = None  # of the same passes; None: PyTorch runs the ladder
 
     @classmethod
     def on(cls, ladder: Ladder, settings: ScoreSettings, device: torch.device) -> Scorer:
@@ -75,6 +96,11 @@ class Scorer:
         return self.ladder.config
 
     @property
+    def runtime(self) -> str:
+        """What computes the passes: "torch", or another and its version."""
+        return self.network.runtime if self.network else "torch"
+
+    @property
     def images_per_pass(self) -> int:
         """The number of images in every pass.
 
@@ -87,6 +113,11 @@ class Scorer:
             images = IMAGES_ELSEWHERE
             rows = min(ROWS_ELSEWHERE, LARGEST_TENSOR // _largest_activation(self.ladder))
         return min(images, max(1, rows // self._n_samples))
+
+    @property
+    def images_per_batch(self) -> int:
+        """The number of images that an engine does well to read and score together."""
+        return self.images_per_pass
 
     def noises(self, contents: Sequence[bytes]) -> list[ImageNoise]:
         """The noise of several images, which threads can prepare ahead of their pass.
@@ -103,13 +134,16 @@ class Scorer:
     def score(self, pixels: Pixels, noises: list[ImageNoise] | None = None) -> dict[str, Float]:
         """Every score of (N, C, H, W) 8-bit images, by its name in the column table: (N, ...).
 
-        noises: the noise of each image, if it has been prepared.
+        noises: the noise of each image, if it has been prepared. On a CPU, threads may score at
+        once: each call is the work of the thread that makes it.
         """
-        passes = []
-        for n, x, noise in self._passes(pixels, noises):
-            bounds = Scores(*(part[:n] for part in self._score(x, noise)))
-            passes.append(measure(Evaluation(self.ladder, x[:n], bounds)))
-        return {name: np.concatenate([part[name] for part in passes]) for name in passes[0]}
+        parts = []
+        with self.computing():
+            for one in self.passes(pixels, noises):
+                compute = self.network or self.bounds
+                bounds = Scores(*(part[: one.n] for part in compute(one.x, one.normal)))
+                parts.append(measure(Evaluation(self.ladder, one.x[: one.n], bounds)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
         """Each image's reconstructions from k = 0 ... L - 1 (Figure 1), by the scoring passes.
@@ -117,30 +151,23 @@ class Scorer:
         And its maps, by `scoring.maps`.
         """
         likelihood = self.ladder.likelihood
-        size = min(self.images_per_pass, len(pixels))  # a picture need not be exact to the last bit
-        parts = []
-        for n, x, noise in self._passes(pixels, size=size):
+
+        def of(one: Pass) -> tuple[Tensor, Tensor, Tensor]:
             means: list[Tensor] = []  # E[x|z] by k, (B, C, H, W), of the first sample
-            log_px: list[Tensor] = []  # log p(x_i|z) by k, (B, H, W)
 
-            def keep(
-                k: int,
-                descent: Descent,
-                bound: Bound,
-                n: int = n,
-                means: list[Tensor] = means,
-                log_px: list[Tensor] = log_px,
-            ) -> None:
-                means.append(likelihood.mean(descent.parameters[:n]))
-                log_px.append(bound.log_px_of_pixels[:n])
+            def keep(k: int, descent: Descent) -> None:
+                means.append(likelihood.mean(descent.parameters[: len(one.x)]))
 
-            self._score(x, noise, keep)
-            part = (
-                likelihood.shown(x[:n]),
-                torch.stack(means),
-                maps(torch.stack(log_px).float(), self.config),
-            )
-            parts.append([one.cpu().numpy() for one in part])
+            bounds = self.bounds(one.x, one.normal, keep)
+            by_k = bounds.log_px_of_pixels.float().transpose(0, 1)  # (L, B, H, W)
+            shown = likelihood.shown(one.x[: one.n])
+            return shown, torch.stack(means)[:, : one.n], maps(by_k[:, : one.n], self.config)
+
+        share = -(-len(pixels) // threads())  # a picture need not be exact to the last bit
+        size = min(self.images_per_pass, max(1, share))
+        parts = [
+            [part.cpu().numpy() for part in parts] for parts in self._side_by_side(of, pixels, size)
+        ]
         observed, from_k, costs = zip(*parts, strict=True)
         return Reconstructions(
             np.concatenate(observed), np.concatenate(from_k, 1), np.concatenate(costs, 1)
@@ -152,43 +179,67 @@ class Scorer:
         plain = {"n_importance_samples": 1, "n_importance_samples_k": 1, "precision": "float32"}
         return replace(self, settings=self.settings.model_copy(update=plain))
 
-    @torch.inference_mode()
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
         """LLR^{>k}, or with l LLR_{<l}^{>k} (eq. 21), of (N, C, H, W) 8-bit images: (N,) nats.
 
         Raises ValueError for a k or l that the ladder does not have.
         """
-        n_samples, n_k = self.settings.n_importance_samples, self.settings.n_importance_samples_k
-        parts = []
-        for n, x, noise in self._passes(pixels):
+        settings = self.settings
+        n_samples, n_k = settings.n_importance_samples, settings.n_importance_samples_k
+
+        @torch.inference_mode()
+        def of(one: Pass) -> Tensor:
+            noise = self.ladder.by_layer(one.normal)
             upper, lower = ([eps[:size] for eps in noise] for size in (n_samples, n_k))
             with self._precision():
-                above = lower_bound(self.ladder, x, upper, l=l, proposal=self.settings.proposal)
-                below = lower_bound(self.ladder, x, lower, k, proposal=self.settings.proposal)
-            parts.append((above.lower_bound - below.lower_bound)[:n])
-        return torch.cat(parts).cpu().numpy()
+                above = lower_bound(self.ladder, one.x, upper, l=l, proposal=settings.proposal)
+                below = lower_bound(self.ladder, one.x, lower, k, proposal=settings.proposal)
+            return (above.lower_bound - below.lower_bound)[: one.n]
+
+        return torch.cat(self._side_by_side(of, pixels)).cpu().numpy()
 
     @torch.inference_mode()
-    def _score(self, x: Tensor, noise: Noise, visit: Visit | None = None) -> Scores:
+    def bounds(self, x: Tensor, normal: Tensor, visit: Visit | None = None) -> Scores:
+        """Every bound of a pass, by PyTorch, as `bounds.score`. x: (B, C, H, W), observed.
+
+        normal: (S, B, n_latents).
+        """
         settings = self.settings
         with self._precision():
             return score(
                 self.ladder,
                 x,
-                noise,
+                self.ladder.by_layer(normal),
                 settings.n_importance_samples,
                 settings.n_importance_samples_k,
                 settings.proposal,
                 visit,
             )
 
-    def _passes(
+    def _side_by_side(
+        self, function: Callable[[Pass], Part], pixels: Pixels, size: int | None = None
+    ) -> list[Part]:
+        """What a function makes of each pass; on a CPU, of as many passes at once as it has cores.
+
+        size: of the passes, if another will do.
+        """
+        step = size or self.images_per_pass
+
+        def of(first: int) -> Part:
+            with self.computing():
+                return function(next(self.passes(pixels[first : first + step], size=step)))
+
+        n_threads = threads() if self.device.type == "cpu" else 0
+        with self.computing():
+            return list(side_by_side(of, range(0, len(pixels), step), n_threads))
+
+    def passes(
         self,
         pixels: Pixels,
         noises: list[ImageNoise] | None = None,
         size: int | None = None,
-    ) -> Iterator[tuple[int, Tensor, Noise]]:
-        """Passes of one shape: how many images are no padding, x (B, C, H, W), noise by layer."""
+    ) -> Iterator[Pass]:
+        """Passes of one shape, in order."""
         noises = noises or self.noises([content_key(image) for image in pixels])
         size = size or self.images_per_pass
         for first in range(0, len(pixels), size):
@@ -197,7 +248,7 @@ class Scorer:
             uniform, normal = self._noise_of([noises[row] for row in rows])
             batch = torch.from_numpy(pixels[rows]).to(self.device)
             x = self.ladder.likelihood.observe(batch, uniform.view(batch.shape))
-            yield n, x.contiguous(memory_format=torch.channels_last), self.ladder.by_layer(normal)
+            yield Pass(n, x.contiguous(memory_format=torch.channels_last), normal)
 
     def _noise_of(self, noises: list[ImageNoise]) -> tuple[Tensor, Tensor]:
         """(B, C * H * W) uniform and (S, B, n_latents) normal, on the device."""
@@ -217,17 +268,24 @@ class Scorer:
         return max(self.settings.n_importance_samples, self.settings.n_importance_samples_k)
 
     @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        """Inside the `with` block, run the network in the precision of the settings."""
-        precision = self.settings.precision
-        bfloat16 = precision == "bfloat16"
-        products = float32_products(self.device, "tf32" if precision == "tf32" else "ieee")
-        kind = self.device.type
+    def computing(self) -> Iterator[None]:
+        """Inside the `with` block, the settings of the whole process are as every pass needs them.
+
+        Threads that score at once are inside together, and one that began them around them all.
+        """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(products)
-            if torch.amp.is_autocast_available(kind):  # switched off, too, if the host has it on
-                stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=bfloat16))
+            if self.device.type == "cpu":
+                stack.enter_context(one_thread_each())
+            tf32 = self.settings.precision == "tf32"
+            stack.enter_context(float32_products(self.device, "tf32" if tf32 else "ieee"))
             yield
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        """Inside the `with` block, this thread runs the network in the settings' precision."""
+        kind, bfloat16 = self.device.type, self.settings.precision == "bfloat16"
+        if torch.amp.is_autocast_available(kind):  # switched off, too, if the host has it on
+            return torch.autocast(kind, torch.bfloat16, enabled=bfloat16)
+        return contextlib.nullcontext()
 
 
 def _largest_activation(ladder: Ladder) -> int:

@@ -46,6 +46,7 @@ class RunHeader(BaseModel):
     n_importance_samples_k: _Samples  # S'
     proposal: Literal["mean", "sample"]
     precision: Word
+    runtime: Word = "torch"  # what computed: files from before there was a choice do not say
     n_images: Annotated[int, Field(ge=1)]  # of the listing; rows of gone images do not count
     listing_sha256: Sha256  # of names, sizes and times: has the folder changed?
     label: Literal[0, 1] | None = None  # of all images: 0 they belong, 1 they do not
@@ -72,6 +73,7 @@ IDENTITY = {
     "precision": "the precision",
     "preprocessing": "the preprocessing",
     "device": "the device",
+    "runtime": "the runtime",
     "tool_version": "the program's version",
     "torch_version": "torch's version",
     "numpy_version": "NumPy's version",
@@ -105,8 +107,10 @@ def differences(there: RunHeader, here: RunHeader, ignored: Collection[str] = ()
 
 
 def how_to_agree(there: RunHeader, here: RunHeader) -> str:
-    """What to type so that nothing differs, where the device alone does; else empty."""
-    but_for_it = there.model_copy(update={"device": here.device})
-    if there.device == here.device or differences(but_for_it, here):
-        return ""
-    return f"--device {there.device} as there, another -o, or --force to start over"
+    """What to type so that nothing differs, where device or runtime alone does; else empty."""
+    for field in ("device", "runtime"):
+        old, new = getattr(there, field).split(), getattr(here, field).split()
+        but_for_it = there.model_copy(update={field: getattr(here, field)})
+        if old[:1] != new[:1] and not differences(but_for_it, here):
+            return f"--{field} {old[0]} as there, another -o, or --force to start over"
+    return ""

@@ -125,6 +125,15 @@ class Journal:
             raise
         return cls(file, path, there, locked)
 
+    @staticmethod
+    def runtime_of(path: Path) -> str:
+        """The runtime that the run there goes on with; empty if there is no such run."""
+        try:
+            with FileIO(path) as file:
+                return _scan(file, path).header.runtime
+        except (OSError, StoreError):
+            return ""  # `open` says what is wrong with it
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing would be lost with it."""

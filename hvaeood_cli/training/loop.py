@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -20,7 +21,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hvaeood_cli.device import keep_memory, seeded_generator, training_products
+from hvaeood_cli.device import (
+    keep_memory,
+    one_thread_each,
+    seeded_generator,
+    threads,
+    training_products,
+)
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.initialisation import initialise_from_data, narrow_posteriors
@@ -29,6 +36,7 @@ from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.stages import ConvolutionalLadder
 from hvaeood_cli.scoring.bounds import bits_per_dim, score
 from hvaeood_cli.scoring.noise import normals, step_key, uniforms
+from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training.checkpoint import Checkpoint, Checkpoints
 from hvaeood_cli.training.learner import Learner, shares
@@ -220,20 +228,27 @@ def build_seeded(config: ModelConfig, seed: int) -> ConvolutionalLadder:
         return build_ladder(config)
 
 
-@torch.no_grad()
 def evaluate(
     ladder: Ladder, pixels: Pixels, settings: TrainSettings, device: torch.device
 ) -> dict[str, Any]:
     """Mean bounds of held-out images with one sample, in nats and bits/dim, for the curve."""
     if len(pixels) == 0:
         return {}
-    ladder.eval()
-    sums = np.zeros(ladder.n_layers)
-    for start in range(0, len(pixels), settings.batch_size):
+
+    @torch.no_grad()
+    def summed(start: int) -> NDArray[np.float64]:
         batch = torch.from_numpy(pixels[start : start + settings.batch_size]).to(device)
         x, noise, _ = _draw(ladder, batch, settings, step=-2 - start)
-        scores = score(ladder, x, noise)
-        sums += scores.lower_bound.cpu().double().sum(0).numpy()
+        lower = score(ladder, x, noise).lower_bound  # (B, L)
+        total: NDArray[np.float64] = lower.cpu().double().sum(0).numpy()
+        return total
+
+    ladder.eval()
+    starts = range(0, len(pixels), settings.batch_size)
+    on_cpu = device.type == "cpu"
+    n_threads = threads() if on_cpu else 0
+    with one_thread_each() if on_cpu else nullcontext():
+        sums = np.sum(list(side_by_side(summed, starts, n_threads)), axis=0)
     ladder.train()
     lower = sums / len(pixels)
     bits = bits_per_dim(lower, ladder.config.n_dims)

@@ -224,7 +224,7 @@ class TrainingRun:
             return
         engine = engine_for(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
         manifest = images.manifest.pick(fresh)
-        scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda: engine).in_memory()
+        scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda _: engine).in_memory()
         # Pixels in memory are converted already, so the run itself may not know how.
         converted = done_to_most(self.conversions, bundle.training["n_images"])
         about = {"made_by": MADE_BY, "converted": converted}

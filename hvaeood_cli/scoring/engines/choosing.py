@@ -10,10 +10,13 @@ from hvaeood_cli.scoring.scorer import Scorer
 
 
 def engine_for(
-    scorer: Scorer | FoldScorer, batch_size: int | None = None, workers: int = 1
+    scorer: Scorer | FoldScorer,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    note: str = "",
 ) -> LocalEngine | TiledEngine:
-    """The engine of one machine for a model. batch_size, workers: as in `LocalEngine`."""
+    """The engine of one machine for a model. The rest is as in `LocalEngine`."""
     tiling = tiling_of(scorer.config)
     if tiling is None:
-        return LocalEngine(scorer, batch_size, workers)
-    return TiledEngine(scorer, tiling, batch_size, workers)
+        return LocalEngine(scorer, batch_size, workers, note)
+    return TiledEngine(scorer, tiling, batch_size, workers, note)

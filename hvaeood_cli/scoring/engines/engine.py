@@ -22,6 +22,16 @@ class Engine(Protocol):
         """The kind of device that it computes on, such as "cpu": a part of a run's identity."""
         ...
 
+    @property
+    def runtime(self) -> str:
+        """What computes, such as "torch" or "openvino 2026.4.1": a part of a run's identity."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What a user should know of how it computes; usually nothing."""
+        ...
+
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         """Yield the rows of the images from `start` on, batch by batch."""
         ...

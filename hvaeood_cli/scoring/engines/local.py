@@ -1,31 +1,29 @@
-"""The engine of one machine: threads read and decode images ahead, and one network scores them.
+"""The engine of one machine.
 
-Where the network runs on a CPU, the threads draw the noise too; any other device draws its own.
+On a CPU a pass a core: each thread reads, decodes and scores a batch of its own, so that no core
+waits for another. Any other device takes one pass at a time, and threads read ahead for it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.device import threads
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.content import content_key, shortened, stamp_key
 from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.scoring.folds import FoldScorer
 from hvaeood_cli.scoring.scorer import ImageNoise, Scorer
+from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.store.columns import Rows, blank_rows
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.status import STATUS_CODES
-
-I = TypeVar("I")
-T = TypeVar("T")
 
 
 class _Prepared(NamedTuple):
@@ -43,31 +41,52 @@ class LocalEngine:
     """The engine of one machine. Scores do not depend on batch_size or workers; speed does.
 
     batch_size: images read and scored together, rounded up to whole passes of the network; None
-    for one pass. workers: threads that read ahead; 0 for none.
+    for as few as suit it. workers: threads that read images and, on a CPU, score them; 0 for none,
+    None for one a core on a CPU and one else.
     """
 
     scorer: Scorer | FoldScorer
     batch_size: int | None = None
-    workers: int = 1
+    workers: int | None = None
+    note: str = ""
 
     @property
     def device(self) -> str:
         return self.scorer.device.type
 
+    @property
+    def runtime(self) -> str:
+        return self.scorer.runtime
+
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         """Yield the rows of the images from `start` on, batch by batch, in order."""
-        scorer, one_pass = self.scorer, self.scorer.images_per_pass
-        size = -(-(self.batch_size or one_pass) // one_pass) * one_pass
+        scorer, on_cpu = self.scorer, self.device == "cpu"
+        workers = (threads() if on_cpu else 1) if self.workers is None else self.workers
+        size = self._batch(len(manifest) - start, workers if on_cpu else 1)
+        starts = range(start, len(manifest), size)
 
         def prepare(first: int) -> _Prepared:
             return _prepare(manifest, scorer, first, min(first + size, len(manifest)))
 
-        for batch in ahead(prepare, range(start, len(manifest), size), self.workers):
+        def scored(batch: _Prepared) -> Batch:
             readable = batch.rows["status"] == 0
             if batch.pixels:
                 for name, values in scorer.score(np.stack(batch.pixels), batch.noises).items():
                     batch.rows[name][readable] = values
-            yield Batch(batch.first, batch.rows, batch.errors)
+            return Batch(batch.first, batch.rows, batch.errors)
+
+        if on_cpu:
+            with scorer.computing():
+                yield from side_by_side(lambda first: scored(prepare(first)), starts, workers)
+        else:
+            yield from map(scored, side_by_side(prepare, starts, workers))
+
+    def _batch(self, n_images: int, n_at_once: int) -> int:
+        """How many images make a batch: whole passes, and of few images fewer for each thread."""
+        one_pass = self.scorer.images_per_pass
+        share = -(-n_images // max(1, n_at_once))
+        wanted = self.batch_size or min(self.scorer.images_per_batch, share)
+        return max(1, -(-wanted // one_pass)) * one_pass
 
 
 def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: int) -> _Prepared:
@@ -93,24 +112,3 @@ def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: 
         contents.append(content)
     batch.noises.extend(scorer.noises(contents))
     return batch
-
-
-def ahead(function: Callable[[I], T], items: Iterable[I], workers: int) -> Iterator[T]:
-    """The function's results in order, up to `workers` + 1 of them computed ahead in threads.
-
-    With 0 workers there are no threads and nothing is computed ahead.
-    """
-    if workers == 0:
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="hvaeood-read")
-    waiting: deque[Future[T]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -17,14 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hvaeood_cli.device import threads
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.content import content_key, shortened, stamp_key
 from hvaeood_cli.images.preprocess import preprocess
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.images.tiling import Places, Tiling
-from hvaeood_cli.scoring.engines.local import ahead
 from hvaeood_cli.scoring.folds import FoldScorer, fold_of
 from hvaeood_cli.scoring.scorer import Float, ImageNoise, Pixels, Scorer
+from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.store.columns import Rows, Tiles, blank_rows, columns, tile_dtype
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.status import STATUS_CODES
@@ -55,6 +56,10 @@ class _Piece(NamedTuple):
     last: int
 
 
+_Scored = tuple[_Piece, dict[str, Float]]
+"""A piece, and the scores of its tiles by name."""
+
+
 class _Pass(NamedTuple):
     """Tiles that are scored together, and the noise of each."""
 
@@ -68,24 +73,29 @@ class TiledEngine:
     """Scores images by tiles. Scores do not depend on batch_size or workers; speed does.
 
     batch_size: tiles scored together, rounded up to whole passes of the network; None for one pass.
-    workers: threads that read images ahead, and as many that cut tiles and draw their noise.
+    workers: threads that read images ahead, and as many that cut tiles, draw their noise and, on a
+    CPU, score them; 0 for none, None for one a core on a CPU and one else.
     """
 
     scorer: Scorer | FoldScorer
     tiling: Tiling
     batch_size: int | None = None
-    workers: int = 1
+    workers: int | None = None
+    note: str = ""
 
     @property
     def device(self) -> str:
         return self.scorer.device.type
 
+    @property
+    def runtime(self) -> str:
+        return self.scorer.runtime
+
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         """Yield the rows of the images from `start` on, with their tiles, in order."""
-        images = ahead(lambda i: self._read(manifest, i), range(start, len(manifest)), self.workers)
         first, waiting = start, deque[_Image]()
-        for one in ahead(self._prepared, self._pieces(images), self.workers):
-            for piece, scores in self._scored(one):
+        for pieces in self._passes(manifest, start):
+            for piece, scores in pieces:
                 if piece.first == 0:
                     waiting.append(piece.image)
                 if piece.last:
@@ -97,6 +107,20 @@ class TiledEngine:
             if whole:
                 yield _batch(first, whole, self.tiling)
                 first += len(whole)
+
+    def _passes(self, manifest: Manifest, start: int) -> Iterator[list[_Scored]]:
+        """The scores of the tiles of each pass, in order; on a CPU a pass a core."""
+        on_cpu = self.device == "cpu"
+        workers = (threads() if on_cpu else 1) if self.workers is None else self.workers
+        places = range(start, len(manifest))
+        pieces = self._pieces(side_by_side(lambda i: self._read(manifest, i), places, workers))
+        if on_cpu:
+            with self.scorer.computing():
+                yield from side_by_side(
+                    lambda some: self._scored(self._prepared(some)), pieces, workers
+                )
+        else:
+            yield from map(self._scored, side_by_side(self._prepared, pieces, workers))
 
     def _read(self, manifest: Manifest, i: int) -> _Image:
         """An image, scaled, with the places of its tiles."""
@@ -151,8 +175,8 @@ class TiledEngine:
         tiles = np.concatenate(cut or [none])
         return _Pass(pieces, tiles, self.scorer.noises([content_key(tile) for tile in tiles]))
 
-    def _scored(self, one: _Pass) -> list[tuple[_Piece, dict[str, Float]]]:
-        """Each piece with the scores of its tiles, by name. It changes nothing."""
+    def _scored(self, one: _Pass) -> list[_Scored]:
+        """The scores of each piece's tiles, by name."""
         scores: dict[str, Float] = {}
         if len(one.tiles) and isinstance(self.scorer, FoldScorer):
             n_tiles = [piece.last - piece.first for piece in one.pieces]
@@ -160,17 +184,12 @@ class TiledEngine:
             scores = self.scorer.score(one.tiles, one.noises, folds)
         elif len(one.tiles):
             scores = self.scorer.score(one.tiles, one.noises)
-        ends = np.cumsum([piece.last - piece.first for piece in one.pieces])
-        return [
-            (
-                piece,
-                {
-                    name: values[end - piece.last + piece.first : end]
-                    for name, values in scores.items()
-                },
-            )
-            for piece, end in zip(one.pieces, ends, strict=True)
-        ]
+        found, begin = list[_Scored](), 0
+        for piece in one.pieces:
+            end = begin + piece.last - piece.first
+            found.append((piece, {name: values[begin:end] for name, values in scores.items()}))
+            begin = end
+        return found
 
 
 def _batch(first: int, images: list[_Image], tiling: Tiling) -> Batch:
