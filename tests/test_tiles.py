@@ -16,6 +16,7 @@ from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.rules import decide
+from hvaeood_cli.cli import tui
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.images.preprocess import tiling_of
@@ -28,9 +29,12 @@ from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
+from hvaeood_cli.tui.screens.compare import CompareScreen
+from hvaeood_cli.tui.screens.look import LookScreen
 from tests.conftest import SMALL, make_ladder
 from tests.score_files import fill_in, make_header
 from tests.test_images import bomb
+from tests.tui_app import drive, press, text_of
 
 CONFIG = ModelConfig.model_validate(
     SMALL.model_dump()
@@ -240,6 +244,15 @@ def test_tiles_of_one_image_are_never_both_trained_on_and_set_aside(run, tmp_pat
     calibrated = Calibration.load(Path("m/calibration.npz")).content
     assert not np.isin(calibrated, np.load("m/training_images.npy")).any()
     assert len(np.unique(calibrated)) == 60
+    code, _, err = run("calibrate", "good", "--model", "m")
+    assert code == 3 and "of 120 images were in the training set" in " ".join(err.split())
+    code, _, err = run(
+        "calibrate", "good", "--model", "m", "--skip-training-images", "-S", "1", "-o", "c.npz"
+    )
+    assert code == 0, err
+    assert not np.isin(
+        Calibration.load(Path("c.npz")).content, np.load("m/training_images.npy")
+    ).any()
 
 
 @pytest.mark.parametrize(
@@ -342,6 +355,24 @@ def test_looks_show_the_whole_image_joined_from_its_tiles(run, tiled, photos):
             assert look.image.shape == SIZES[row] and not look.changed
             np.testing.assert_allclose(look.observed, expected / 255.0, atol=1e-6)
             assert look.from_k.shape[1:] == expected.shape
+
+
+def test_the_workbench_shows_tiled_files_alone_and_beside_others(run, tiled, bundle, photos):
+    run("score", "photos", "--model", tiled.folder, "-o", "tiled.h5")
+    run("score", "photos", "--model", bundle.folder, "-o", "whole.h5")
+    files = [
+        tui._open(Path(name), [str(tiled.folder), str(bundle.folder)], None, None, "cpu")
+        for name in ("tiled.h5", "whole.h5")
+    ]
+
+    async def steps(pilot, app):
+        await press(pilot, "m", "m", "m", "]", "enter")
+        assert isinstance(app.screen, LookScreen) and "photos/" in text_of(app)
+        await press(pilot, "]", "j", "escape", "c")
+        assert isinstance(app.screen, CompareScreen)
+        assert "10 images in both files" in text_of(app)
+
+    drive(files, steps, images=True)
 
 
 def test_a_photograph_of_200_megapixels_is_a_row_that_says_so(run, tiled, photos):

@@ -35,6 +35,8 @@ def make_scores(
         "llr_share": llr / -bound[:, None],
         "bits_per_dim": -bound / np.float32(784 * np.log(2)),
     }
+    peaks = np.random.default_rng(seed + 1000)
+    columns["peak"] = peaks.gamma(9.0, 0.5, (n, 3)).astype(np.float32)
     status = np.zeros(n, np.int8)
     status[list(bad)] = 2
     for values in columns.values():

@@ -156,8 +156,13 @@ def _show(bundle: Bundle) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from hvaeood_cli.images.preprocess import tiling_of
+
     training = bundle.training
     facts: dict[str, Any] = _facts(bundle)
+    tiling = tiling_of(bundle.config)
+    if tiling is not None:
+        facts["tiles"] = str(tiling)
     for i in range(1, bundle.config.n_layers + 1):
         facts[f"z_{i}"] = "x".join(map(str, bundle.config.latent_shape(i)))
     if training:
