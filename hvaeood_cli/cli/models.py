@@ -63,7 +63,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "folder": str(bundle.folder),
         "sha256": bundle.sha256,
         "kind": config.kind,
-        "images": f"{config.image_size}x{config.image_size} {kind}",
+        "images": f"{'tiles of ' * (config.fit == 'tile')}{config.image_size}x"
+        f"{config.image_size} {kind}",
         "n_layers": config.n_layers,
         "n_parameters": bundle.training.get("n_parameters"),
     }
@@ -88,8 +89,13 @@ def _show(bundle: Bundle) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from hvaeood_cli.images.preprocess import tiling_of
+
     training = bundle.training
     facts: dict[str, Any] = _facts(bundle)
+    tiling = tiling_of(bundle.config)
+    if tiling is not None:
+        facts["tiles"] = str(tiling)
     for i in range(1, bundle.config.n_layers + 1):
         facts[f"z_{i}"] = "x".join(map(str, bundle.config.latent_shape(i)))
     if training:

@@ -18,6 +18,7 @@ from hvaeood_cli.store.conversions import conversions_in_words, done_to_most
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import Manifest
+    from hvaeood_cli.model.config import ModelConfig
     from hvaeood_cli.scoring.run import Decide, ScoringRun, Tell
     from hvaeood_cli.store.score_file import ScoreFile
 
@@ -86,10 +87,17 @@ def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
     if scores.n_scored and foreign > scores.n_scored / 2:
         kind = "grey" if config.image_channels == 1 else "colour"
         yield (
-            f"the model {detector.bundle.name} was trained on {config.image_size}x"
-            f"{config.image_size} {kind} images; most of these are not, which alone may make their "
-            "scores high or low. hvaeood train makes a model of your own images"
+            f"the model {detector.bundle.name} was trained on {_size(config)} {kind} images; most "
+            "of these are not, which alone may make their scores high or low. hvaeood train makes "
+            "a model of your own images"
         )
+
+
+def _size(config: ModelConfig) -> str:
+    """The size of a model's images, in words that stand before them."""
+    if config.fit == "tile":
+        return "tiles of"
+    return f"{config.image_size}x{config.image_size}"
 
 
 def _usual_conversions(detector: Detector) -> set[str]:

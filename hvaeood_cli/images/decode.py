@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntFlag
@@ -80,13 +81,18 @@ def decode_opened(image: Image.Image) -> Decoded:
 def _decoded(image: Image.Image) -> Decoded:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError("too_large", f"{width} x {height} pixels")
+        raise ImageError("too_large", _too_large(f"{width} x {height} pixels"))
     if not width * height:
         raise ImageError("empty", f"{width} x {height} pixels")
     tiles = getattr(image, "tile", ())  # of a file that is not loaded yet
     deep = any("16" in str(tile[3]) for tile in tiles)  # 16 bit that Pillow reduces
     image.load()
     return _upright(image, Conversion.DEPTH if deep else Conversion(0))
+
+
+def _too_large(size: str) -> str:
+    most = MAX_PIXELS // 1_000_000
+    return f"{size}, where at most {most} million are read: make it smaller first"
 
 
 @contextmanager
@@ -99,7 +105,8 @@ def _image_errors() -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError("not_an_image", "no image format that is read here") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("too_large", str(error)) from None
+        pixels = "".join(re.findall(r"[0-9]+", str(error))[:1])
+        raise ImageError("too_large", _too_large(f"{pixels} pixels")) from None
     except MemoryError:
         raise ImageError("too_large", "not enough memory to decode it") from None
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them raise
