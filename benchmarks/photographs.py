@@ -109,8 +109,9 @@ def of_pixels(data: Path, model: Path, odd: Sequence[str]) -> dict[str, float]:
         each = [auroc(of[k][~mask], of[k][mask]) for of, mask in zip(maps, masks, strict=True)]
         values, mask = np.concatenate([of[k] for of in maps]), np.concatenate(masks)
         overall[f"map of k = {k + 1}"] = auroc(values[~mask], values[mask])
-        said = (f"{kind} {value:.3f}" for kind, value in zip(odd, each, strict=True))
-        print(f"  pixels, map of k = {k + 1}: {'; '.join(said)}; all {auroc(values[~mask], values[mask]):.3f}")  # noqa: E501
+        together = overall[f"map of k = {k + 1}"]
+        said = "; ".join(f"{kind} {value:.3f}" for kind, value in zip(odd, each, strict=True))
+        print(f"  pixels, map of k = {k + 1}: {said}; all {together:.3f}")
     return overall
 
 
@@ -122,7 +123,7 @@ def _pixels(data: Path, model: Path, kind: str) -> tuple[Float, NDArray[np.bool_
     maps, masks = [], []
     for path in sorted(maps_of(model, kind).rglob("*.npy")):
         of_image = np.load(path)  # (L - 1, h, w)
-        stem = Path(path.name.split(".")[0]).name
+        stem = path.name.split(".")[0]
         mask = Image.open(data / f"{kind}-masks" / f"{stem}.png").convert("L")
         small = mask.resize(of_image.shape[:0:-1], Image.Resampling.BOX)
         maps.append(of_image.reshape(len(of_image), -1))
