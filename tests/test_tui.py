@@ -1056,7 +1056,7 @@ def test_a_map_without_what_is_usual_says_so(scores, calibration):
     async def steps(pilot, app):
         app.file.looks.keep(3, reconstruct(3))
         await press(pilot, "o")
-        app.on_open(messages.Open(3))
+        app.post_message(Open(3))
         await settle(pilot)
         assert "nats a pixel, for nobody knows" in text_of(app)
 
