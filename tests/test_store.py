@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import h5py
@@ -234,15 +235,71 @@ def misshapen(file: h5py.File) -> None:
     file["/scores/kl"] = np.zeros((4, 3), np.float32)
 
 
+def other_filter(file: h5py.File) -> None:
+    replace(file, "/scores/kl", chunks=True, compression="lzf")
+
+
+def bomb(file: h5py.File) -> None:
+    """Names that are nothing, packed a thousand times."""
+    del file["/images/error"]
+    made = file.create_dataset("/images/error", (1 << 20,), "S4096", chunks=(256,), compression=9)
+    for first in range(0, 1 << 20, 256):
+        made.id.write_direct_chunk((first,), zlib.compress(bytes(1 << 20), 9))
+
+
+def lying_chunk(file: h5py.File) -> None:
+    """A chunk of five short texts that unpacks to half a gigabyte."""
+    del file["/images/error"]
+    made = file.create_dataset("/images/error", (5,), "S16", chunks=(5,), compression=9)
+    made.id.write_direct_chunk((0,), zlib.compress(bytes(1 << 29), 9))
+
+
+def unwritten(file: h5py.File) -> None:
+    """HDF5 reads zeros in its place."""
+    del file["/scores/kl"]
+    file.create_dataset("/scores/kl", (5, 3), "f4", chunks=(5, 1))
+
+
+def group_no_group(file: h5py.File) -> None:
+    del file["/images"]
+    file["/images"] = np.zeros(3)
+
+
+def other_type(file: h5py.File) -> None:
+    replace(file, "/images/status", dtype="i8")
+
+
+def list_of_hashes(file: h5py.File) -> None:
+    file.attrs["manifest_sha256"] = [1, 2]
+
+
+def not_utf8(file: h5py.File) -> None:
+    file.attrs.create("model_name", b"\xff", dtype=h5py.string_dtype())
+
+
+def unnamed_status(file: h5py.File) -> None:
+    file["/images/status"][0] = 99
+
+
+def two_columns_of_labels(file: h5py.File) -> None:
+    file["/images/label"] = np.zeros((5, 2), np.int8)
+
+
 @pytest.mark.parametrize(
-    "damage", [external, soft, outside, virtual, huge, newer, no_format, missing, misshapen]
-)
+    "damage",
+    [
+        external, soft, outside, virtual, huge, newer, no_format, missing, misshapen,
+        other_filter, bomb, lying_chunk, unwritten, group_no_group, other_type, list_of_hashes,
+        not_utf8, unnamed_status, two_columns_of_labels,
+    ],
+)  # fmt: skip
 def test_what_is_not_as_its_version_says_is_refused(tmp_path, damage):
     path = write(tmp_path / "s.h5")
     with h5py.File(path, "r+") as file:
         damage(file)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError) as caught:
         read_scores(path)
+    assert caught.value.hint and str(path) in caught.value.message
 
 
 def test_other_files_are_refused(tmp_path):
@@ -253,6 +310,25 @@ def test_other_files_are_refused(tmp_path):
             read_scores(tmp_path / "bad.h5")
     with pytest.raises(StoreError, match="no such score file"):
         read_scores(tmp_path / "nowhere.h5")
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(StoreError, match="not a file"):
+        read_scores(tmp_path / "pipe.h5")
+
+
+@pytest.mark.parametrize("name", [b"", b"x" * 300])
+def test_a_file_that_others_packed_again_is_read(tmp_path, name):
+    """By h5repack, say: gzip and shuffle are HDF5's own. A link to a file may be named, too."""
+    whole = read_scores(write(tmp_path / "s.h5", [*NAMES[:4], name]))
+    (tmp_path / "link.h5").symlink_to("s.h5")
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        for path in ("/scores/kl", "/scores/llr", "/images/sha256"):
+            replace(file, path, chunks=True, compression="gzip", shuffle=True)
+        names = np.array([bytes(one) for one in whole.names], object)
+        del file["/images/path"]
+        file.create_dataset("/images/path", data=names, dtype=h5py.string_dtype("ascii"))
+    again = read_scores(tmp_path / "link.h5")
+    assert list(again.names) == list(whole.names)
+    assert all(again[one].tobytes() == whole[one].tobytes() for one in whole.columns)
 
 
 # -- the journal ----------------------------------------------------------------------------------
