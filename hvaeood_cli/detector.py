@@ -62,8 +62,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     the k lowest latents leave the conditional prior, as its "mean" or as a "sample". seed: keys
     the noise, together with each image's pixels. precision: of the network, "float32", "tf32"
     or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N" or "mps". runtime:
-    what computes the scores on a CPU, "torch", "openvino", or "auto", which takes OpenVINO where it
-    is installed and the images are many. batch_size: how many images
+    what computes the scores on a CPU, "torch" or "openvino"; "auto" is what a score file was begun
+    with, else "torch". batch_size: how many images
     are read and scored together; None: as many as one pass takes. workers: threads that read
     images and, on a CPU, score them side by side; None: one a core, or 1 on a GPU; 0: none.
     false_positive_rate: the share of images that belong that `predict` may call outliers.

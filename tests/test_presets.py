@@ -61,9 +61,9 @@ def test_an_untrained_compact_model_starts_below_ten_bits(name, channels):
 
 @pytest.mark.parametrize("name", COMPACT)
 def test_any_size_that_the_stride_divides_is_a_setting(name):
-    config = for_images(get_preset(name).model, 40, None)
+    config = for_images(get_preset(name).model, 48, None)
     ladder = build_ladder(config)
-    x = torch.zeros(2, config.image_channels, 40, 40)
+    x = torch.zeros(2, config.image_channels, 48, 48)
     with torch.no_grad():
         assert lower_bound(ladder, x, make_noise(ladder, 1, 2)).lower_bound.shape == (2,)
 

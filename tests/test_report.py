@@ -262,7 +262,7 @@ def test_images_are_found_beside_the_score_file(run, folder, bundle, tmp_path, m
     code, _, err = run("report", "../s.h5", "--model", bundle.folder)
     page = Tags((tmp_path / "elsewhere" / "report.html").read_text())
     assert code == 0 and "missing" not in err
-    assert sum(tag == "img" for tag, _ in page.tags) == 12 * 4
+    assert sum(tag == "img" for tag, _ in page.tags) == 12 * 5
     assert page.text.count("this is not the image that was scored") == 1
 
 

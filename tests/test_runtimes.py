@@ -73,12 +73,6 @@ def exports(monkeypatch) -> list[Scorer]:
     return made
 
 
-@pytest.fixture
-def always_pays(monkeypatch):
-    monkeypatch.setattr(runtimes, "PASSES_TO_LOAD", 0)
-    monkeypatch.setattr(runtimes, "PASSES_TO_EXPORT", 0)
-
-
 def small(**settings) -> Scorer:
     return Scorer.on(make_ladder(), ScoreSettings(**settings), CPU)
 
@@ -178,20 +172,17 @@ def test_a_cache_that_is_filled_at_once_and_one_that_cannot_be(tmp_path, monkeyp
     np.testing.assert_array_equal(*scores)
 
 
-@pytest.mark.usefixtures("openvino", "always_pays")
-def test_auto_takes_what_pays(bundle, folder):
-    assert Detector(bundle.folder).score(str(folder)).header.runtime.startswith("openvino ")
-    half = Detector(bundle.folder, precision="bfloat16")
-    assert half.score(str(folder)).header.runtime == "torch"
+@pytest.mark.usefixtures("openvino")
+def test_a_long_run_has_the_scores_of_a_short_one_unless_told(bundle, folder, exports, monkeypatch):
+    short = Detector(bundle.folder).score(str(folder))
+    monkeypatch.setattr(runtimes, "LONG", 0)
+    with pytest.warns(UserWarning, match="--runtime openvino"):
+        long = Detector(bundle.folder).score(str(folder))
+    assert long.header.runtime == "torch" and not exports
+    np.testing.assert_array_equal(long["llr"], short["llr"])
 
 
 @pytest.mark.usefixtures("openvino")
-def test_a_small_run_exports_nothing(bundle, folder, exports):
-    assert Detector(bundle.folder, seed=5).score(str(folder)).header.runtime == "torch"
-    assert not exports
-
-
-@pytest.mark.usefixtures("openvino", "always_pays")
 def test_a_graph_that_is_not_the_model_is_refused(run, bundle, folder, monkeypatch):
     """Whatever makes it another: a converter's mistake, or a processor's."""
     other = Scorer.on(make_ladder(seed=1), ScoreSettings(), CPU)
@@ -200,14 +191,9 @@ def test_a_graph_that_is_not_the_model_is_refused(run, bundle, folder, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", "nowhere")
     code, _, err = run("score", "images", "-o", "s.h5", "--runtime", "openvino")
     assert code == 2 and "differs from PyTorch's by" in " ".join(err.split())
-    code, _, err = run("score", "images", "-o", "s.h5")
-    assert code == 0 and "scored by torch: OpenVINO's lower_bound differs" in " ".join(err.split())
-    with pytest.warns(UserWarning, match="scored by torch"):
-        scores = Detector(bundle.folder).score(str(folder))
-    assert scores.header.runtime == "torch"
 
 
-@pytest.mark.usefixtures("openvino", "always_pays")
+@pytest.mark.usefixtures("openvino")
 def test_an_openvino_that_fails_is_named(run, folder, monkeypatch):
     def failing(scorer):
         raise RuntimeError("no kernel for this processor\nand more")
@@ -216,8 +202,6 @@ def test_an_openvino_that_fails_is_named(run, folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "nowhere")
     code, _, err = run("score", "images", "-o", "s.h5", "--runtime", "openvino")
     assert code == 2 and "no kernel for this processor" in err and "--runtime torch" in err
-    code, _, err = run("score", "images", "-o", "s.h5")
-    assert code == 0 and "scored by torch: " in err
 
 
 @pytest.mark.usefixtures("absent")
@@ -226,10 +210,6 @@ def test_without_openvino(run, folder, monkeypatch):
     assert code == 2 and "not installed" in err and "hvaeood[openvino]" in err
     code, _, err = run("score", "images", "-o", "s.h5")
     assert code == 0 and "torch" not in err
-    monkeypatch.setattr(runtimes, "PASSES_TO_LOAD", 0)
-    monkeypatch.setattr(runtimes, "PASSES_TO_EXPORT", 0)
-    code, _, err = run("score", "images", "-o", "long.h5")
-    assert code == 0 and "scored by torch" in err
     code, _, err = run("score", "images", "--runtime", "onnx")
     assert code == 2 and "no runtime is called 'onnx'" in err
 

@@ -77,7 +77,7 @@ def test_see_every_k_of_every_measure(file):
                 seen.append(app.snapshot.view.axis)
                 await press(pilot, "]")
             await press(pilot, "m")
-        assert len(run.measures) == 7
+        assert len(run.measures) == 8
         assert sorted(seen) == sorted(axis for name in run.measures for axis in run.axes(name))
         while app.snapshot.view.axis != Axis("llr", 2):
             await press(pilot, "[")
@@ -1010,7 +1010,7 @@ def test_two_models_without_p_are_compared_by_places_alone(scores, file):
 # -- maps -----------------------------------------------------------------------------------------
 
 
-def shown(app, selector: str) -> np.ndarray:
+def pictured(app, selector: str) -> np.ndarray:
     return np.asarray(app.screen.query_one(selector).query_one(".image").image)
 
 
@@ -1021,33 +1021,33 @@ def is_grey(pixels: np.ndarray) -> bool:
 def test_a_key_lays_the_map_of_each_k_over_the_image_and_takes_it_away(scores, calibration):
     async def steps(pilot, app):
         await press(pilot, "enter")
-        plain = shown(app, "#image")
+        plain = pictured(app, "#image")
         assert is_grey(plain) and not app.screen.query_one("#layer").display
         await press(pilot, "o")
-        first = shown(app, "#image")
+        first = pictured(app, "#image")
         assert not is_grey(first) and "map of k = 1: from 2 " in text_of(app)
         assert "to 8 spreads above what is usual there" in text_of(app)
         await press(pilot, "o")
-        assert not np.array_equal(shown(app, "#image"), first) and "map of k = 2" in text_of(app)
+        assert not np.array_equal(pictured(app, "#image"), first) and "map of k = 2" in text_of(app)
         await press(pilot, "right")
         assert "map of k = 2" in text_of(app), "it stays for the next image"
         await press(pilot, "left", "escape", "enter")
         assert "map of k = 2" in text_of(app), "and for whoever comes back"
         await press(pilot, "o")
-        assert np.array_equal(shown(app, "#image"), plain) and "map of" not in text_of(app)
+        assert np.array_equal(pictured(app, "#image"), plain) and "map of" not in text_of(app)
 
     drive(opened(scores, calibration), steps, size=(80, 24), images=True)
 
 
 def test_the_preview_shows_the_map_too(scores, calibration):
     async def steps(pilot, app):
-        assert is_grey(shown(app, "#preview"))
+        assert is_grey(pictured(app, "#preview"))
         await press(pilot, "o")
-        assert not is_grey(shown(app, "#preview")) and "map of k = 1" in text_of(app)
+        assert not is_grey(pictured(app, "#preview")) and "map of k = 1" in text_of(app)
         await press(pilot, "down")
-        assert not is_grey(shown(app, "#preview"))
+        assert not is_grey(pictured(app, "#preview"))
         await press(pilot, "o", "o")
-        assert is_grey(shown(app, "#preview")) and "map of" not in text_of(app)
+        assert is_grey(pictured(app, "#preview")) and "map of" not in text_of(app)
 
     drive(opened(scores, calibration), steps, size=(140, 40), images=True)
 

@@ -26,7 +26,7 @@ from hvaeood_cli.store.columns import column, columns
 
 Float64 = NDArray[np.float64]
 
-_OF_TILES = ("peak",)  # the columns that it takes of images that were scored by tiles
+_OF_TILES = ("peak",)  # the columns that it takes of images scored by tiles, and of no others
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
 _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
@@ -45,7 +45,8 @@ def statistic_names(tiled: bool = False) -> tuple[str, ...]:
     """
     if tiled:
         return _OF_TILES
-    return tuple(column.name for column in columns("scores") if column.density is not None)
+    named = (column.name for column in columns("scores") if column.density is not None)
+    return tuple(name for name in named if name not in _OF_TILES)
 
 
 def statistics(scores: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Float64:

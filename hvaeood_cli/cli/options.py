@@ -71,7 +71,7 @@ Runtime = Annotated[
     typer.Option(
         metavar="auto|torch|openvino",
         envvar="HVAEOOD_RUNTIME",
-        help="What computes scores on a CPU; auto: OpenVINO where it is there and pays.",
+        help="What computes scores on a CPU; auto: what the file was begun with, else torch.",
     ),
 ]
 Workers = Annotated[

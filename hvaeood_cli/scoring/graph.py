@@ -90,12 +90,6 @@ def graph_of(scorer: Scorer, model_sha256: str) -> Graph:
         return graph
 
 
-def is_cached(scorer: Scorer, model_sha256: str) -> bool:
-    """Whether `graph_of` need not export anything. Raises UsageError where OpenVINO fails."""
-    with _errors():
-        return cached(_identity(scorer, model_sha256)) is not None
-
-
 def _check_suits(scorer: Scorer) -> None:
     """Raise UsageError for what OpenVINO is not asked to compute."""
     kind, precision = scorer.device.type, scorer.settings.precision

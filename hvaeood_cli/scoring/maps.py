@@ -3,8 +3,8 @@
 The map of k says what each pixel costs when the k lowest latents come from the prior: -log p(x_i|z)
 in the pass of k. A binarised pixel costs what chance made of it, too, in every pass alike: there
 the map is what a pixel costs more at k than at 0, which leaves that out. Before smoothing, the sum
-of a map is minus log_px of k; of binarised images log_px of 0 minus log_px of k. All that is measured in
-docs/decisions.md. What a map is, is said here and nowhere else.
+of a map is minus log_px of k; of binarised images log_px of 0 minus log_px of k. All that is
+measured in docs/decisions.md. What a map is, is said here and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,22 +1,19 @@
-"""Which runtime computes a run's passes: PyTorch, or on a CPU OpenVINO where that pays."""
+"""Which runtime computes a run's passes: PyTorch, or OpenVINO where that is asked for."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 
 from hvaeood_cli.device import threads
 from hvaeood_cli.errors import UsageError
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.folds import FoldScorer
-from hvaeood_cli.scoring.graph import graph_of, is_cached, runtime_name
+from hvaeood_cli.scoring.graph import graph_of, runtime_name
 from hvaeood_cli.scoring.scorer import Scorer
 
-# How many passes a core a run must have for `auto` to take OpenVINO. Loading a graph takes a
-# second, exporting one ten; a pass of the model that ships saves about a fiftieth of a second.
-PASSES_TO_LOAD, PASSES_TO_EXPORT = 50, 500
+LONG = 500  # passes a core of a run, from which exporting a graph pays
 
-_FASTER = "scored by torch; pip install 'hvaeood[openvino]' makes long runs on a CPU faster"
+_FASTER = "scored by torch; --runtime openvino makes long runs on a CPU faster"
 
 
 def named_runtime(name: str) -> str:
@@ -34,24 +31,16 @@ def named_runtime(name: str) -> str:
 def on_runtime(
     runtime: str, scorer: Scorer | FoldScorer, bundle: Bundle, n_images: int
 ) -> tuple[Scorer | FoldScorer, str]:
-    """A PyTorch scorer on a runtime, and what the user should know of the choice.
+    """A PyTorch scorer on a runtime, and what the user should know of it.
 
-    runtime: as `named_runtime` returns it; empty: chosen by the number of images. Raises
+    runtime: as `named_runtime` returns it; empty: PyTorch, however many images there are, since
+    the same image must not have one score in a small run and another in a large one. Raises
     UsageError where a runtime that was named cannot compute this model.
     """
-    if runtime:
-        return scorer if runtime == "torch" else _on_openvino(scorer, bundle), ""
+    if runtime and runtime != "torch":
+        return _on_openvino(scorer, bundle), ""
     n_passes = n_images / (scorer.images_per_pass * threads() * len(_parts(scorer, bundle)))
-    long, very_long = n_passes >= PASSES_TO_LOAD, n_passes >= PASSES_TO_EXPORT
-    if not (long and _suits(scorer)):
-        return scorer, ""
-    if not find_spec("openvino"):
-        return scorer, _FASTER if very_long else ""
-    try:
-        pays = very_long or _all_cached(scorer, bundle)
-        return _on_openvino(scorer, bundle) if pays else scorer, ""
-    except UsageError as error:
-        return scorer, f"scored by torch: {error.message}"
+    return scorer, _FASTER if not runtime and n_passes >= LONG and _suits(scorer) else ""
 
 
 def _on_openvino(scorer: Scorer | FoldScorer, bundle: Bundle) -> Scorer | FoldScorer:
@@ -69,7 +58,3 @@ def _parts(scorer: Scorer | FoldScorer, bundle: Bundle) -> list[tuple[Scorer, Bu
 def _suits(scorer: Scorer | FoldScorer) -> bool:
     one = scorer if isinstance(scorer, Scorer) else scorer.scorers[0]
     return one.device.type == "cpu" and one.settings.precision == "float32"
-
-
-def _all_cached(scorer: Scorer | FoldScorer, bundle: Bundle) -> bool:
-    return all(is_cached(one, of.sha256) for one, of in _parts(scorer, bundle))

@@ -219,6 +219,7 @@ TABLE: list[Column] = [
         title="peak, k = {}",
         title_0="peak",
         csv="peak_{}",
+        density=slice(-1, None),  # of tiles: from the highest k a defect is seen best
         above="stranger in its strangest spot, from k = {},",
         below="plainer in its strangest spot, from k = {},",
         optional=True,

@@ -127,7 +127,9 @@ def read_codes(text: Any) -> dict[str, int]:
 
 def disagreement(scores: ScoreFile) -> str:
     """What columns say of one another that cannot be; empty if nothing is wrong."""
-    named = np.bitwise_or.reduce(list(scores.conversion_codes.values()), initial=0)
+    named = np.bitwise_or.reduce(
+        np.array(list(scores.conversion_codes.values()), np.int64), initial=0
+    )
     cannot_be = {
         "/images/status holds a code that has no name": ~np.isin(
             scores.status, list(scores.status_codes.values())

@@ -63,7 +63,10 @@ COMMANDS: dict[str, list[Command]] = {
         Command(("report", "s.h5", "--format", "md")),
         Command(("report", "s.h5", "--format", "csv", "--labels", LABELS)),
         Command(("report", "good.h5", "s.h5", "--format", "json")),
-        Command(("calibrate", "s.h5", "--model", "model", "-o", "new.npz"), ("new.npz",)),
+        Command(
+            ("calibrate", "s.h5", "--model", "model", "-o", "new.npz"),
+            ("new.npz", "new.maps.safetensors"),
+        ),
         Command((*_SCORE, "s.h5"), ("s.h5",)),
         Command(("reconstruct", "s.h5", "--model", "model", "-o", "g.png"), ("g.png",), False),
         Command(("tui", "s.h5")),

@@ -28,7 +28,7 @@ from tests.hostile.test_faults import h5, judgements, model
 
 pytestmark = needs_linux
 
-SCORE = ("score", "images", "--model", "model", "-o", "out/s.h5", "-S", "1", "--batch-size", "8")
+SCORE = ("score", "images", "--model", "model", "-o", "out/s.h5", "-S", "64", "--batch-size", "8")
 TRAIN = (
     *("train", "images", "--out", "out/m", "--preset", "compact-gray", "--image-size", "8"),
     *("--epochs", "2", "--batch-size", "8", "--validation", "0", "--calibrate", "0", "--name", "m"),
