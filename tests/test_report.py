@@ -303,7 +303,8 @@ def test_labels_and_several_files_are_compared(report, tmp_path):
     assert (comparison["inside"], comparison["outside"]) == ("usual.h5", "odd.h5")
     by_name = {row["score"]: row for row in comparison["scores"]}
     assert list(by_name) == [
-        *("L", "L>1", "L>2", "LLR>1", "LLR>2", "LLR>1/-L", "LLR>2/-L", "combined")
+        *("L", "L>1", "L>2", "LLR>1", "LLR>2", "LLR>1/-L", "LLR>2/-L"),
+        *("peak", "peak, k = 1", "peak, k = 2", "combined"),
     ]
     for row in by_name.values():
         assert row["n"] == 100

@@ -60,7 +60,6 @@ def absent(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(graph, "version", version)
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
 
 
 @pytest.fixture

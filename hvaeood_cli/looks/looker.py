@@ -40,14 +40,30 @@ def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
                 f"({bundle.sha256[:12]})",
                 "name the model that made the scores, or score again",
             )
-        return bundle
+        return _of_one_shape(scores, bundle)
     found = bundle_by_hash(sha256, Path(scores.header.model_path))
     if found is not None:
-        return found
+        return _of_one_shape(scores, found)
     raise ModelError(
         f"the model {name} ({sha256[:12]}) that made {scores.path} is not among the models here",
         "--model FOLDER says where it is",
     )
+
+
+def _of_one_shape(scores: ScoreFile, bundle: Bundle) -> Bundle:
+    """The bundle. Raises ModelError where the score file says that it has other layers or images.
+
+    Its hash says that it made the scores: so the file is not what was written.
+    """
+    names = ("n_layers", "image_size", "image_channels")
+    for name in names:
+        there, here = getattr(scores.header, name), getattr(bundle.config, name)
+        if there != here:
+            raise ModelError(
+                f"{scores.path} says that {bundle.name} has {name} {there}; it has {here}",
+                "score the images again",
+            )
+    return bundle
 
 
 class Glancing:
