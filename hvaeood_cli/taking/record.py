@@ -54,6 +54,7 @@ class Move(NamedTuple):
         try:
             # By json first: a path may hold lone surrogates, for bytes that are not UTF-8.
             facts = _Line.model_validate(json.loads(line), strict=True)
+            os.fsencode(facts.origin + facts.place)  # other surrogates are in no path
         except (ValueError, RecursionError):  # ValidationError is a ValueError
             return None
         move = cls(facts.origin, facts.place, facts.sha256)
