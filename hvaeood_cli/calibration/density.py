@@ -7,6 +7,8 @@ images, the density sees both tails and the dependence between the statistics. T
 LLR^{>k} as a share of -L, is a function of the others, but not one that a few Gaussians can learn:
 a plain image has few nats to lose at any k, and loses an unusual share of them (docs/decisions.md).
 
+Of images that are scored by tiles it takes one statistic, their peak (docs/photographs.md).
+
 L alone is looked at once more. A density of many statistics is wide where usual images are rich,
 and an image can be more expensive than all of them in the wide direction: strong noise is. So the
 combined score is the larger of two, the density's and that of L's own two tails (`combined`).
@@ -139,7 +141,13 @@ class Density:
 
         It is `minus_log`, or, where that is larger, what `minus_log` is of an image as rare as this
         one's L, if L were normally distributed, and `_WEIGHT_OF_L` nats less rare.
+
+        Of one statistic alone, the peak of an image's tiles, it is -log P(as high) of a normal
+        distribution: an image without any strange spot is not odd.
         """
+        if values.shape[1] == 1:
+            above = (values[:, 0] - self.centre[0]) / self.spread[0]
+            return np.where(np.isfinite(above), -log_ndtr(-np.nan_to_num(above)), np.inf)
         off = np.abs(values[:, _L] - self.centre[_L]) / self.spread[_L]
         surprise = -np.log(2.0) - log_ndtr(-off)  # -log P(as far off, either way)
         start, excess = self.tail
