@@ -54,6 +54,7 @@ class Move(NamedTuple):
         try:
             # By json first: a path may hold lone surrogates, for bytes that are not UTF-8.
             facts = _Line.model_validate(json.loads(line), strict=True)
+            os.fsencode(facts.origin + facts.place)
         except (ValueError, RecursionError):  # ValidationError is a ValueError
             return None
         move = cls(facts.origin, facts.place, facts.sha256)
@@ -171,7 +172,8 @@ def _read(file: BinaryIO, path: Path) -> tuple[list[Move], list[bytes], int]:
 
 def _is_torn(line: bytes) -> bool:
     """Whether a line without an end is the beginning of one that this program writes."""
-    return _BEGINNING.startswith(line[: len(_BEGINNING)]) and not _WHOLE.search(line)
+    ours = _BEGINNING.startswith(line[: len(_BEGINNING)]) and not _WHOLE.search(line)
+    return ours and line.isascii() and line.decode().isprintable()
 
 
 @contextlib.contextmanager
