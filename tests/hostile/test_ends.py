@@ -31,19 +31,8 @@ pytestmark = needs_linux
 SCORE = ("score", "images", "--model", "model", "-o", "out/s.h5", "-S", "1", "--batch-size", "8")
 TRAIN = (
     *("train", "images", "--out", "out/m", "--preset", "compact-gray", "--image-size", "8"),
-    *(
-        "--epochs",
-        "1",
-        "--batch-size",
-        "100",
-        "--validation",
-        "0",
-        "--calibrate",
-        "0",
-        "--name",
-        "m",
-    ),
-    *("--checkpoint-every", "0"),
+    *("--epochs", "1", "--batch-size", "25", "--validation", "0", "--calibrate", "0"),
+    *("--name", "m", "--checkpoint-every", "0"),
 )
 APPEND = "hvaeood_cli.store.journal:Journal.append"
 SAVE = "hvaeood_cli.training.checkpoint:Checkpoints.save"
