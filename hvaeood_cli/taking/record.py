@@ -172,7 +172,8 @@ def _read(file: BinaryIO, path: Path) -> tuple[list[Move], list[bytes], int]:
 
 def _is_torn(line: bytes) -> bool:
     """Whether a line without an end is the beginning of one that this program writes."""
-    return _BEGINNING.startswith(line[: len(_BEGINNING)]) and not _WHOLE.search(line)
+    ours = _BEGINNING.startswith(line[: len(_BEGINNING)]) and not _WHOLE.search(line)
+    return ours and line.isascii() and line.decode().isprintable()
 
 
 @contextlib.contextmanager

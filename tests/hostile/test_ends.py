@@ -28,11 +28,11 @@ from tests.hostile.test_faults import h5, judgements, model
 
 pytestmark = needs_linux
 
-SCORE = ("score", "images", "--model", "model", "-o", "out/s.h5", "-S", "64", "--batch-size", "8")
+SCORE = ("score", "images", "--model", "model", "-o", "out/s.h5", "-S", "1", "--batch-size", "8")
 TRAIN = (
     *("train", "images", "--out", "out/m", "--preset", "compact-gray", "--image-size", "8"),
-    *("--epochs", "2", "--batch-size", "8", "--validation", "0", "--calibrate", "0", "--name", "m"),
-    *("--checkpoint-every", "0"),
+    *("--epochs", "1", "--batch-size", "25", "--validation", "0", "--calibrate", "0"),
+    *("--name", "m", "--checkpoint-every", "0"),
 )
 APPEND = "hvaeood_cli.store.journal:Journal.append"
 SAVE = "hvaeood_cli.training.checkpoint:Checkpoints.save"
@@ -50,8 +50,8 @@ def home(tmp_path_factory, bundle, server) -> Path:
     folder = tmp_path_factory.mktemp("ends")
     shutil.copytree(bundle.folder, folder / "model")
     (folder / "images").mkdir()
-    for i, image in enumerate(make_images(60)):
-        Image.fromarray(image[0]).save(folder / "images" / f"{i:02d}.png")
+    for i, image in enumerate(make_images(300)):
+        Image.fromarray(image[0]).save(folder / "images" / f"{i:03d}.png")
     server.env["HVAEOOD_MODELS"] = str(folder / "own")
     clear(folder)
     for command in (SCORE, TRAIN):

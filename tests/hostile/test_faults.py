@@ -34,8 +34,8 @@ from tests.hostile.forked import KILL, TEAR, End, Server, needs_linux, serving
 pytestmark = needs_linux
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EINTR)
-N = 60
-BATCH = 8
+N = 300
+BATCH = 128
 # Every batch is synced, and every step of a training kept: else the clock would decide.
 OFTEN = {"hvaeood_cli.store.journal.SYNC_SECONDS": -1.0}
 
@@ -53,10 +53,10 @@ def home(tmp_path_factory, bundle, server) -> Path:
     shutil.copytree(bundle.folder, folder / "model")
     (folder / "images").mkdir()
     for i, image in enumerate(make_images(N)):
-        Image.fromarray(image[0]).save(folder / "images" / f"{i:02d}.png")
+        Image.fromarray(image[0]).save(folder / "images" / f"{i:03d}.png")
     (folder / "fewer").mkdir()
     for i in range(N - 10):
-        shutil.copy2(folder / "images" / f"{i:02d}.png", folder / "fewer")
+        shutil.copy2(folder / "images" / f"{i:03d}.png", folder / "fewer")
     (folder / "new").mkdir()
     Image.fromarray(make_images(1, seed=5)[0, 0]).save(folder / "new" / "x.png")
     server.env["HVAEOOD_MODELS"] = str(folder / "own")
@@ -149,7 +149,7 @@ def rows_of(out: Path, log: list[str], end: End) -> str:
         return "" if synced <= 0 else "the journal has no header"
     with Journal.open(journal, header) as there:
         done = there.n_done
-    # The last sync seen may be the one that was to fail.
+    # The last sync seen may be the one that was to fail; one more comes at the end of all rows.
     least = min(max(0, synced - 1) * BATCH, header.n_images)
     return "" if done >= least else f"{done} rows of {least} that were synced"
 
@@ -238,15 +238,16 @@ SCENARIOS = [
         "train",
         (
             *("train", "images", "--out", "out/m", "--preset", "compact-gray", "--image-size", "8"),
-            *("--epochs", "1", "--batch-size", "4", "--checkpoint-every", "0"),
+            *("--epochs", "1", "--batch-size", "25", "--checkpoint-every", "0"),
             *("--validation", "0", "--calibrate", "50", "--name", "m"),
         ),
         _copy(),
         lambda out: model(out / "m"),
+        codes=(2, 3),  # 2: a folder that cannot be made is a wrong --out
     ),
     Scenario(
         "decide --move-to",
-        ("decide", "out/s.h5", "--fpr", "0.1", "--move-to", "out/odd"),
+        ("decide", "out/s.h5", "--fpr", "0.02", "--move-to", "out/odd"),
         _to_move,
         images,
         kept=all_there,
@@ -327,7 +328,7 @@ def _prepare(server: Server, home: Path) -> None:
         more = ("-S", "1", "--batch-size", BATCH)
         assert server(*score, *more, cwd=home).code == 0
         Calibration.of(read_scores(home / "moving.h5")).save(home / "moving.npz")
-        command = ("decide", "moving.h5", "--fpr", "0.1", "--calibration", "moving.npz")
+        command = ("decide", "moving.h5", "--fpr", "0.02", "--calibration", "moving.npz")
         assert server(*command, cwd=home).code == 0
 
 
