@@ -51,18 +51,16 @@ def bundle_of(scores: ScoreFile, model: str | None) -> Bundle:
 
 
 def _of_one_shape(scores: ScoreFile, bundle: Bundle) -> Bundle:
-    """The bundle. Raises ModelError where the score file says that it has other layers or images.
+    """The bundle. Raises ModelError where the score file says that it has other layers.
 
     Its hash says that it made the scores: so the file is not what was written.
     """
-    names = ("n_layers", "image_size", "image_channels")
-    for name in names:
-        there, here = getattr(scores.header, name), getattr(bundle.config, name)
-        if there != here:
-            raise ModelError(
-                f"{scores.path} says that {bundle.name} has {name} {there}; it has {here}",
-                "score the images again",
-            )
+    there, here = scores.n_layers, bundle.config.n_layers
+    if there != here:
+        raise ModelError(
+            f"{scores.path} says that {bundle.name} has {there} layers; it has {here}",
+            "score the images again",
+        )
     return bundle
 
 

@@ -48,6 +48,7 @@ def run(task: dict[str, Any]) -> int:
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may be under nohup
     for name in task.get("ignore", ()):
         signal.signal(signal.Signals[name], signal.SIG_IGN)
     there, at_first = set(sys.modules), resident()
