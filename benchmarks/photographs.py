@@ -26,7 +26,10 @@ from hvaeood_cli.store.reader import read_scores
 
 Float = NDArray[np.float64]
 
-_TRAIN = "--preset compact-photo-tile --tile 32 --stride 16 --scale 0.5 --calibrate 0"
+_TRAIN = (
+    "--preset compact-photo-tile --tile 32 --stride 16 --scale 0.5 --epochs 4 --validation 16 "
+    "--calibrate 0"
+)
 _RESAMPLES = 1000
 
 
