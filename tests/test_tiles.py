@@ -16,11 +16,12 @@ from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.rules import decide
-from hvaeood_cli.cli import tui
+from hvaeood_cli.cli import training, tui
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.images.preprocess import tiling_of
 from hvaeood_cli.images.reader import ImageReader
+from hvaeood_cli.images.sources import open_sources
 from hvaeood_cli.looks.looker import Glancing, Looking
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
@@ -206,8 +207,8 @@ def test_photographs_train_a_model_of_tiles_that_finds_an_odd_corner(run, tmp_pa
     make_photos(tmp_path / "good", 150)
     make_photos(tmp_path / "new", 40, seed=1, odd=6)
     code, _, err = run(
-        "train", "good", "--out", "m", "--tile", "16", "--epochs", "3", "--batch-size", "32",
-        "--calibrate", "60", "--set", "learning_rate=0.002",
+        "train", "good", "--preset", "compact-photo-gray", "--out", "m", "--tile", "16",
+        "--epochs", "3", "--batch-size", "32", "--calibrate", "60", "--set", "learning_rate=0.002",
     )  # fmt: skip
     assert code == 0, err
     assert "are taken by tiles: 6 of 16x16 pixels, 8 apart" in " ".join(err.split())
@@ -234,11 +235,31 @@ def test_photographs_train_a_model_of_tiles_that_finds_an_odd_corner(run, tmp_pa
     assert Image.open("grid.png").size[0] > 16
 
 
+def test_grey_photographs_by_tiles_get_the_preset_for_tiles_unless_one_is_named(tmp_path):
+    manifest = open_sources([str(make_photos(tmp_path / "photos", 3))])
+    chosen = training.choose(training.Asked(tile=16), manifest)
+    assert (chosen.preset, chosen.config.stride) == ("compact-photo-tile", 16)
+    named = training.Asked(preset="compact-photo-gray", tile=16)
+    assert training.choose(named, manifest).preset == "compact-photo-gray"
+    assert training.choose(training.Asked(fit="crop"), manifest).preset == "compact-photo-gray"
+
+
 def test_tiles_of_one_image_are_never_both_trained_on_and_set_aside(run, tmp_path):
     """Shares are of images; a calibration image was not trained on, not even a part of it."""
     make_photos(tmp_path / "good", 120)
     code, _, err = run(
-        "train", "good", "--out", "m", "--tile", "16", "--epochs", "1", "--calibrate", "60"
+        "train",
+        "good",
+        "--out",
+        "m",
+        "--preset",
+        "compact-photo-gray",
+        "--tile",
+        "16",
+        "--epochs",
+        "1",
+        "--calibrate",
+        "60",
     )
     assert code == 0, err
     calibrated = Calibration.load(Path("m/calibration.npz")).content

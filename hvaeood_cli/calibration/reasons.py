@@ -83,9 +83,12 @@ def reasons(
 def _alone(
     calibration: Calibration, named: list[_Statistic], p: Float64, spreads: Float64
 ) -> Reason | None:
-    """The rarest statistic, if it is rare by itself; of equally rare ones, that furthest off."""
+    """The rarest statistic, if it is rare by itself; of equally rare ones, that furthest off.
+
+    Where there is one statistic, it is that one.
+    """
     j = int(np.lexsort([-np.abs(spreads), p])[0])
-    if p[j] * len(p) > _RARE:
+    if len(p) > 1 and p[j] * len(p) > _RARE:
         j = int(np.abs(spreads).argmax())
         if abs(spreads[j]) < _FAR:
             return None

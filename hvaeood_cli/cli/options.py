@@ -158,8 +158,9 @@ Preset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="compact-gray, compact-photo-gray, compact-rgb, compact-biva-gray, compact-biva-rgb "
-        "or compact-lvae-gray; paper-gray, paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
+        help="compact-gray, compact-photo-gray, compact-photo-tile, compact-rgb, "
+        "compact-biva-gray, compact-biva-rgb or compact-lvae-gray; paper-gray, "
+        "paper-rgb-appendix, paper-rgb-code or paper-biva-rgb.",
         show_default="the one that suits the images",
     ),
 ]

@@ -46,7 +46,7 @@ def choose(asked: Asked, manifest: Manifest) -> Chosen:
     Raises UsageError for an unknown name and for what does not go together, TrainingError where no
     image can be read.
     """
-    from hvaeood_cli.model.presets import for_images, get_preset
+    from hvaeood_cli.model.presets import PRESETS_FOR_TILES, for_images, get_preset
     from hvaeood_cli.training.choosing import Survey, choose_fit, choose_preset
 
     _check(asked)
@@ -60,6 +60,9 @@ def choose(asked: Asked, manifest: Manifest) -> Chosen:
         fit = "tile"
     if fit is None:  # a size that was asked for is that of whole images
         fit = "crop" if asked.image_size else choose_fit(survey, preset.model.image_size)
+    if fit == "tile" and asked.preset is None:
+        named = PRESETS_FOR_TILES.get(named, named)
+        preset = get_preset(named)
     if fit != "tile":
         config = for_images(preset.model, asked.image_size, asked.channels, fit)
         return Chosen(named, why, "", config, preset.train)

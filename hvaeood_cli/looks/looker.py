@@ -104,14 +104,15 @@ class Looking:
     ) -> None:
         """model: a name or a folder; None: the model that made the scores, found by its hash.
 
-        calibration: one that was named, beside which the usual maps are looked for first. Raises
-        ModelError as `bundle_of` does. Loads neither the model nor torch.
+        calibration: one that was named, beside which alone the usual maps are looked for; None:
+        beside those of the model. Raises ModelError as `bundle_of` does. Loads neither the model
+        nor torch.
         """
         self._scores = scores
         self._reader = reader
         self._device = device
         self._bundle = bundle_of(scores, model)
-        self._calibrations = [*([calibration] if calibration else []), *self._bundle.calibrations]
+        self._calibrations = [calibration] if calibration else self._bundle.calibrations
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
         """A look at each row, or the error that prevents it, in the order of `rows`."""

@@ -123,8 +123,11 @@ def gather(
     shown, rest = rows[:top], rows[top:]
     flagged = decision.flagged[rest] if decision and not unknown else np.zeros(len(rest), bool)
     rest = rest[flagged]
-    at_once = 1 if scores.header.fit == "tile" else _AT_ONCE
-    large = _pictures(look, shown, ranking.k, at_once)
+    tiled = scores.header.fit == "tile"
+    at_once = 1 if tiled else _AT_ONCE
+    # Where the peak decides, which is of the highest k, its map is the one that says where.
+    k = np.full(len(scores), scores.n_layers - 1) if tiled else ranking.k
+    large = _pictures(look, shown, k, at_once)
     taken = sum(sight.n_bytes for sight in large)
     small = _thumbnails(glance, rest, room - taken - _LINE * len(rest), at_once)
     odd = _odd(scores, ranking, judgements, [*shown, *rest], [*large, *small])

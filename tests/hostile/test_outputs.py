@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html.parser
 import io
 import json
 import os
@@ -29,6 +28,7 @@ from hvaeood_cli.store.writer import write_decision
 from hvaeood_cli.text import defuse
 from tests.hostile.forked import ROOT
 from tests.score_files import make_scores
+from tests.test_report import Tags
 
 HOSTILE = [
     "\x1b]0;title\x07\x1b[2J\x1b[31mred",
@@ -95,22 +95,6 @@ def is_harmless(text: str) -> bool:
     return not [
         c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
     ]
-
-
-class Tags(html.parser.HTMLParser):
-    """Every tag and attribute, and all text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def check_tags(text: str) -> Tags:
