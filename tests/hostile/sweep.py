@@ -1,7 +1,10 @@
 """Runs the commands on files that are wrong, each file in a process of its own.
 
 That process is a copy of this one (`os.fork`), so torch and the like are loaded once. It may crash,
-wait or take memory: then that is what came of it.
+wait or take memory: then that is what came of it. So this one is none of pytest's, which may have
+threads and libraries by then that no copy survives: `swept` starts it.
+
+    python -m tests.hostile.sweep FOLDER well|some|PART
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import resource
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -25,8 +30,11 @@ from typing import Any
 
 from hvaeood_cli.errors import ExitCode
 from tests.hostile.case import Case
-from tests.hostile.sidecars import JOURNAL, JUDGEMENTS, LABELS, PAGE
+from tests.hostile.score_files import score_files
+from tests.hostile.sidecars import JOURNAL, JUDGEMENTS, LABELS, PAGE, sidecars
 
+PARTS = 16  # of all cases
+ROOT = Path(__file__).parents[2]
 CPU_SECONDS = 10  # of one command
 _WAIT_SECONDS = 150  # for all commands of a case: the machine may be busy
 MEMORY = 256 << 20  # bytes that one command may take
@@ -102,6 +110,29 @@ class Tally:
             f"{self.n_files:,} files, {self.n_commands:,} commands, {len(self.failures):,} failed; "
             f"exit codes {codes}"
         )
+
+
+def cases(which: str) -> list[Case]:
+    """The cases of that name: where all is "well", "some" of each kind, or a part of all."""
+    if which == "well":
+        return [Case("nothing", lambda folder: None, file) for file in COMMANDS]
+    if which == "some":  # others each time that the schema changes
+        few = [*score_files(n_random=20), *sidecars(n_random=20)]
+        return random.Random(0).sample(few, 30)
+    every = [*score_files(), *sidecars()]
+    random.Random(2).shuffle(every)  # so that each part is a fair sample
+    return every[int(which) :: PARTS]
+
+
+def swept(good: Path, which: str) -> Tally:
+    """`sweep` in a new process; what it shows is printed. good: a folder where all is well."""
+    command = [sys.executable, "-m", "tests.hostile.sweep", str(good), which]
+    last = ""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for last in process.stdout or ():
+            print(last, end="", flush=True)
+    found = json.loads(last)
+    return Tally(**found | {"codes": Counter(found["codes"])})
 
 
 def sweep(good: Path, cases: Iterable[Case], show: Callable[[str], Any] = lambda _: None) -> Tally:
@@ -350,3 +381,8 @@ def _opened(command: Command) -> int:
         sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
         return int(error.exit_code)
     return 0
+
+
+if __name__ == "__main__":
+    tried = sweep(Path(sys.argv[1]), cases(sys.argv[2]), lambda line: print(line, flush=True))
+    print(tried, json.dumps(vars(tried)), sep="\n")
