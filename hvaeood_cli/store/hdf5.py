@@ -127,7 +127,7 @@ def read_strings(found: h5py.Dataset) -> NDArray[Any]:
     """The strings of a dataset, (N,): an array of bytes of one length, or of objects."""
     if _is_variable(found):
         return np.asarray(found[()])
-    return np.asarray(found.astype(f"S{found.dtype.itemsize}")[()])
+    return np.asarray(found[()], f"S{found.dtype.itemsize}")  # without h5py's note of the charset
 
 
 def packed(file: h5py.File, path: str, strings: NDArray[Any]) -> NDArray[np.bytes_]:
