@@ -28,18 +28,20 @@ def scorer(**settings) -> Scorer:
     return Scorer.on(make_ladder(), ScoreSettings(**settings), torch.device("cpu"))
 
 
-def test_neither_batch_nor_order_nor_neighbours_matter():
-    images = make_images(300)
-    score = scorer(n_importance_samples=4).score
+@pytest.mark.parametrize("n_samples", [1, 4, 5, 15, 16, 31, 64])
+def test_neither_batch_nor_order_nor_neighbours_matter(n_samples):
+    """For as many images a pass as there are, and for latents that fill no vector."""
+    images = make_images(150)
+    score = scorer(n_importance_samples=n_samples).score
     whole = score(images)
-    order = np.random.default_rng(0).permutation(300)
+    order = np.random.default_rng(0).permutation(150)
     shuffled = score(images[order])
-    one_by_one = [score(image[None]) for image in images[:40]]
+    one_by_one = [score(image[None]) for image in images[:10]]
     assert set(whole) == {column.name for column in columns("scores")}
     for name, values in whole.items():
         assert np.array_equal(shuffled[name], values[order]), name
         alone = np.concatenate([score[name] for score in one_by_one])
-        assert np.array_equal(alone, values[:40]), name
+        assert np.array_equal(alone, values[:10]), name
 
 
 def test_bfloat16_scores_are_close_and_their_sums_are_not_in_it():
@@ -81,21 +83,24 @@ def test_only_keys_cross_to_another_device():
 
 
 @pytest.mark.parametrize(
-    ("preset", "n_samples", "images"),
+    ("preset", "n_samples", "images", "images_on_a_cpu"),
     [
-        ("compact-gray", 1, 1024),  # the most images
-        ("compact-gray", 16, 512),  # 8192 rows
-        ("paper-rgb-code", 16, 64),  # 256 features of 32 x 32 in each of 1024 rows: 2^28
-        ("paper-rgb-code", 2000, 1),
+        ("compact-gray", 1, 1024, 128),  # the most images
+        ("compact-gray", 16, 512, 32),  # 8192 rows, and 512 on a CPU
+        ("paper-rgb-code", 16, 64, 32),  # 256 features of 32 x 32 in each of 1024 rows: 2^28
+        ("paper-rgb-code", 2000, 1, 1),
+        ("compact-gray", 5, 1024, 64),
+        ("compact-gray", 32, 256, 32),
+        ("compact-gray", 33, 248, 1),  # fewer than 32 would leave vectors half full
     ],
 )
-def test_a_pass_is_as_large_as_its_device_likes(preset, n_samples, images):
+def test_a_pass_is_as_large_as_its_device_likes(preset, n_samples, images, images_on_a_cpu):
     settings = ScoreSettings(n_importance_samples=n_samples)
     with torch.device("meta"):
         ladder = build_ladder(PRESETS[preset].model)
     assert Scorer(ladder, settings, torch.device("cuda")).images_per_pass == images
     on_cpu = Scorer(ladder, settings, torch.device("cpu")).images_per_pass
-    assert on_cpu == min(128, max(1, 512 // n_samples))
+    assert on_cpu == images_on_a_cpu
 
 
 # -- precision ------------------------------------------------------------------------------------

@@ -48,7 +48,9 @@ def test_two_processes_train_as_one(images):
     np.testing.assert_allclose(*curves, rtol=2e-3)
     one, two = (load_file(images / out / "model.safetensors") for out in ("one", "two"))
     for name, value in one.items():
-        np.testing.assert_allclose(value, two[name], atol=2e-3, err_msg=name)
+        # Adam's steps are of one size even where a gradient is rounding alone: a few may differ
+        differs = np.abs(value - two[name]) > 2e-3
+        assert differs.mean() < 0.005, name
 
 
 def test_what_several_processes_cannot_do(images):

@@ -26,7 +26,7 @@ ENOUGH = 500  # usual images: their standard deviation is then within some 3 %
 NOT_KNOWN = "what is usual there is not known, hvaeood calibrate finds out"  # of a model's maps
 
 ENDING = ".maps.safetensors"
-_MAX_BYTES = 1 << 28
+_MAX_BYTES = 1 << 26
 # A pixel that never changes among usual images has no spread to compare with. The least spread is
 # this share of the root mean square of all pixels' spreads.
 _LEAST_SPREAD = 0.1

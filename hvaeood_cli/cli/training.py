@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
-from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
+from hvaeood_cli.errors import ExitCode, HvaeoodError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.images.sources import Manifest
@@ -110,11 +110,13 @@ def _in_words(config: ModelConfig, survey: Survey) -> str:
 
 
 def make_folder(out: Path) -> None:
-    """Make the model's folder. Raises UsageError where that fails."""
+    """Make the model's folder. Raises TrainingError where that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as refused:
-        raise UsageError(f"cannot make {out}: {refused.strerror}", "choose another --out") from None
+        raise TrainingError(
+            f"cannot make {out}: {refused.strerror}", "choose another --out"
+        ) from None
 
 
 @contextlib.contextmanager

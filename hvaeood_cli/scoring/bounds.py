@@ -87,7 +87,7 @@ def evaluate(ladder: Ladder, x: Tensor, descent: Descent) -> Bound:
     ]
     kls = torch.stack(kl).unflatten(1, (-1, n_images))  # (L, S, B)
     log_px = log_px.unflatten(0, (-1, n_images))  # (S, B)
-    log_w = log_px - kls.sum(0)  # (S, B)
+    log_w = log_px - sum(kls)  # (S, B); layer by layer, whatever the place of a row
     of_pixels = of_pixels.unflatten(0, (-1, n_images)).mean(0)  # (B, H, W)
     return Bound(log_mean_exp(log_w), log_px.mean(0), kls.mean(1), of_pixels)
 

@@ -28,9 +28,12 @@ Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
 Part = TypeVar("Part")
 
-# The most images in one pass through the network, and the most rows (importance samples x images).
-# On a CPU, fewer leave a core idle between layers, and many more fall out of its cache.
+# The most images in one pass through the network, and the rows (importance samples x images) from
+# which on it takes fewer images. On a CPU, many more rows fall out of its cache.
 IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
+# A CPU takes numbers by the vector, 32 at once at most, and rounds exp and log otherwise for the
+# few that are left over. With so many images, or a multiple, none is; with one image, all are its.
+_FULL_VECTORS = 32
 # Any other device needs many to be busy, and its memory is the limit: 2^28 numbers, 1 GiB, in the
 # largest tensor, of which some ten are alive at once. Chosen by arithmetic, not measured on a GPU.
 IMAGES_ELSEWHERE, ROWS_ELSEWHERE, LARGEST_TENSOR = 1024, 8192, 2**28
@@ -105,14 +108,13 @@ class Scorer:
         """The number of images in every pass.
 
         It depends on the model, S, S' and the kind of device alone. Kernels sum in another order
-        for another shape, but not for another place in the same shape: so an image's score is the
-        same to the last bit, whatever batch it is in.
+        for another shape, but not for another place in the same shape, if its vectors are full: so
+        an image's score is the same to the last bit, whatever batch it is in.
         """
-        images, rows = IMAGES_PER_PASS, ROWS_PER_PASS
-        if self.device.type != "cpu":
-            images = IMAGES_ELSEWHERE
-            rows = min(ROWS_ELSEWHERE, LARGEST_TENSOR // _largest_activation(self.ladder))
-        return min(images, max(1, rows // self._n_samples))
+        if self.device.type == "cpu":
+            return _images_per_pass(self._n_samples)
+        rows = min(ROWS_ELSEWHERE, LARGEST_TENSOR // _largest_activation(self.ladder))
+        return min(IMAGES_ELSEWHERE, max(1, rows // self._n_samples))
 
     @property
     def images_per_batch(self) -> int:
@@ -141,8 +143,8 @@ class Scorer:
         with self.computing():
             for one in self.passes(pixels, noises):
                 compute = self.network or self.bounds
-                bounds = Scores(*(part[: one.n] for part in compute(one.x, one.normal)))
-                parts.append(measure(Evaluation(self.ladder, one.x[: one.n], bounds)))
+                measured = measure(Evaluation(self.ladder, one.x, compute(one.x, one.normal)))
+                parts.append({name: values[: one.n] for name, values in measured.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def reconstruct(self, pixels: Pixels) -> Reconstructions:
@@ -286,6 +288,14 @@ class Scorer:
         if torch.amp.is_autocast_available(kind):  # switched off, too, if the host has it on
             return torch.autocast(kind, torch.bfloat16, enabled=bfloat16)
         return contextlib.nullcontext()
+
+
+def _images_per_pass(n_samples: int) -> int:
+    """On a CPU: 128, 64 or 32 images, or a single one where the samples are very many."""
+    images = IMAGES_PER_PASS
+    while images > _FULL_VECTORS and images * n_samples > ROWS_PER_PASS:
+        images //= 2
+    return images if images * n_samples <= 2 * ROWS_PER_PASS else 1
 
 
 def _largest_activation(ladder: Ladder) -> int:

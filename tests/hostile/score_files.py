@@ -17,22 +17,22 @@ from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.schema import FROM_ROWS, STRING, Dataset, FileFacts, datasets
 from tests.hostile.case import Case, flipped, truncated
 
-FILE = "s.h5"
+FILE, TILED = "s.h5", "t.h5"  # of images that were taken whole, and by tiles
 Change = Callable[[h5py.File], None]
 
 
-def changed(name: str, change: Change, refused: bool = True) -> Case:
-    """A case in which something is done to the open score file."""
+def changed(name: str, change: Change, refused: bool = True, which: str = FILE) -> Case:
+    """A case in which something is done to an open score file."""
 
     def spoil(folder: Path) -> None:
-        with h5py.File(folder / FILE, "r+") as file:
+        with h5py.File(folder / which, "r+") as file:
             change(file)
 
-    return Case(f"score file: {name}", spoil, FILE, refused)
+    return Case(f"{which}: {name}", spoil, which, refused)
 
 
 def _datasets() -> list[Dataset]:
-    """Those of the file that is spoilt, whose images were taken whole."""
+    """Those of a file whose images were taken whole."""
     return [one for one in datasets() if one.group != "/tiles"]
 
 
@@ -42,8 +42,10 @@ def score_files(seed: int = 0, n_random: int = 150) -> Iterator[Case]:
     for one in _datasets():
         yield from _dataset(one)
     yield from _together()
-    yield from truncated(FILE, seed, n_random)
-    yield from flipped(FILE, seed, 2 * n_random)
+    yield from _tiles()
+    for which in (FILE, TILED):
+        yield from truncated(which, seed, n_random)
+        yield from flipped(which, seed, 2 * n_random)
 
 
 # -- attributes -----------------------------------------------------------------------------------
@@ -125,9 +127,9 @@ _TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _dataset(one: Dataset) -> Iterator[Case]:
+def _dataset(one: Dataset, which: str = FILE) -> Iterator[Case]:
     def case(what: str, change: Change, refused: bool = True) -> Case:
-        return changed(f"{one.path} {what}", change, refused)
+        return changed(f"{one.path} {what}", change, refused, which)
 
     def replaced(**options: Any) -> Change:
         """By a dataset made with these options."""
@@ -342,6 +344,61 @@ def _together() -> Iterator[Case]:
     yield changed("a chunk that unpacks to a gigabyte", _lying_chunk)
     yield changed("many chunks", _many_chunks)
     yield changed("random numbers", _random_numbers, refused=False)
+
+
+# -- tiles ----------------------------------------------------------------------------------------
+
+
+def _tiles() -> Iterator[Case]:
+    """What is wrong with the table of tiles, or with what the header says of it."""
+
+    def case(what: str, change: Change, refused: bool = True) -> Case:
+        return changed(what, change, refused, TILED)
+
+    def counted(count: Callable[[Any], Any]) -> Change:
+        """Other numbers of tiles, in both places that say them."""
+
+        def change(file: h5py.File) -> None:
+            n_tiles = np.maximum(count(file["/images/n_tiles"][()].astype("i8")), 0)
+            file["/images/n_tiles"][...] = n_tiles
+            file["/tiles/first"][...] = np.concatenate([[0], np.cumsum(n_tiles)])
+
+        return change
+
+    def first(change_it: Callable[[Any], Any]) -> Change:
+        def change(file: h5py.File) -> None:
+            file["/tiles/first"][...] = change_it(file["/tiles/first"][()])
+
+        return change
+
+    def placed(value: int) -> Change:
+        return lambda file: file["/tiles/place"].write_direct(
+            np.full(file["/tiles/place"].shape, value, "i4")
+        )
+
+    for name in ("fit", "tile_stride", "tile_scale"):
+        yield case(f"without {name}", lambda f, n=name: f.attrs.pop(n))
+        for what, value in _VALUES.items():
+            yield case(f"{name} {what}", _set("/", name, value), refused=False)
+    for one in datasets():
+        if one.group == "/tiles" or one.name in ("n_tiles", "peak"):
+            yield from _dataset(one, TILED)
+    yield case("/tiles missing", lambda f: f.__delitem__("/tiles"))
+    yield case("/tiles a dataset", lambda f: _replace(f, "/tiles", np.zeros(3)))
+    yield case("/tiles an empty group", _group("/tiles"))
+    yield case("/tiles a link", lambda f: _soft(f, "/tiles"))
+    yield case("/tiles a link to a file", lambda f: _soft(f, "/tiles", "good.h5"))
+    yield case("/tiles the root", lambda f: _root(f, "/tiles"))
+    yield case("first from one on", first(lambda v: v + 1))
+    yield case("first goes down", first(lambda v: v[::-1]))
+    yield case("first of large numbers", first(lambda v: v + (1 << 62)))
+    yield case("more tiles than there are", counted(lambda n: n + 1))
+    yield case("fewer tiles than there are", counted(lambda n: n - 1))
+    yield case("billions of tiles", counted(lambda n: n + (1 << 31)))
+    yield case("all tiles of one image", counted(lambda n: np.eye(len(n))[0] * n.sum()), False)
+    yield case("tiles of others", counted(lambda n: np.roll(n, 1)), refused=False)
+    for value in (-1, 1, 1 << 30, 2**31 - 1, -(2**31)):
+        yield case(f"all tiles at {value}", placed(value), refused=False)
 
 
 def _as(one: Dataset, value: float) -> Change:

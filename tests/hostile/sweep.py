@@ -30,7 +30,7 @@ from typing import Any
 
 from hvaeood_cli.errors import ExitCode
 from tests.hostile.case import Case
-from tests.hostile.score_files import score_files
+from tests.hostile.score_files import FILE, TILED, score_files
 from tests.hostile.sidecars import JOURNAL, JUDGEMENTS, LABELS, PAGE, sidecars
 
 PARTS = 16  # of all cases
@@ -62,8 +62,9 @@ class Command:
 
 
 _SCORE = ("score", "images", "--model", "model", "--label", "0", "-q", "-o")
+_SCORE_TILES = ("score", "photos", "--model", "tiled", "--label", "0", "-q", "-o")
 COMMANDS: dict[str, list[Command]] = {
-    "s.h5": [
+    FILE: [
         Command(("decide", "s.h5", "--json"), ("s.h5",)),
         Command(("decide", "s.h5", "--fpr", "0.1", "--copy-to", "taken"), ("s.h5", "taken")),
         Command(("decide", "s.h5", "--fdr", "0.2", "--calibration", "c.npz"), ("s.h5",)),
@@ -81,6 +82,19 @@ COMMANDS: dict[str, list[Command]] = {
         Command(("the workbench", "s.h5")),
         Command(("the picker", "s.h5"), door=False),
     ],
+    TILED: [
+        Command(("decide", TILED, "--fpr", "0.1", "--json"), (TILED,)),
+        Command(("report", TILED, "--top", "2", "-q", "-o", "r.html"), ("r.html",)),
+        Command(("report", TILED, "--format", "csv")),
+        Command(("report", "good.h5", TILED, "--format", "json")),
+        Command(
+            ("calibrate", TILED, "--model", "tiled", "-o", "new.npz"),
+            ("new.npz", "new.maps.safetensors"),
+        ),
+        Command((*_SCORE_TILES, TILED), (TILED,)),
+        Command(("the workbench", TILED)),
+        Command(("the picker", TILED), door=False),
+    ],
     JOURNAL: [Command((*_SCORE, "j.h5"), ("j.h5", "j.h5.journal*"))],
     JUDGEMENTS: [
         Command(("report", "s.h5", "--format", "json")),
@@ -90,7 +104,9 @@ COMMANDS: dict[str, list[Command]] = {
     LABELS: [Command(("report", "s.h5", "--format", "json", "--labels", LABELS))],
     PAGE: [
         Command(("report", "s.h5", "--top", "0", "-q", "-o", PAGE)),
-        Command(("report", "s.h5", "--top", "0", "-q", "-o", PAGE, "--force"), (PAGE,)),
+        Command(  # where it is a link to nothing, that is made
+            ("report", "s.h5", "--top", "0", "-q", "-o", PAGE, "--force"), (PAGE, "nowhere")
+        ),
     ],
 }  # fmt: skip
 
@@ -250,7 +266,7 @@ def _may_write(command: Command, name: str, code: int) -> bool:
     top = name.split("/")[1]
     allowed = any(Path(top).match(pattern) for pattern in command.writes)
     refused = code in (ExitCode.USAGE, ExitCode.BAD_INPUT)
-    return allowed and not (refused and top == "s.h5")
+    return allowed and not (refused and top in (FILE, TILED))
 
 
 def _contents(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -371,7 +387,7 @@ def _opened(command: Command) -> int:
             asyncio.run(walk(Picker([Path("good.h5"), path]), "down down up"))
             return 0
         opened = [_open(path, [], None, None, "cpu")]
-        keys = "down o" if command.writes else "down enter escape"
+        keys = "down o" if command.writes else "down enter o o escape"
         opened.append(_open(Path("good.h5"), [], None, None, "cpu"))
         asyncio.run(walk(Workbench(opened, None, None), keys))
     except Exception as raised:

@@ -19,13 +19,15 @@ from PIL import Image
 
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.images.sources import open_sources
+from hvaeood_cli.model.bundle import write_bundle
 from hvaeood_cli.store.columns import blank_rows
 from hvaeood_cli.store.journal import Batch, Journal
 from hvaeood_cli.store.reader import read_scores
-from tests.conftest import make_images
-from tests.hostile.score_files import score_files
+from tests.conftest import make_images, make_ladder
+from tests.hostile.score_files import TILED, score_files
 from tests.hostile.sidecars import JOURNAL, JUDGEMENTS, LABELS, PAGE, sidecars
 from tests.hostile.sweep import COMMANDS, PARTS, ROOT, Tally, swept
+from tests.test_tiles import CONFIG, make_photos
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc")
 
@@ -45,6 +47,7 @@ def good(bundle, tmp_path, run) -> Path:
     (folder / "usual.npy").unlink()
     options = ("--model", "model", "--label", "0", "--calibration", "c.npz", "--fpr", "0.05", "-q")
     assert run("score", "images", "-o", "s.h5", *options)[0] == 4
+    _add_tiled(folder, run)
     scores = read_scores(Path("s.h5"))
     with Journal.open(Path(JOURNAL), _header(scores)) as journal:
         for first in range(0, 40, 10):
@@ -60,9 +63,20 @@ def good(bundle, tmp_path, run) -> Path:
     shutil.copy("s.h5", "good.h5")
     assert run("report", "s.h5", "--top", "0", "-q", "-o", PAGE)[0] == 0
     (folder / "good").mkdir()
-    for name in ("s.h5", JOURNAL, JUDGEMENTS, LABELS, PAGE):
+    for name in ("s.h5", TILED, JOURNAL, JUDGEMENTS, LABELS, PAGE):
         shutil.copy(name, f"good/{name}")
     return folder
+
+
+def _add_tiled(folder, run):
+    """Photographs, a model that takes them by tiles, and their scores."""
+    make_photos(folder / "photos", 20)
+    write_bundle(folder / "tiled", "tiled", CONFIG, make_ladder(CONFIG), {}, np.zeros(0, np.uint64))
+    make_photos(folder / "usual", 55, seed=1)
+    assert run("calibrate", "usual", "--model", "tiled", "-q")[0] == 0
+    shutil.rmtree(folder / "usual")
+    options = ("--model", "tiled", "--label", "0", "--fpr", "0.05", "-q")
+    assert run("score", "photos", "-o", TILED, *options)[0] == 0
 
 
 def _header(scores):
