@@ -86,7 +86,7 @@ COMMANDS: dict[str, list[Command]] = {
         Command(("decide", TILED, "--fpr", "0.1", "--json"), (TILED,)),
         Command(("report", TILED, "--top", "2", "-q", "-o", "r.html"), ("r.html",)),
         Command(("report", TILED, "--format", "csv")),
-        Command(("report", "good.h5", TILED, "--format", "json")),
+        Command(("report", TILED, "--format", "json")),
         Command(
             ("calibrate", TILED, "--model", "tiled", "-o", "new.npz"),
             ("new.npz", "new.maps.safetensors"),

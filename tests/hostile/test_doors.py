@@ -70,7 +70,7 @@ def good(bundle, tmp_path, run) -> Path:
 
 def _add_tiled(folder, run):
     """Photographs, a model that takes them by tiles, and their scores."""
-    make_photos(folder / "photos", 20)
+    make_photos(folder / "photos", 52)
     write_bundle(folder / "tiled", "tiled", CONFIG, make_ladder(CONFIG), {}, np.zeros(0, np.uint64))
     make_photos(folder / "usual", 55, seed=1)
     assert run("calibrate", "usual", "--model", "tiled", "-q")[0] == 0
