@@ -47,7 +47,7 @@ def merge(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Merge the parts of a run, scored shard by shard, to its score file.
+    """Merge parts, scored shard by shard, to one score file.
 
     Example: **hvaeood merge photos.parts/ -o photos.scores.h5**
 

@@ -123,7 +123,7 @@ OfShard = Annotated[
         "--shard",
         parser=shard,
         metavar="I/N",
-        help="Score the I-th of N shares alone, into the folder -o of parts; see hvaeood merge.",
+        help="Score the I-th of N shards alone, to a part in the folder -o; see hvaeood merge.",
         show_default=False,
     ),
 ]

@@ -64,8 +64,8 @@ def score(
     are flagged at a false-positive rate. Run again after an interruption, it goes on where it was;
     run again when files came, changed, moved or went, it scores only what is new to it.
 
-    With --shard I/N it scores one share of the images, so that N jobs score them all. Each leaves
-    a part in a folder, and **hvaeood merge** makes one score file of them.
+    With --shard I/N it scores a shard of the images, so that N jobs score them all. Each leaves a
+    part in the folder -o (SOURCE.parts), and **hvaeood merge** makes one score file of them.
 
     Next: **hvaeood report FILE** shows them all; **hvaeood decide FILE --fdr 0.05** flags anew.
     """
