@@ -73,6 +73,17 @@ def test_merged_shards_are_the_file_of_one_run(run, folder, n):
     assert not {f"@{name}" for name in OF_SHARD} & attributes("merged.h5").keys()
 
 
+def test_shards_that_begin_within_a_pass_have_the_same_scores(run):
+    """In the whole run their images stand at other places of other passes."""
+    np.save("many.npy", make_images(700)[:, 0])
+    options = ("-S", "64", "--quiet")
+    assert run("score", "many.npy", "-o", "one.h5", *options)[0] == 0
+    for i in (1, 2, 3):
+        assert run("score", "many.npy", "--shard", f"{i}/3", "-o", "p", *options)[0] == 0
+    assert run("merge", "p", "-o", "merged.h5")[0] == 0
+    assert_equal("merged.h5", "one.h5")
+
+
 def test_merged_tiles_are_those_of_one_run(run, tiled, photos):  # noqa: F811
     (photos / "004.png").write_bytes(b"no image")
     assert run("score", "photos", "--model", tiled.folder, "-o", "one.h5")[0] == 4

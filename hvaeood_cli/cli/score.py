@@ -71,6 +71,8 @@ def score(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rules = deciding.Rules.of(context, fpr, fdr, by)
+    if shard:
+        _check_undecided(rules.asked, calibration, fail_on_flagged, printing)
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
@@ -90,7 +92,6 @@ def score(
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
     if shard:
-        _check_undecided(rules.asked, calibration, fail_on_flagged, printing)
         run = detector.run(manifest, label)
         parts = output or scoring.parts_for(sources, manifest)
         _score_shard(run, shard, parts, force, quiet)
