@@ -18,6 +18,7 @@ from hvaeood_cli.cli.calibrate import calibrate
 from hvaeood_cli.cli.config import ConfiguredCommand, load_defaults, place_of, source_of
 from hvaeood_cli.cli.decide import decide
 from hvaeood_cli.cli.find import find
+from hvaeood_cli.cli.merge import merge
 from hvaeood_cli.cli.models import models
 from hvaeood_cli.cli.reconstruct import reconstruct
 from hvaeood_cli.cli.report import report
@@ -39,6 +40,7 @@ app = typer.Typer(
     epilog="Start with: **hvaeood score FOLDER**",
 )
 app.command(cls=ConfiguredCommand)(score)
+app.command(cls=ConfiguredCommand)(merge)
 app.command(cls=ConfiguredCommand)(find)
 app.command(cls=ConfiguredCommand)(tui)
 app.command(cls=ConfiguredCommand)(report)

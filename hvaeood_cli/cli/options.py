@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from hvaeood_cli.errors import SourceError
+from hvaeood_cli.store.shard import Shard
 
 _MAX_LIST = 1 << 27  # bytes of a list on standard input
+_MOST_DIGITS = 6  # of a number of shards
 _MAX_PATH = 4096  # bytes; no system opens a longer one
 
 Sources = Annotated[
@@ -102,6 +104,27 @@ ScoreOutput = Annotated[
         metavar="FILE",
         help="The score file (HDF5).",
         show_default="SOURCE.scores.h5",
+    ),
+]
+
+
+def shard(given: str) -> Shard:
+    """A shard, such as 3/64: I of N, from 1. Raises ValueError."""
+    number, slash, of = str(given).strip().partition("/")
+    plain = (number + of).isascii() and number.isdecimal() and of.isdecimal()
+    if not (slash and plain and len(of) <= _MOST_DIGITS and 1 <= int(number) <= int(of)):
+        raise ValueError(f"{given!r} is no shard: I/N with I from 1 to N, such as 3/64")
+    return Shard(int(number), int(of))
+
+
+OfShard = Annotated[
+    Shard | None,
+    typer.Option(
+        "--shard",
+        parser=shard,
+        metavar="I/N",
+        help="Score the I-th of N shards alone, to a part in the folder -o; see hvaeood merge.",
+        show_default=False,
     ),
 ]
 

@@ -10,11 +10,14 @@ import typer
 
 from hvaeood_cli.cli import console, deciding, options, scoring
 from hvaeood_cli.cli.printing import Printing
-from hvaeood_cli.errors import ExitCode
+from hvaeood_cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
+    from hvaeood_cli.scoring.run import ScoringRun
     from hvaeood_cli.scoring.update import Changes
+    from hvaeood_cli.store.decision import Rule
+    from hvaeood_cli.store.shard import Shard
 
 
 def score(
@@ -31,6 +34,7 @@ def score(
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",
     workers: options.Workers = None,
+    shard: options.OfShard = None,
     label: Annotated[
         int | None,
         typer.Option(
@@ -60,10 +64,15 @@ def score(
     are flagged at a false-positive rate. Run again after an interruption, it goes on where it was;
     run again when files came, changed, moved or went, it scores only what is new to it.
 
+    With --shard I/N it scores a shard of the images, so that N jobs score them all. Each leaves a
+    part in the folder -o (SOURCE.parts), and **hvaeood merge** makes one score file of them.
+
     Next: **hvaeood report FILE** shows them all; **hvaeood decide FILE --fdr 0.05** flags anew.
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rules = deciding.Rules.of(context, fpr, fdr, by)
+    if shard:
+        _check_undecided(rules.asked, calibration, fail_on_flagged, printing)
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
@@ -82,6 +91,11 @@ def score(
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+    if shard:
+        run = detector.run(manifest, label)
+        parts = output or scoring.parts_for(sources, manifest)
+        _score_shard(run, shard, parts, force, quiet)
+        return
     out = output or scoring.output_for(sources, manifest)
     scoring.check_output(out)
     warn = console.warner(quiet)
@@ -107,6 +121,52 @@ def score(
     printing.show(scores, ranking, top, done, _repeated(detector, data_root, calibration))
     if fail_on_flagged and scores.decision and scores.decision.n_flagged:
         raise typer.Exit(ExitCode.FLAGGED)
+    if scores.unreadable.any():
+        raise typer.Exit(ExitCode.SOME_UNREADABLE)
+
+
+def _check_undecided(
+    rule: Rule | None, calibration: Path | None, to_fail: bool, printing: Printing
+) -> None:
+    """Raise UsageError for what cannot be asked of a part."""
+    asked = {
+        "--fpr and --fdr are": rule,
+        "--calibration is": calibration,
+        "--fail-on-flagged is": to_fail,
+        f"--{printing.value} is": printing in (Printing.JSON, Printing.JSONL, Printing.CSV),
+    }
+    for option, given in asked.items():
+        if given:
+            raise UsageError(
+                f"{option} not for a shard: nothing is decided before all are merged",
+                "leave it out here, and give it to hvaeood merge",
+            )
+
+
+def _score_shard(run: ScoringRun, shard: Shard, parts: Path, force: bool, quiet: bool) -> None:
+    """Score a shard into its part in a folder of parts, unless the part stands there."""
+    from hvaeood_cli.store.parts import part_name
+
+    n = len(run.manifest)
+    if not shard.places(n):
+        if not quiet:
+            console.say(f"shard {shard} of {n:,} images has none: nothing to do")
+        return
+    if parts.exists() and not parts.is_dir():
+        raise UsageError(f"{parts} is a file", "with --shard, -o names a folder of parts")
+    if not parts.parent.is_dir():
+        raise UsageError(f"no such folder: {parts.parent}", "make it first, or choose another -o")
+    started = time.monotonic()
+    run = run.shard(shard)
+    parts.mkdir(exist_ok=True)
+    out = parts / part_name(run.header("", ""))
+    scores, fresh = scoring.score_into(run, out, lambda _: None, force, not quiet)
+    if not quiet:
+        how = f"scored in {time.monotonic() - started:.1f} s on {scoring.place(scores)}"
+        console.say(
+            f"shard {shard}: {scores.n_scored:,} of {len(scores):,} images "
+            f"{how if fresh else 'scored before; the part stands'}: {out}"
+        )
     if scores.unreadable.any():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
 

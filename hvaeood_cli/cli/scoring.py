@@ -28,6 +28,11 @@ def output_for(sources: list[str], manifest: Manifest) -> Path:
     return Path(f"{_stem(sources[0], manifest)}.scores.h5")
 
 
+def parts_for(sources: list[str], manifest: Manifest) -> Path:
+    """SOURCE.parts in the current folder: where the parts of its shards are."""
+    return Path(f"{_stem(sources[0], manifest)}.parts")
+
+
 def scratch_for(sources: list[str], detector: Detector, manifest: Manifest) -> Path:
     """Where calibrate keeps scores until it is done: other settings have another file."""
     settings = {"seed": detector.seed, **detector.calibration_settings}

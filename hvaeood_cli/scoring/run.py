@@ -8,9 +8,9 @@ in order      unknown      of rows      a kill         is known       calibrated
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from hvaeood_cli.errors import StoreError
+from hvaeood_cli.errors import StoreError, UsageError
 from hvaeood_cli.files import NO_LOCKS
 from hvaeood_cli.images.decode import Conversion
 from hvaeood_cli.images.folder import stamp_of
@@ -30,10 +30,11 @@ from hvaeood_cli.scoring.engines.engine import Engine
 from hvaeood_cli.scoring.update import Changes, Plan, placed
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Decision
-from hvaeood_cli.store.header import OF_IMAGES, RunHeader, differences, how_to_agree
+from hvaeood_cli.store.header import OF_IMAGES, OF_SHARD, RunHeader, differences, how_to_agree
 from hvaeood_cli.store.journal import Journal, check_next, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
+from hvaeood_cli.store.shard import Shard
 from hvaeood_cli.store.writer import write_decision, write_scores
 from hvaeood_cli.version import __version__
 
@@ -76,6 +77,7 @@ class ScoringRun:
     label: Literal[0, 1] | None = None  # of all its images: 0 they belong, 1 they do not
     device: str = ""
     runtime: str = ""
+    part: Mapping[str, int | str] = field(default_factory=dict)  # of a shard: `OF_SHARD`
 
     @cached_property
     def engine(self) -> Engine:
@@ -107,6 +109,20 @@ class ScoringRun:
             listing_sha256=self.manifest.listing_sha256(),
             label=self.label,
             **self.settings.model_dump(mode="json"),
+            **self.part,
+        )
+
+    def shard(self, shard: Shard) -> ScoringRun:
+        """The run over a shard of these images alone. Raises UsageError where it has none."""
+        n = len(self.manifest)
+        places = shard.places(n)
+        if not places:
+            raise UsageError(f"shard {shard} of {n:,} images has none", "fewer shards")
+        whole = (shard.number, shard.of, n, self.manifest.listing_sha256())
+        return replace(
+            self,
+            manifest=self.manifest.pick(np.arange(places.start, places.stop)),
+            part=dict(zip(OF_SHARD, whole, strict=True)),
         )
 
     def _new_header(self) -> RunHeader:
@@ -147,9 +163,9 @@ class ScoringRun:
         if not self.runtime and (there := found.header.runtime if found else begun):
             self = replace(self, runtime=there)  # noqa: PLW0642  the run that goes on
         header = self._header_as_in(found) if found else self._new_header()
-        if found and not differences(_labelled(found), header):
+        if found and not differences(found.identity, header):
             return self._decided(found, decide), False
-        with _writing(out):
+        with writing(out):
             journal = Journal.open(journal_path(out), header, force)
         with journal:
             if force or stamp_of(out) == seen:  # still
@@ -164,11 +180,9 @@ class ScoringRun:
                 scores = plan.merge(out, journal.header, journal.batches(), _conversions())
                 changes = plan.changes(scores) if found else None
                 scores = replace(scores, decision=_decide_anew(scores, changes, found, decide))
-                with _writing(out):
+                with writing(out):
                     tiles = plan.tiles(found, journal)
-                    scores = write_scores(
-                        out, scores, lambda: _check_still(out, seen, force), tiles
-                    )
+                    scores = write_scores(out, scores, lambda: check_still(out, seen, force), tiles)
                     journal.remove()
                 if changes:
                     tell(changes)
@@ -204,18 +218,18 @@ class ScoringRun:
             for batch in self.engine.score(self.manifest.pick(missing)):
                 check_next(batch, n_done, len(missing))
                 n_done += len(batch.rows)
-                with _writing(out):
+                with writing(out):
                     for part in placed(batch, missing):
                         journal.append(part)
                 progress(n_known + n_done, len(self.manifest))
-        with _writing(out):
+        with writing(out):
             journal.sync()
 
     def _decided(self, found: ScoreFile, decide: Decide) -> ScoreFile:
         """The finished file, decided anew if `decide` gives another decision."""
         leftover = journal_path(found.path)
         if leftover.exists():  # a kill between the last two steps leaves the journal there
-            with suppress(StoreError, OSError), Journal.open(leftover, _labelled(found)) as journal:
+            with suppress(StoreError, OSError), Journal.open(leftover, found.identity) as journal:
                 journal.remove()
         decision = decide(found)
         if decision is None or decision is found.decision:
@@ -228,23 +242,17 @@ class ScoringRun:
 
         Raises StoreError where more differs than the images.
         """
-        there = _labelled(found)
+        there = found.identity
         here = self.header(self.device or there.device, self.runtime or there.runtime)
         if differences(there, here, OF_IMAGES):
             raise _made_from_others(found, differences(there, here), here)
         return here
 
 
-def _labelled(found: ScoreFile) -> RunHeader:
-    """The header of a score file, with the label of its images."""
-    label = None if found.label is None else int(found.label[0])
-    return found.header.model_copy(update={"label": label})
-
-
 def _made_from_others(found: ScoreFile, differing: list[str], here: RunHeader) -> StoreError:
     return StoreError(
         f"{found.path} is there already, made from other inputs: " + "; ".join(differing),
-        how_to_agree(_labelled(found), here)
+        how_to_agree(found.identity, here)
         or "choose another file for them, or --force to replace it",
     )
 
@@ -261,7 +269,7 @@ def _decide_anew(
     return decide(scores)
 
 
-def _check_still(out: Path, seen: str, force: bool) -> None:
+def check_still(out: Path, seen: str, force: bool) -> None:
     """Raise StoreError if another process has written the file since it was `seen`."""
     if not force and stamp_of(out) != seen:
         raise StoreError(
@@ -271,7 +279,7 @@ def _check_still(out: Path, seen: str, force: bool) -> None:
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
     """Raise StoreError for what keeps the journal or the score file from being written."""
     try:
         yield

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hvaeood_cli.store.shard import Shard
+
 FORMAT = "hvaeood-scores"
 FORMAT_VERSION = 2
 
@@ -50,6 +52,10 @@ class RunHeader(BaseModel):
     n_images: Annotated[int, Field(ge=1)]  # of the listing; rows of gone images do not count
     listing_sha256: Sha256  # of names, sizes and times: has the folder changed?
     label: Literal[0, 1] | None = None  # of all images: 0 they belong, 1 they do not
+    shard: Annotated[int, Field(ge=1)] | None = None  # of a part alone, which is the shard's file
+    n_shards: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    whole_n_images: Annotated[int, Field(ge=1, lt=2**53)] | None = None  # of all shards together
+    whole_listing_sha256: Sha256 | None = None  # ... and of their names, sizes and times
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -59,8 +65,24 @@ class RunHeader(BaseModel):
             raise ValueError("tiles have tile_stride and tile_scale, and nothing else has")
         if self.tile_stride is not None and self.tile_stride > self.image_size:
             raise ValueError(f"tiles {self.tile_stride} pixels apart would leave pixels out")
+        self._check_shard()
         return self
 
+    def _check_shard(self) -> None:
+        if self.shard is None or self.n_shards is None or self.whole_n_images is None:
+            if any(getattr(self, field) is not None for field in OF_SHARD):
+                raise ValueError(f"a part has {', '.join(OF_SHARD)}, and nothing else has")
+            return
+        shard = Shard(self.shard, self.n_shards)
+        if self.whole_listing_sha256 is None or shard.number > shard.of:
+            raise ValueError(f"shard {shard} cannot be")
+        if len(shard.places(self.whole_n_images)) != self.n_images:
+            raise ValueError(
+                f"shard {shard} of {self.whole_n_images} images does not have {self.n_images}"
+            )
+
+
+OF_SHARD = ("shard", "n_shards", "whole_n_images", "whole_listing_sha256")  # of a part alone
 
 # The fields that must agree for a run to go on, or to be found done, and their names in messages.
 IDENTITY = {
@@ -79,6 +101,10 @@ IDENTITY = {
     "numpy_version": "NumPy's version",
     "pillow_version": "Pillow's version",
     "label": "the label",
+    "n_shards": "the number of shards",
+    "shard": "the shard",
+    "whole_n_images": "the number of images of all shards",
+    "whole_listing_sha256": "the images of all shards (a name, size or time differs)",
     "n_images": "the number of images",
     "listing_sha256": "the images (a name, size or time differs)",
 }
@@ -97,7 +123,7 @@ def differences(there: RunHeader, here: RunHeader, ignored: Collection[str] = ()
         old, new = getattr(there, field), getattr(here, field)
         if old == new or field in ignored:
             continue
-        if field == "listing_sha256":
+        if field.endswith("listing_sha256"):
             found.append(words)
             continue
         if field == "model_sha256":

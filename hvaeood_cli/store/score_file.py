@@ -150,6 +150,12 @@ class ScoreFile:
         )
 
     @property
+    def identity(self) -> RunHeader:
+        """Its header, with the label of its images, which stands with the rows."""
+        label = None if self.label is None else int(self.label[0])
+        return self.header.model_copy(update={"label": label})
+
+    @property
     def rule(self) -> Rule | None:
         """The rule by which its images are flagged; None if nothing is decided."""
         return self.decision.by if self.decision else None

@@ -25,14 +25,15 @@ from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Decision
-from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION
+from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, OF_SHARD
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.status import GONE
 from hvaeood_cli.store.tiles import FIRST, Block, TileTable, datasets, first_of
 
 _CHUNK = 16384  # rows
-# Attributes that are left out at these values: as ever, where images are cropped to a square.
-_SILENT = {"fit": "crop", "tile_stride": None, "tile_scale": None}
+# Attributes that are left out at these values: as ever, where images are cropped to a square, and
+# where the file is no part.
+_SILENT = {"fit": "crop", "tile_stride": None, "tile_scale": None, **dict.fromkeys(OF_SHARD)}
 
 
 def _replace_anything() -> None:
