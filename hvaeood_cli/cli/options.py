@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hvaeood_cli.errors import SourceError
+from hvaeood_cli.errors import SourceError, UsageError
 from hvaeood_cli.store.shard import Shard
 
 _MAX_LIST = 1 << 27  # bytes of a list on standard input
@@ -109,11 +109,11 @@ ScoreOutput = Annotated[
 
 
 def shard(given: str) -> Shard:
-    """A shard, such as 3/64: I of N, from 1. Raises ValueError."""
+    """A shard, such as 3/64: I of N, from 1. Raises UsageError."""
     number, slash, of = str(given).strip().partition("/")
     plain = (number + of).isascii() and number.isdecimal() and of.isdecimal()
     if not (slash and plain and len(of) <= _MOST_DIGITS and 1 <= int(number) <= int(of)):
-        raise ValueError(f"{given!r} is no shard: I/N with I from 1 to N, such as 3/64")
+        raise UsageError(f"--shard {given!r} is no shard", "I/N with I from 1 to N, such as 3/64")
     return Shard(int(number), int(of))
 
 
