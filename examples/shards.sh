@@ -4,7 +4,7 @@
 #   examples/shards.sh FOLDER N        (default: the example folder, 4)
 #
 # Here two shards at a time on one machine; score.sbatch is the same for Slurm. Each shard leaves a
-# part in parts/. Run again, parts that are there stand.
+# part in parts/, in a new folder each time.
 set -euo pipefail
 
 folder=${1:-$(cd "$(dirname "$0")" && pwd)/mixed}

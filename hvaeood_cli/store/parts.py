@@ -216,7 +216,7 @@ def _check_none_missing(by_number: dict[int, Part]) -> None:
         raise StoreError(
             f"missing: {in_words(missing)} of {n_shards} shards",
             f"run: hvaeood score SOURCE --shard {missing[0]}/{n_shards} "
-            f"-o {some.scores.path.parent}",
+            f"-o {some.scores.path.parent}, with the options of the others",
         )
 
 
