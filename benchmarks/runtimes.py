@@ -99,27 +99,21 @@ def compare(name: str, n_samples: int, seconds: float, rounds: int, naive: bool)
     fewer = max(1, n // 8)  # the naive way takes long
     noise = scorer.ladder.by_layer(one.normal[:, :fewer])
     ways: dict[str, Callable[[], float]] = {
-        f"before: a pass over {cores} threads": lambda: rate(
-            lambda: scorer.bounds(one.x, one.normal), n, seconds
-        )
+        f"before: a pass over {cores} threads": lambda: rate(lambda: scorer.bounds(one), n, seconds)
     }
     if naive:
         call = torch.inference_mode()(lambda: naive_scores(scorer.ladder, one.x[:fewer], noise))
         ways["the naive way"] = lambda: rate(call, fewer, seconds)
-    ways["a pass a core, torch"] = lambda: rate(
-        lambda: scorer.bounds(one.x, one.normal), n, seconds, cores
-    )
+    ways["a pass a core, torch"] = lambda: rate(lambda: scorer.bounds(one), n, seconds, cores)
     graph = graph_of(scorer, weights)
     by_graph = replace(scorer, network=graph)
     assert by_graph.runtime == graph.runtime
-    ways["a pass a core, OpenVINO"] = lambda: rate(
-        lambda: graph(one.x, one.normal), n, seconds, cores
-    )
+    ways["a pass a core, OpenVINO"] = lambda: rate(lambda: graph(one), n, seconds, cores)
     for way in ways.values():
         way()
     measured = [[way() for way in ways.values()] for _ in range(rounds)]
     with FlopCounterMode(display=False) as counter:
-        scorer.bounds(one.x, one.normal)
+        scorer.bounds(one)
     flops = counter.get_total_flops() / n
     for way, rates in zip(ways, zip(*measured, strict=True), strict=True):
         before = [row[0] for row in measured]

@@ -105,15 +105,15 @@ def test_a_pass_of_the_scorer_and_its_pictures(place, config):
     pixels, means = pixels_of(config, 5), []
     with place.here():
         scorer = Scorer.on(ladder, ScoreSettings(n_importance_samples=2), place.device)
-        ((n, x, noise),) = scorer.passes(pixels, size=8)
-        scores = scorer.bounds(x, noise, lambda k, descent: means.append(descent.parameters))
+        (one,) = scorer.passes(pixels, size=8)
+        scores = scorer.bounds(one, lambda k, descent: means.append(descent.parameters))
         shown = [ladder.likelihood.mean(parameters) for parameters in means]
-    assert n == 5 and scores.lower_bound.shape == (8, 3)
+    assert one.n == 5 and scores.lower_bound.shape == (8, 3)
     assert [mean.shape[1:] for mean in shown] == [pixels.shape[1:]] * 3
-    assert {t.device.type for t in (x, *noise, *scores, *shown)} == {place.device.type}
+    assert {t.device.type for t in (*one[1:], *scores, *shown)} == {place.device.type}
     if place.has_values:
         on_cpu = Scorer.on(make_ladder(config), scorer.settings, CPU).passes(pixels, size=8)
-        torch.testing.assert_close(x.cpu(), next(on_cpu)[1])
+        torch.testing.assert_close(one.x.cpu(), next(on_cpu).x)
 
 
 # -- training -------------------------------------------------------------------------------------

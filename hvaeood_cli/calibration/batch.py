@@ -13,7 +13,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.density import Density, Float64, middle, statistic_names, statistics
+from hvaeood_cli.calibration.combination import (
+    Combination,
+    aspects,
+    statistics,
+    statistics_of,
+    widths_of,
+)
+from hvaeood_cli.calibration.density import Density, Float64, middle
 from hvaeood_cli.store.score_file import ScoreFile
 
 _MOST_FITTED = 20_000  # images: more change nothing, and take memory
@@ -25,8 +32,8 @@ _SLICE = 1 << 16  # rows that are compared at once: memory stays small
 class BatchDensity:
     """What most images of a run of a model of L layers are like."""
 
-    statistics: tuple[str, ...]  # the names of the columns that the density takes
-    density: Density
+    statistics: tuple[str, ...]  # the names of the columns that it takes
+    combination: Combination
     llr_centre: Float64  # (L - 1,) nats
     llr_spread: Float64  # (L - 1,) nats
 
@@ -34,19 +41,20 @@ class BatchDensity:
     def of(cls, scores: ScoreFile) -> Self:
         """Fit to the scored rows of a run, however few."""
         rows = _fitted_rows(scores)
-        names = statistic_names(scores.header.fit == "tile")
-        names = tuple(name for name in names if name in scores.columns)
-        values = _finite(statistics({name: scores[name][rows] for name in names}, names))
+        judged = aspects(scores.header.fit == "tile", scores.columns)
+        names = statistics_of(judged)
+        columns = {name: scores[name][rows] for name in names}
+        values, widths = _finite(statistics(columns, names)), widths_of(columns, names)
         llr_centre, llr_spread = middle(_finite(scores.llr[rows]))
-        density = Density.fit_trimmed(values)
-        return cls(names, density, llr_centre, np.maximum(llr_spread, _LEAST_LLR_SPREAD))
+        combination = Combination.fit(judged, widths, values, Density.fit_trimmed)
+        return cls(names, combination, llr_centre, np.maximum(llr_spread, _LEAST_LLR_SPREAD))
 
     def combine(self, scores: ScoreFile) -> Float64:
         """The combined score of every row, (N,) nats, higher is odder; NaN without scores."""
         combined = np.empty(len(scores))
         for part in _slices(len(scores)):
             columns = {name: scores[name][part] for name in self.statistics}
-            combined[part] = self.density.combined(statistics(columns, self.statistics))
+            combined[part] = self.combination.combined(statistics(columns, self.statistics))
         combined[~scores.scored] = np.nan
         return combined
 

@@ -1,11 +1,11 @@
 """A calibration: the scores of usual images, with which the scores of others are compared.
 
 It is kept in a file, `calibration.npz`, beside the model, and as a copy in each score file that it
-decides: the scores of n held-out in-distribution images, the density fitted to some of them, and
-the settings that made them. The density is fitted to one split and the p-values come from the
+decides: the scores of n held-out in-distribution images, the densities fitted to some of them, and
+the settings that made them. They are fitted to one split and the p-values come from the
 other, so that the p-values of the combined score hold for the final decision.
 
-A cross-fitted model has a density for each of its folds, whose networks differ.
+A cross-fitted model has densities for each of its folds, whose networks differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.density import Density, statistic_names, statistics
+from hvaeood_cli.calibration.combination import (
+    Combination,
+    aspects,
+    places_of,
+    statistics,
+    statistics_of,
+    widths_of,
+)
+from hvaeood_cli.calibration.density import Density
 from hvaeood_cli.calibration.packed import (
     DENSITY,
     FORMAT,
@@ -30,11 +38,13 @@ from hvaeood_cli.calibration.packed import (
     MAX_UNPACKED,
     Archive,
     Version,
+    member,
     parse_head,
     parse_version,
 )
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
+from hvaeood_cli.store.columns import Sizes
 from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
@@ -72,8 +82,8 @@ class Calibration:
     about: dict[str, Any]  # facts for people, such as the model's name
     columns: dict[str, NDArray[np.float32]]  # every score, by name: (n,) or (n, ...)
     content: NDArray[np.uint64]  # (n,) content keys, shortened to 64 bits
-    statistics: tuple[str, ...]  # the names of the columns that the density takes
-    densities: tuple[Density, ...]  # by fold; one of an ordinary model
+    aspects: dict[str, tuple[str, ...]]  # the names of the columns of every aspect
+    combinations: tuple[Combination, ...]  # by fold; one of an ordinary model
     combined: NDArray[np.float64]  # (m,) nats, sorted: of the images that give the p-values
 
     @classmethod
@@ -93,7 +103,7 @@ class Calibration:
     def within(cls, scores: ScoreFile, about: dict[str, Any] | None = None) -> Calibration:
         """A run's own images as the calibration of that run: how odd is each among the others?
 
-        The density leaves out the oddest of them, and p-values compare each image with all. If
+        The densities leave out the oddest of them, and p-values compare each image with all. If
         what does not belong is among them, the p-values of what belongs are too large, never too
         small. Raises CalibrationError as `of` does.
         """
@@ -113,18 +123,19 @@ class Calibration:
         trimmed: bool,
         about: dict[str, Any] | None,
     ) -> Calibration:
-        """Fit each fold's density to the rows `fit`; the rows `ranked` give the p-values.
+        """Fit each fold's densities to the rows `fit`; the rows `ranked` give the p-values.
 
-        trimmed: leave out the oddest of the rows that the density is fitted to.
+        trimmed: leave out the oddest of the rows that a density is fitted to.
         """
-        names = statistic_names(scores.header.fit == "tile")
-        names = tuple(name for name in names if name in scores.columns)
-        values = statistics(scores.columns, names)
+        judged = aspects(scores.header.fit == "tile", scores.columns)
+        names = statistics_of(judged)
+        values, widths = statistics(scores.columns, names), widths_of(scores.columns, names)
         folds = folds_of(scores.columns, len(scores))
-        densities = []
+        fit_one = Density.fit_trimmed if trimmed else Density.fit
+        combinations = []
         for fold in range(int(folds[used].max()) + 1):
             fitted = values[fit[folds[fit] == fold]]
-            # The density cannot be fitted to values that are not finite. Where they give p-values
+            # A density cannot be fitted to values that are not finite. Where they give p-values
             # they stay, with an infinite score: they are as usual as they are frequent.
             finite = fitted[np.isfinite(fitted).all(axis=1)]
             if len(finite) < _LEAST_FITTED:
@@ -132,11 +143,11 @@ class Calibration:
                     f"only {len(finite)} of {len(fitted)} images have every score",
                     "the model fails on images that should belong: train it anew",
                 )
-            densities.append(Density.fit_trimmed(finite) if trimmed else Density.fit(finite))
-        if len(densities) > 1:  # what is usual in one fold is as usual in another
-            for fold, density in enumerate(densities):
-                here = density.combined(values[ranked[folds[ranked] == fold]])
-                densities[fold] = density.shifted(-float(np.median(here)))
+            combinations.append(Combination.fit(judged, widths, finite, fit_one))
+        if len(combinations) > 1:  # what is usual in one fold is as usual in another
+            for fold, combination in enumerate(combinations):
+                here = combination.combined(values[ranked[folds[ranked] == fold]])
+                combinations[fold] = replace(combination, shift=float(np.median(here)))
         converted = done_to_most(scores.conversion_counts, len(used))
         facts = {"model_name": scores.header.model_name, "n_fit": len(fit), "converted": converted}
         return cls(
@@ -144,9 +155,9 @@ class Calibration:
             about=facts | (about or {}),
             columns={column.name: scores[column.name][used] for column in scores.scores},
             content=scores.content[used],
-            statistics=names,
-            densities=tuple(densities),
-            combined=np.sort(_combined(densities, values[ranked], folds[ranked])),
+            aspects=judged,
+            combinations=tuple(combinations),
+            combined=np.sort(_combined(combinations, values[ranked], folds[ranked])),
         )
 
     def __len__(self) -> int:
@@ -164,6 +175,17 @@ class Calibration:
     def n_layers(self) -> int:
         return int(self.columns["lower_bound"].shape[1])
 
+    @property
+    def sizes(self) -> Sizes:
+        """What the shapes of its columns depend on."""
+        channels = self.columns.get("kl_channel")
+        return Sizes(self.n_layers, 0 if channels is None else channels.shape[1])
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The names of the columns that the combined score takes."""
+        return statistics_of(self.aspects)
+
     @cached_property
     def sorted_llr(self) -> NDArray[np.float32]:
         """(n, L - 1) nats, each column sorted upwards."""
@@ -171,16 +193,16 @@ class Calibration:
 
     @cached_property
     def usual_statistics(self) -> NDArray[np.float64]:
-        """The statistics that the density takes, of every image: (n, D), each sorted upwards."""
+        """The statistics, of every image: (n, D), each sorted upwards."""
         return np.sort(statistics(self.columns, self.statistics), axis=0)
 
     @cached_property
     def id(self) -> str:
-        """A hash of the settings, the scores, and how the density is made from them.
+        """A hash of the settings, the scores, and how the densities are made from them.
 
-        It leaves out the density itself, whose last digits differ between processors.
+        It leaves out the densities themselves, whose last digits differ between processors.
         """
-        made = [self.settings, self.statistics, _FIT_FRACTION, _SPLIT_SEED, Density.made_by()]
+        made = [self.settings, self.aspects, _FIT_FRACTION, _SPLIT_SEED, Density.made_by()]
         made += ["within"] if self.is_within else []
         digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
         arrays: list[NDArray[Any]] = [*self.columns.values(), self.content]
@@ -206,7 +228,7 @@ class Calibration:
     def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The combined score of every row, (N,) nats, higher is odder. scores: columns by name."""
         values = statistics(scores, self.statistics)
-        return _combined(self.densities, values, folds_of(scores, len(values)))
+        return _combined(self.combinations, values, folds_of(scores, len(values)))
 
     def k_differing_most(self, llr: NDArray[np.float32]) -> NDArray[np.int64]:
         """The k >= 1 whose LLR^{>k} is most unlike the calibration's, (N,).
@@ -276,8 +298,8 @@ class Calibration:
             "settings": self.settings,
             "about": self.about,
             "columns": list(self.columns),
-            "statistics": list(self.statistics),
-            "folds": len(self.densities),
+            "aspects": self.aspects,
+            "folds": len(self.combinations),
         }
         packed = io.BytesIO()
         members: dict[str, Any] = arrays | {"head": np.array(json.dumps(head))}
@@ -309,15 +331,23 @@ class Calibration:
                 _check_version(path, parse_version(text), again)
                 head = parse_head(text)
                 arrays = archive.arrays(head)
+            judged = {aspect: tuple(names) for aspect, names in head.aspects.items()}
+            columns = {name: arrays[f"score_{name}"] for name in head.columns}
+            places = places_of(judged, widths_of(columns, statistics_of(judged)))
             found = cls(
                 settings=head.settings.model_dump(),
                 about=head.about.model_dump(exclude_unset=True),
-                columns={name: arrays[f"score_{name}"] for name in head.columns},
+                columns=columns,
                 content=arrays["content"],
-                statistics=tuple(head.statistics),
-                densities=tuple(
-                    Density(*(arrays[f"density{fold}_{name}"] for name in DENSITY))
-                    for fold in range(head.folds)
+                aspects=judged,
+                combinations=tuple(
+                    Combination(
+                        tuple(judged),
+                        places,
+                        tuple(_density(arrays, fold, judged, aspect) for aspect in judged),
+                        float(shift),
+                    )
+                    for fold, shift in enumerate(arrays["shift"])
                 ),
                 combined=arrays["combined"],
             )
@@ -336,9 +366,11 @@ class Calibration:
             f"score_{name}": values for name, values in self.columns.items()
         }
         arrays |= {"content": self.content, "combined": self.combined}
+        arrays["shift"] = np.array([combination.shift for combination in self.combinations])
         return arrays | {
-            f"density{fold}_{name}": getattr(density, name)
-            for fold, density in enumerate(self.densities)
+            member(fold, aspect, name): getattr(density, name)
+            for fold, combination in enumerate(self.combinations)
+            for aspect, density in zip(self.aspects, combination.densities, strict=True)
             for name in DENSITY
         }
 
@@ -389,17 +421,27 @@ def _by_content(scores: ScoreFile) -> NDArray[np.int64]:
     return used[np.lexsort([scores.sha256[used, -1], scores.content[used]])]
 
 
-def _combined(
-    densities: Sequence[Density], values: NDArray[np.float64], folds: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """The combined score of every row by the density of its fold, (N,). values: (N, D).
+def _density(
+    arrays: Mapping[str, NDArray[Any]],
+    fold: int,
+    judged: Mapping[str, tuple[str, ...]],
+    aspect: str,
+) -> Density:
+    parts: dict[str, Any] = {name: arrays[member(fold, aspect, name)] for name in DENSITY}
+    return Density(**parts, has_l=judged[aspect][0] == "lower_bound")
 
-    Infinite for a fold that there is no density of.
+
+def _combined(
+    combinations: Sequence[Combination], values: NDArray[np.float64], folds: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The combined score of every row by the densities of its fold, (N,). values: (N, D).
+
+    Infinite for a fold that there are no densities of.
     """
     combined = np.full(len(values), np.inf)
-    for fold, density in enumerate(densities):
+    for fold, combination in enumerate(combinations):
         here = folds == fold
-        combined[here] = density.combined(values[here])
+        combined[here] = combination.combined(values[here])
     return combined
 
 

@@ -13,13 +13,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hvaeood_cli.store.columns import column, columns
+from hvaeood_cli.store.columns import Sizes, column, columns
 from hvaeood_cli.untrusted import (
     ArrayHeader,
     check_size,
@@ -28,17 +29,19 @@ from hvaeood_cli.untrusted import (
     read_array_header,
 )
 
-FORMAT, FORMAT_VERSION = "hvaeood-calibration", 4
+FORMAT, FORMAT_VERSION = "hvaeood-calibration", 5
 MAX_UNPACKED = 1 << 27  # bytes: the scores of more than a million images
 MAX_FOLDS = 16
 _MAX_HEAD = 1 << 20
 _MAX_LAYERS = 64
 _MAX_COMPONENTS = 64
+_MAX_CHANNELS = 65536
 _MAX_DEFLATE = 1100  # zip's best ratio; a member that claims more is not in the file
 _SLACK = 1 << 12  # bytes of a member that are not its array
 DENSITY = ("centre", "spread", "log_weights", "means", "precisions", "tail")
 
 _Word = Annotated[str, Field(max_length=200)]
+_Name = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
 _Samples = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -82,24 +85,26 @@ class Head(Version):
     settings: Settings
     about: About
     columns: Annotated[list[str], Field(max_length=64)]
-    statistics: Annotated[list[str], Field(min_length=1, max_length=64)]
+    aspects: Annotated[
+        dict[_Name, Annotated[list[str], Field(min_length=1, max_length=64)]],
+        Field(min_length=1, max_length=16),
+    ]
     folds: Annotated[int, Field(ge=1, le=MAX_FOLDS)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         known = {entry.name: entry for entry in columns("scores")}
-        strange = [name for name in (*self.columns, *self.statistics) if name not in known]
+        judged = [name for names in self.aspects.values() for name in names]
+        strange = [name for name in (*self.columns, *judged) if name not in known]
         if strange:
             raise ValueError(f"no score is called {strange[0][:80]!r}")
-        if len({*self.columns}) < len(self.columns) or len({*self.statistics}) < len(
-            self.statistics
-        ):
+        if any(len({*names}) < len(names) for names in (self.columns, *self.aspects.values())):
             raise ValueError("it names a score twice")
         needed = {entry.name for entry in known.values() if not entry.optional}
-        missing = sorted(needed - {*self.columns}) + sorted({*self.statistics} - {*self.columns})
+        missing = sorted(needed - {*self.columns}) + sorted({*judged} - {*self.columns})
         if missing:
             raise ValueError(f"score_{missing[0]} is missing")
-        if any(known[name].density is None for name in self.statistics):
+        if any(known[name].density is None for name in judged):
             raise ValueError("its density is of something else than statistics")
         return self
 
@@ -161,7 +166,7 @@ class Archive:
             if there.dtype != np.dtype(dtype):
                 raise ValueError(f"{name} holds {there.dtype}, not {dtype}")
         arrays = {name: parse_array(self._read(name, MAX_UNPACKED)) for name in expected}
-        _check_values(arrays, head.folds)
+        _check_values(arrays, head)
         return arrays
 
     def _expected(self, head: Head) -> dict[str, Member]:
@@ -170,24 +175,32 @@ class Archive:
         (n_ranked,) = self._extent("combined", 1)
         if not 2 <= n_layers <= _MAX_LAYERS or not 1 <= n_ranked <= n:
             raise ValueError(f"scores of {n} images, {n_ranked} of them ranked, {n_layers} layers")
+        n_channels = self._extent("score_kl_channel", 2)[1] if "kl_channel" in head.columns else 0
+        if n_channels > _MAX_CHANNELS:
+            raise ValueError(f"scores of {n_channels} channels")
+        shapes = {name: column(name).shape(Sizes(n_layers, n_channels)) for name in head.columns}
         found = {
-            f"score_{name}": Member((n, *column(name).shape(n_layers)), column(name).dtype)
-            for name in head.columns
+            f"score_{name}": Member((n, *shape), column(name).dtype)
+            for name, shape in shapes.items()
         }
         found |= {"content": Member((n,), "uint64"), "combined": Member((n_ranked,), "float64")}
-        n_dims = 0
-        for name in head.statistics:
-            values = range(column(name).shape(n_layers)[0]) if column(name).shape(n_layers) else [0]
-            n_dims += len(values[column(name).density or slice(None)])
-        for fold in range(head.folds):
-            (n_parts,) = self._extent(f"density{fold}_log_weights", 1)
-            if not 1 <= n_parts <= _MAX_COMPONENTS:
-                raise ValueError(f"a density of {n_parts} components")
-            shapes: list[tuple[int, ...]] = [(n_dims,), (n_dims,), (n_parts,)]
-            shapes += [(n_parts, n_dims), (n_parts, n_dims, n_dims), (2,)]
-            for name, shape in zip(DENSITY, shapes, strict=True):
-                found[f"density{fold}_{name}"] = Member(shape, "float64")
+        found["shift"] = Member((head.folds,), "float64")
+        for fold, (aspect, names) in product(range(head.folds), head.aspects.items()):
+            widths = (
+                range(*shapes[name] or (1,))[column(name).density or slice(None)] for name in names
+            )
+            found |= self._density(fold, aspect, sum(map(len, widths)))
         return found
+
+    def _density(self, fold: int, aspect: str, n_dims: int) -> dict[str, Member]:
+        """What the arrays of a density over so many statistics must be."""
+        (n_parts,) = self._extent(member(fold, aspect, "log_weights"), 1)
+        if not 1 <= n_parts <= _MAX_COMPONENTS:
+            raise ValueError(f"a density of {n_parts} components")
+        shapes: list[tuple[int, ...]] = [(n_dims,), (n_dims,), (n_parts,)]
+        shapes += [(n_parts, n_dims), (n_parts, n_dims, n_dims), (2,)]
+        names = (member(fold, aspect, name) for name in DENSITY)
+        return {name: Member(shape, "float64") for name, shape in zip(names, shapes, strict=True)}
 
     def _extent(self, name: str, n_dims: int) -> tuple[int, ...]:
         shape = self._header(name).shape
@@ -225,7 +238,12 @@ def parse_version(text: str) -> Version:
     return parse_json(Version, text)
 
 
-def _check_values(arrays: Mapping[str, NDArray[Any]], n_folds: int) -> None:
+def member(fold: int, aspect: str, name: str) -> str:
+    """What an array of a density is called."""
+    return f"density{fold}_{aspect}_{name}"
+
+
+def _check_values(arrays: Mapping[str, NDArray[Any]], head: Head) -> None:
     """Raise ValueError for numbers that no density has.
 
     A score may be infinite or NaN: a model may fail on an image.
@@ -233,8 +251,10 @@ def _check_values(arrays: Mapping[str, NDArray[Any]], n_folds: int) -> None:
     combined = arrays["combined"]
     if np.isnan(combined).any() or (combined[1:] < combined[:-1]).any():
         raise ValueError("combined is not sorted")
-    for fold in range(n_folds):
-        density = {name: arrays[f"density{fold}_{name}"] for name in DENSITY}
+    if not np.isfinite(arrays["shift"]).all():
+        raise ValueError("shift is not finite")
+    for fold, aspect in product(range(head.folds), head.aspects):
+        density = {name: arrays[member(fold, aspect, name)] for name in DENSITY}
         if not all(np.isfinite(values).all() for values in density.values()):
             raise ValueError(f"the density of fold {fold} is not finite")
         diagonal = np.diagonal(density["precisions"], axis1=1, axis2=2)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import Calibration, folds_of
+from hvaeood_cli.calibration.combination import Combination, statistics
 from hvaeood_cli.calibration.conformal import Float64, two_sided_p
-from hvaeood_cli.calibration.density import Density, statistics
-from hvaeood_cli.store.columns import Column, column
+from hvaeood_cli.store.columns import Column, Sizes, column
 from hvaeood_cli.store.score_file import ScoreFile
 
 # A statistic is named alone if it is rare by its two-sided p, corrected for their number, or by how
@@ -43,13 +43,12 @@ class _Statistic(NamedTuple):
     column: Column
     place: int  # among the column's values
 
-    def title(self, n_layers: int) -> str:
-        return self.column.titles(n_layers)[self.place]
+    def title(self, sizes: Sizes) -> str:
+        return self.column.titles(sizes)[self.place]
 
-    def phrase(self, above: bool, n_layers: int) -> str:
-        indices = self.column.indices(n_layers)
+    def phrase(self, above: bool, sizes: Sizes) -> str:
         words = self.column.above if above else self.column.below
-        return words.format("" if indices is None else indices[self.place])
+        return words.format(*self.column.words(sizes)[self.place : self.place + 1] or [""])
 
 
 def reasons(
@@ -75,8 +74,8 @@ def reasons(
             found.append(None)
         else:
             alone = _alone(calibration, named, p[i], spreads[i])
-            density = calibration.densities[min(folds[i], len(calibration.densities) - 1)]
-            found.append(alone or _together(calibration, density, named, values[i]))
+            combination = calibration.combinations[min(folds[i], len(calibration.combinations) - 1)]
+            found.append(alone or _together(calibration, combination, named, values[i]))
     return found
 
 
@@ -92,8 +91,8 @@ def _alone(
         j = int(np.abs(spreads).argmax())
         if abs(spreads[j]) < _FAR:
             return None
-    n, n_layers, above = len(calibration), calibration.n_layers, bool(spreads[j] > 0)
-    title, phrase = named[j].title(n_layers), named[j].phrase(above, n_layers)
+    n, sizes, above = len(calibration), calibration.sizes, bool(spreads[j] > 0)
+    title, phrase = named[j].title(sizes), named[j].phrase(above, sizes)
     beyond = round((1.0 - p[j] / 2.0) * (n + 1))  # usual images on its one side, at most n
     most = (
         f"any of {n:,} usual images" if beyond >= n else f"{100 * beyond / n:.4g} % of usual images"
@@ -106,12 +105,14 @@ def _alone(
 
 
 def _together(
-    calibration: Calibration, density: Density, named: list[_Statistic], values: Float64
+    calibration: Calibration, combination: Combination, named: list[_Statistic], values: Float64
 ) -> Reason:
-    """The statistic that the image's other ones make least likely."""
-    off = density.given_others(values)
+    """The statistic that the other ones of the image's rarest aspect make least likely."""
+    rarest = int(np.argmax([rarity[0] for rarity in combination.rarities(values[None])]))
+    places, density = combination.places[rarest], combination.densities[rarest]
+    off = density.given_others(values[places])
     j = int(np.abs(off).argmax())
-    title = named[j].title(calibration.n_layers)
+    title = named[places[j]].title(calibration.sizes)
     side = "higher" if off[j] > 0 else "lower"
     brief = f"an unusual combination: {title} is {abs(off[j]):.1f} spreads {side} than expected"
     sentence = f"{brief.removesuffix('expected')}the other scores let expect"
@@ -123,6 +124,6 @@ def _statistics(calibration: Calibration) -> list[_Statistic]:
     found = []
     for name in calibration.statistics:
         one = column(name)
-        n = len(one.titles(calibration.n_layers))
+        n = len(one.titles(calibration.sizes))
         found += [_Statistic(one, place) for place in range(n)[one.density or slice(None)]]
     return found

@@ -77,6 +77,12 @@ class ModelConfig(BaseModel):
         return (n, size, size) if layer.spatial else (n,)
 
     @property
+    def n_channels(self) -> int:
+        """The channels of z_1; a dense z_1 counts as one, of many units."""
+        shape = self.latent_shape(1)
+        return shape[0] if len(shape) > 1 else 1
+
+    @property
     def stride(self) -> int:
         """The overall stride: how many image pixels one of h_L spans, in height and width."""
         return self.stem_stride * math.prod(layer.stride for layer in self.layers)

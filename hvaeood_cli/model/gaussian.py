@@ -83,6 +83,19 @@ def log_ratio(q: Gaussian, p: Gaussian, z: Tensor) -> Tensor:
     return elementwise.flatten(1).sum(1)
 
 
+def kl_of_channels(q: Gaussian, p: Gaussian, n_images: int) -> Tensor:
+    """KL(q || p) of each channel, in nats a place: (B, C), mean over places and samples.
+
+    q and p: (B, ...) or (S * B, ...) rows. A variable that is not spatial is one channel, and each
+    of its units a place.
+    """
+    q, p = (Gaussian(*(part.unflatten(0, (-1, n_images)) for part in g)) for g in (q, p))
+    variance = (q.scale.square() + (q.mean - p.mean).square()) / p.scale.square()
+    kl = 0.5 * variance - 0.5 + (p.scale / q.scale).log()  # (S, B, C, ...)
+    kl = kl.flatten(3) if kl.dim() > 3 else kl.unsqueeze(2)  # (S, B, C, places)
+    return kl.mean(dim=(0, 3))
+
+
 def log_ratio_elementwise(q: Gaussian, p: Gaussian, z: Tensor) -> Tensor:
     """As `log_ratio`, unsummed, in the shape of z: what free nats per element clamp."""
     return _log_prob(q, z) - _log_prob(p, z)

@@ -37,6 +37,22 @@ class Likelihood(ABC):
         likelihood may need (binarisation, dequantisation). Returns float32 (B, C, H, W).
         """
 
+    def remainder(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        """What is left of the noise that `observe` used: uniform in [0, 1), independent of x.
+
+        pixels, uniform: as in `observe`; returns the same shape.
+        """
+        return uniform
+
+    @abstractmethod
+    def pit(self, parameters: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
+        """Where each number of x lies in its distribution: the probability integral transform.
+
+        P(below x | z) + uniform * P(x | z), of a colour given the pixel's earlier ones. If the
+        model is right these are uniform between 0 and 1, and independent. x and uniform:
+        (B, C, H, W); parameters of B rows. Returns (B, C, H, W).
+        """
+
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """log p(x | z) in nats, summed over pixels: (S * B,). Shapes as in `log_prob_of_pixels`."""
         return self.log_prob_of_pixels(parameters, x).flatten(1).sum(1)
@@ -72,6 +88,15 @@ class Bernoulli(Likelihood):
         # log p = x * logit - log(1 + e^logit), stable at both ends
         log_p: Tensor = x * logits - F.softplus(logits)
         return log_p.flatten(0, 1).squeeze(1)
+
+    def remainder(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        level, shade = uniform * 255.0, pixels.to(torch.float32)
+        dark = (level - shade) / (255.0 - shade).clamp(min=1.0)
+        return torch.where(level < shade, level / shade.clamp(min=1.0), dark)
+
+    def pit(self, parameters: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
+        p = self.mean(parameters)  # (B, 1, H, W): P(x_i = 1 | z)
+        return torch.where(x > 0.5, 1.0 - p + uniform * p, uniform * (1.0 - p))
 
     def mean(self, parameters: Tensor) -> Tensor:
         return F.pixel_shuffle(parameters.float().sigmoid(), self.stride)
@@ -113,6 +138,14 @@ class DiscretizedLogistics(Likelihood):
         x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
         copies = x.repeat(parameters.shape[0] // x.shape[0], 1, 1, 1, 1)  # (S * B, C, r^2, ...)
         return logistics.log_prob(self._by_pixel(parameters), copies)
+
+    def pit(self, parameters: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
+        x, uniform = (
+            F.pixel_unshuffle(t, self.stride).unflatten(1, (self.channels, -1))
+            for t in (x, uniform)
+        )  # (B, C, r^2, H / r, W / r)
+        levels = logistics.pit(self._by_pixel(parameters), x, uniform)
+        return F.pixel_shuffle(levels.flatten(1, 2), self.stride)
 
     def shown(self, x: Tensor) -> Tensor:
         return (0.5 + 0.5 * x).clamp(0.0, 1.0)  # noise may have moved it beyond an end

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 N_COMPONENTS = 10
 
 _HALF_BIN = 1.0 / 255.0
+_TINY = 1e-37
 _FAR = 1e30  # stands for infinity, and unlike it times 0 is 0: gradients stay finite
 _RAW_LOG_SHARPNESS = 1.5  # of a raw 0
 # A component with a scale below e^-7 fits into a bin; of one at e^2, 93 % lies beyond the ends.
@@ -169,6 +170,36 @@ def _evaluate(raw: Tensor, x: Tensor, gradient: Tensor | None) -> Tensor:
     parts = (of_logits, of_means.flatten(1, 2), of_sharpness.flatten(1, 2), *of_coefficients)
     torch.cat(parts, dim=1, out=gradient)
     return log_p
+
+
+def pit(raw: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
+    """P(below x) + uniform * P(x) of each channel, given the pixel's earlier ones: (N, C, ...).
+
+    raw: (N, n_parameters, ...); x and uniform: (N, C, ...).
+    """
+    few_at_a_time = raw.device.type == "cpu" and not torch.compiler.is_exporting()
+    n_images = max(1, _PIXELS_AT_A_TIME // x[0, 0].numel()) if few_at_a_time else len(raw)
+    parts = (part.split(n_images) for part in (raw, x, uniform))
+    return torch.cat([_pit(*few) for few in zip(*parts, strict=True)])
+
+
+def _pit(raw: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
+    parameters = mixture(raw, x.shape[1])
+    weights = parameters.logits.softmax(1)  # (N, K, ...): of the components, given earlier channels
+    levels = []
+    for channel, location in enumerate(_locations(parameters, x.split(1, dim=1))):
+        value, sharpness = x[:, channel : channel + 1], parameters.sharpness[:, channel]
+        upper = torch.where(value > 1.0 - _HALF_BIN, _FAR, value + _HALF_BIN) - location
+        lower = torch.where(value < -1.0 + _HALF_BIN, -_FAR, value - _HALF_BIN) - location
+        below = (lower * sharpness).sigmoid()
+        mass = (upper * sharpness).sigmoid() - below  # (N, K, ...)
+        share = weights * mass
+        total = share.sum(1)
+        levels.append((weights * below).sum(1) + uniform[:, channel] * total)
+        # Where no component has any mass, as the model has failed, they stay as they are.
+        found = (total > 0.0).unsqueeze(1)
+        weights = torch.where(found, share / total.unsqueeze(1).clamp(min=_TINY), weights)
+    return torch.stack(levels, dim=1)
 
 
 def mean(parameters: Mixture) -> Tensor:

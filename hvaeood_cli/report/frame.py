@@ -7,6 +7,7 @@ not be installed for anything else.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +19,7 @@ from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.reasons import reasons
 from hvaeood_cli.errors import UsageError
-from hvaeood_cli.store.columns import Column, columns
+from hvaeood_cli.store.columns import Column, Sizes, columns
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -57,8 +58,8 @@ def to_parquet(path: Path, parts: Sequence[Part]) -> None:
     Raises UsageError where pyarrow is not installed, and OSError.
     """
     pyarrow, parquet = optional("pyarrow"), optional("pyarrow.parquet")
-    n_layers = max(part.scores.n_layers for part in parts)
-    types = {name: pyarrow.from_numpy_dtype(dtype) for name, dtype in _numbers(n_layers).items()}
+    sizes = reduce(Sizes.beside, (part.scores.sizes for part in parts))
+    types = {name: pyarrow.from_numpy_dtype(dtype) for name, dtype in _numbers(sizes).items()}
     for name in ("score_file", *_TEXTS, "why", "mark", "note"):
         types[name] = pyarrow.string()
     first = ["score_file", "label", "path", "status", "error"]
@@ -82,11 +83,11 @@ def optional(module: str) -> Any:
         ) from None
 
 
-def _numbers(n_layers: int) -> dict[str, np.dtype[Any]]:
+def _numbers(sizes: Sizes) -> dict[str, np.dtype[Any]]:
     """The columns of numbers and their types."""
     found = {"label": "int8", "combined": "float64", "k": "int8"}
     for column in _kept():
-        found |= dict.fromkeys(column.csv_names(n_layers), column.dtype)
+        found |= dict.fromkeys(column.csv_names(sizes), column.dtype)
     return {name: np.dtype(dtype) for name, dtype in found.items()}
 
 
@@ -109,7 +110,7 @@ def _columns(
     }
     for column in _kept():
         values = _values(scores, column, part)
-        names = column.csv_names(scores.n_layers)
+        names = column.csv_names(scores.sizes)
         each = np.ascontiguousarray(values.reshape(len(rows), -1).T)
         found |= dict(zip(names, each, strict=True))
     found["why"] = _why(scores, calibration, rows)
@@ -126,7 +127,7 @@ def _values(scores: ScoreFile, column: Column, part: slice) -> NDArray[Any]:
         return np.asarray(getattr(scores.decision, column.name)[part])
     n = len(range(*part.indices(len(scores))))
     missing, dtype = (None, "object") if column.dtype == "bool" else (np.nan, column.dtype)
-    return np.full((n, *column.shape(scores.n_layers)), missing, dtype)
+    return np.full((n, *column.shape(scores.sizes)), missing, dtype)
 
 
 def _why(scores: ScoreFile, calibration: Calibration | None, rows: range) -> list[str]:

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from hvaeood_cli.calibration.drift import LEVEL, Drift
 from hvaeood_cli.calibration.foreign import knows_images
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.reasons import reasons
-from hvaeood_cli.store.columns import Column, columns
+from hvaeood_cli.store.columns import Column, Sizes, columns
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.store.score_file import ScoreFile
@@ -81,9 +82,9 @@ def as_csv(listing: Listing) -> Iterator[str]:
     A cell that a spreadsheet would take for a formula starts with an apostrophe.
     """
     write = _CsvLines()
-    yield write([*_csv_header(listing.scores.n_layers), "copy_of"])
+    yield write([*_csv_header(listing.scores.sizes), "copy_of"])
     for row in _rows(listing):
-        yield write([*_csv_cells(row, listing.scores.n_layers), _copy_of(row)])
+        yield write([*_csv_cells(row, listing.scores.sizes), _copy_of(row)])
 
 
 def files_as_csv(
@@ -91,14 +92,14 @@ def files_as_csv(
 ) -> Iterator[str]:
     """All files as one CSV: rows as in `as_csv`, after the name of the score file and the label."""
     write = _CsvLines()
-    n_layers = max(listing.scores.n_layers for listing in listings)
-    yield write(["score_file", "label", *_csv_header(n_layers), "mark", "note", "copy_of"])
+    sizes = reduce(Sizes.beside, (listing.scores.sizes for listing in listings))
+    yield write(["score_file", "label", *_csv_header(sizes), "mark", "note", "copy_of"])
     for listing, known in zip(listings, labels, strict=True):
         path = defuse(str(listing.scores.path))
         for i, row in enumerate(_rows(listing)):
             label = None if known is None or known[i] < 0 else int(known[i])
             judgement = [row.get("mark"), defuse(row.get("note", ""))]
-            yield write([path, label, *_csv_cells(row, n_layers), *judgement, _copy_of(row)])
+            yield write([path, label, *_csv_cells(row, sizes), *judgement, _copy_of(row)])
 
 
 class _CsvLines:
@@ -121,19 +122,19 @@ def _numbers() -> list[Column]:
     return [column for column in columns("scores", "decision") if column.csv]
 
 
-def _csv_header(n_layers: int) -> list[str]:
-    names = [name for column in _numbers() for name in column.csv_names(n_layers)]
+def _csv_header(sizes: Sizes) -> list[str]:
+    names = [name for column in _numbers() for name in column.csv_names(sizes)]
     return ["path", "status", "error", "combined", "k", *names, "why"]
 
 
-def _csv_cells(row: dict[str, Any], n_layers: int) -> list[Any]:
+def _csv_cells(row: dict[str, Any], sizes: Sizes) -> list[Any]:
     """A row's cells in the order of `_csv_header`; a cell without a value is empty."""
     texts = [defuse(row[name]) for name in ("path", "status", "error")]
     cells = [*texts, row["combined"], row["k"]]
     for column in _numbers():
         found = row.get(column.name)
         values = found if isinstance(found, list) else [found]
-        room = len(column.csv_names(n_layers))
+        room = len(column.csv_names(sizes))
         cells += [*values, *[None] * room][:room]
     cells = [int(cell) if isinstance(cell, bool) else cell for cell in cells]
     return [*cells, row["why"]]

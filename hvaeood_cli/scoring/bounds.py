@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.model.gaussian import log_ratio
+from hvaeood_cli.model.gaussian import kl_of_channels, log_ratio
 from hvaeood_cli.model.ladder import Descent, Ladder, Noise, Proposal, Route, Rung
 
 Nats = TypeVar("Nats", Tensor, NDArray[np.float64])
@@ -38,6 +38,8 @@ class Scores(NamedTuple):
     kl: Tensor  # (B, L): of the ELBO's pass
     log_px: Tensor  # (B, L): log p(x|z) in the pass of each k
     log_px_of_pixels: Tensor  # (B, L, H, W): log p(x_i|z) of each pixel in the pass of each k
+    pit: Tensor  # (B, C, H, W): where x lies in p(x|z) of the ELBO's first sample, 0 to 1
+    kl_of_channels: Tensor  # (B, channels) nats: KL(q || p) in z_1 a place, mean over samples
 
 
 Visit = Callable[[int, Descent], None]
@@ -127,6 +129,7 @@ def score(
     n_importance_samples_k: int = 1,
     proposal: Proposal = "mean",
     visit: Visit | None = None,
+    uniform: Tensor | None = None,
 ) -> Scores:
     """L^{>k} and LLR^{>k} for every k = 0 ... L - 1 in one call.
 
@@ -135,25 +138,31 @@ def score(
     common random numbers run through all k. The bottom-up chain of means is climbed once and
     shared: where the naive way makes two full passes for each k, this one makes a single pass up
     (the ELBO's samples climb again above z_1) and one way down for each k and sample.
-    visit: called with each k and its descent, for reconstructions.
+    visit: called with each k and its descent, for reconstructions. uniform: (B, C, H, W) in
+    [0, 1), independent of x, for `Likelihood.pit`; without it a half.
     """
     n_layers = ladder.n_layers
     means = climb_means(ladder, x, n_layers)
-    bounds = []
+    bounds, elbo = [], None
     for k in range(n_layers):
         n_samples = n_importance_samples_k if k else n_importance_samples
         draws = [eps[:n_samples] for eps in noise]
         descent = follow(ladder, means, Route(draws, k, n_layers + 1, proposal))
         bounds.append(evaluate(ladder, x, descent))
+        elbo = elbo or descent
         if visit is not None:
             visit(k, descent)
+    assert elbo is not None
     lower = torch.stack([bound.lower_bound for bound in bounds], dim=1)  # (B, L)
+    uniform = torch.full_like(x, 0.5) if uniform is None else uniform
     return Scores(
         lower_bound=lower,
         llr=lower[:, :1] - lower[:, 1:],
         kl=bounds[0].kl.T,
         log_px=torch.stack([bound.log_px for bound in bounds], dim=1),
         log_px_of_pixels=torch.stack([bound.log_px_of_pixels for bound in bounds], dim=1),
+        pit=ladder.likelihood.pit(elbo.parameters[: len(x)], x, uniform),
+        kl_of_channels=kl_of_channels(elbo.posteriors[1], elbo.priors[1], len(x)),
     )
 
 

@@ -29,7 +29,7 @@ from hvaeood_cli.errors import UsageError
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.scoring.bounds import Scores, score
 from hvaeood_cli.scoring.graph_cache import cached, keep
-from hvaeood_cli.scoring.scorer import Scorer
+from hvaeood_cli.scoring.scorer import Pass, Scorer
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.version import __version__
 
@@ -53,11 +53,11 @@ class Graph:
         self._compiled = compiled
         self._here = threading.local()  # requests hold memory: each thread has its own
 
-    def __call__(self, x: Tensor, normal: Tensor) -> Scores:
-        """Every bound of a pass. x: (B, C, H, W); normal: (S, B, n_latents)."""
+    def __call__(self, one: Pass) -> Scores:
+        """Every bound of a pass."""
         if not hasattr(self._here, "request"):
             self._here.request = self._compiled.create_infer_request()
-        inputs = [x.contiguous().numpy(), normal.contiguous().numpy()]
+        inputs = [tensor.contiguous().numpy() for tensor in one[1:]]
         results = self._here.request.infer(inputs, share_inputs=True)
         return Scores(*(torch.from_numpy(results[i].copy()) for i in range(len(Scores._fields))))
 
@@ -144,10 +144,12 @@ class _Pass(nn.Module):
         super().__init__()
         self.ladder, self.settings = ladder, settings
 
-    def forward(self, x: Tensor, normal: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, normal: Tensor, uniform: Tensor) -> tuple[Tensor, ...]:
         settings, noise = self.settings, self.ladder.by_layer(normal)
         n_samples, n_k = settings.n_importance_samples, settings.n_importance_samples_k
-        return tuple(score(self.ladder, x, noise, n_samples, n_k, settings.proposal))
+        return tuple(
+            score(self.ladder, x, noise, n_samples, n_k, settings.proposal, uniform=uniform)
+        )
 
 
 def _exported(scorer: Scorer) -> Any:
@@ -158,14 +160,14 @@ def _exported(scorer: Scorer) -> Any:
     ladder = copy.deepcopy(scorer.ladder).to(memory_format=torch.contiguous_format)
     pixels = _noise_pixels(scorer)
     one = next(scorer.passes(pixels))
-    example = (one.x.contiguous(), one.normal.contiguous())
+    example = tuple(tensor.contiguous() for tensor in (one.x, one.normal, one.uniform))
     with _silence(), one_thread_each(), torch.no_grad():
         exported = torch.export.export(_Pass(ladder, scorer.settings), example, strict=False)
         decoder = TorchFXPythonDecoder.from_exported_program(exported, dynamic_shapes=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         # not by openvino.convert_model, which reports its use to Intel
         model = frontend.convert(frontend.load(decoder))
-    model.reshape({0: list(example[0].shape), 1: list(example[1].shape)})
+    model.reshape({i: list(tensor.shape) for i, tensor in enumerate(example)})
     return model
 
 
@@ -188,8 +190,8 @@ def _check_same(scorer: Scorer, graph: Graph) -> None:
     """Raise UsageError where the graph's bounds are not PyTorch's."""
     one = next(scorer.passes(_noise_pixels(scorer)))
     with scorer.computing():
-        there = scorer.bounds(one.x, one.normal)
-    here = graph(one.x, one.normal)
+        there = scorer.bounds(one)
+    here = graph(one)
     for name in ("lower_bound", "log_px"):
         bound = getattr(there, name).numpy()
         difference = np.abs(getattr(here, name).numpy() - bound)

@@ -98,6 +98,7 @@ class ScoringRun:
             model_path=_storable(str(self.bundle.folder.absolute())),
             model_sha256=self.bundle.sha256,
             n_layers=config.n_layers,
+            n_channels=config.n_channels,
             image_size=config.image_size,
             image_channels=config.image_channels,
             n_dims=config.n_dims,
@@ -193,8 +194,8 @@ class ScoringRun:
 
     def _plan(self, journal: Journal, found: ScoreFile | None) -> Plan:
         """What is to be scored, and what is known. Raises StoreError where it cannot be merged."""
-        n_layers, done = journal.header.n_layers, journal.done
-        plan = Plan.of(self.manifest, n_layers, found, done, journal.earlier())
+        sizes, done = journal.header.sizes, journal.done
+        plan = Plan.of(self.manifest, sizes, found, done, journal.earlier())
         differing: list[str] = []
         here = journal.header
         if found and not plan.has_common:

@@ -53,6 +53,7 @@ class Pass(NamedTuple):
     n: int  # how many of them are no padding
     x: Tensor  # (B, C, H, W), observed
     normal: Tensor  # (S, B, n_latents): the noise of all layers
+    uniform: Tensor  # (B, C, H, W) in [0, 1): what is left of the noise that x was observed with
 
 
 class Network(Protocol):
@@ -60,8 +61,8 @@ class Network(Protocol):
 
     runtime: str  # as score files name it
 
-    def __call__(self, x: Tensor, normal: Tensor) -> Scores:
-        """Every bound of a pass. x: (B, C, H, W); normal: (S, B, n_latents)."""
+    def __call__(self, one: Pass) -> Scores:
+        """Every bound of a pass."""
         ...
 
 
@@ -143,7 +144,7 @@ class Scorer:
         with self.computing():
             for one in self.passes(pixels, noises):
                 compute = self.network or self.bounds
-                measured = measure(Evaluation(self.ladder, one.x, compute(one.x, one.normal)))
+                measured = measure(Evaluation(self.ladder, one.x, compute(one)))
                 parts.append({name: values[: one.n] for name, values in measured.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -160,7 +161,7 @@ class Scorer:
             def keep(k: int, descent: Descent) -> None:
                 means.append(likelihood.mean(descent.parameters[: len(one.x)]))
 
-            bounds = self.bounds(one.x, one.normal, keep)
+            bounds = self.bounds(one, keep)
             by_k = bounds.log_px_of_pixels.float().transpose(0, 1)  # (L, B, H, W)
             shown = likelihood.shown(one.x[: one.n])
             return shown, torch.stack(means)[:, : one.n], maps(by_k[:, : one.n], self.config)
@@ -201,21 +202,19 @@ class Scorer:
         return torch.cat(self._side_by_side(of, pixels)).cpu().numpy()
 
     @torch.inference_mode()
-    def bounds(self, x: Tensor, normal: Tensor, visit: Visit | None = None) -> Scores:
-        """Every bound of a pass, by PyTorch, as `bounds.score`. x: (B, C, H, W), observed.
-
-        normal: (S, B, n_latents).
-        """
+    def bounds(self, one: Pass, visit: Visit | None = None) -> Scores:
+        """Every bound of a pass, by PyTorch, as `bounds.score`."""
         settings = self.settings
         with self._precision():
             return score(
                 self.ladder,
-                x,
-                self.ladder.by_layer(normal),
+                one.x,
+                self.ladder.by_layer(one.normal),
                 settings.n_importance_samples,
                 settings.n_importance_samples_k,
                 settings.proposal,
                 visit,
+                one.uniform,
             )
 
     def _side_by_side(
@@ -249,8 +248,9 @@ class Scorer:
             rows = [first + i if i < n else first for i in range(size)]  # the last pass is padded
             uniform, normal = self._noise_of([noises[row] for row in rows])
             batch = torch.from_numpy(pixels[rows]).to(self.device)
-            x = self.ladder.likelihood.observe(batch, uniform.view(batch.shape))
-            yield Pass(n, x.contiguous(memory_format=torch.channels_last), normal)
+            uniform, likelihood = uniform.view(batch.shape), self.ladder.likelihood
+            x = likelihood.observe(batch, uniform).contiguous(memory_format=torch.channels_last)
+            yield Pass(n, x, normal, likelihood.remainder(batch, uniform))
 
     def _noise_of(self, noises: list[ImageNoise]) -> tuple[Tensor, Tensor]:
         """(B, C * H * W) uniform and (S, B, n_latents) normal, on the device."""

@@ -6,10 +6,12 @@ in `hvaeood_cli.store.columns.TABLE`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +22,9 @@ from hvaeood_cli.store.columns import columns
 
 _LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
 _SPOT = 5  # pixels, height and width of what a peak is a mean over
+_RARE_PIXELS = 0.01  # the share of pixels that cost more than `spot_cost`
+_END = 5e-4  # how near to 0 and 1 a probability is taken
+_LEAST_KL = 1e-6  # nats a place: a channel that nothing goes through has about as much
 
 
 class Evaluation(NamedTuple):
@@ -68,6 +73,42 @@ def peak(of: Evaluation) -> Tensor:
     return F.avg_pool2d(surprise, min(_SPOT, surprise.shape[-1]), stride=1).amax(dim=(2, 3))
 
 
+def residual(of: Evaluation) -> Tensor:
+    """What the residuals r have in common: (B, 4).
+
+    r is where each number of the image lies in its distribution p(x|z), as a normal variable: of
+    independent standard normal ones if the model is right (the probability integral transform,
+    randomised as x is discrete). log of the mean of r^2; its correlation at a distance of 1 and 2
+    pixels, the mean of both directions; and at 1 pixel diagonally.
+    """
+    level = of.bounds.pit.clamp(_END, 1.0 - _END)
+    r = math.sqrt(2.0) * torch.erfinv(2.0 * level - 1.0)  # (B, C, H, W)
+    square = _mean(r * r)  # (B,)
+    products = [
+        _mean(r[..., d:] * r[..., :-d]) + _mean(r[..., d:, :] * r[..., :-d, :]) for d in (1, 2)
+    ]
+    falling, rising = r[..., 1:, 1:] * r[..., :-1, :-1], r[..., 1:, :-1] * r[..., :-1, 1:]
+    products.append(_mean(falling) + _mean(rising))
+    return torch.stack([square.log(), *(0.5 * both / square for both in products)], dim=1)
+
+
+def _mean(of_pixels: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B,)."""
+    return of_pixels.mean(dim=(1, 2, 3))
+
+
+def spot_cost(of: Evaluation) -> Tensor:
+    """The -log p(x_i|z) that one pixel in a hundred exceeds, for each k > 0: (B, L - 1) nats."""
+    cost = -of.bounds.log_px_of_pixels[:, 1:].flatten(2)  # (B, L - 1, pixels)
+    n_above = max(1, math.ceil(_RARE_PIXELS * cost.shape[2]))
+    return cost.topk(n_above, dim=2).values[..., -1]
+
+
+def kl_channel(of: Evaluation) -> Tensor:
+    """log KL(q || p) of each channel of z_1, nats a place: (B, channels)."""
+    return of.bounds.kl_of_channels.clamp(min=_LEAST_KL).log()
+
+
 STATISTICS: dict[str, Callable[[Evaluation], Tensor]] = {
     "lower_bound": lower_bound,
     "kl": kl,
@@ -76,6 +117,9 @@ STATISTICS: dict[str, Callable[[Evaluation], Tensor]] = {
     "llr_share": llr_share,
     "bits_per_dim": bits,
     "peak": peak,
+    "residual": residual,
+    "spot_cost": spot_cost,
+    "kl_channel": kl_channel,
 }
 
 

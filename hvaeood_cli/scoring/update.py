@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.content import stamp_key
 from hvaeood_cli.images.sources import Manifest
-from hvaeood_cli.store.columns import Rows, blank_rows
+from hvaeood_cli.store.columns import Rows, Sizes, blank_rows
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, Journal
 from hvaeood_cli.store.score_file import Errors, ScoreFile
@@ -62,7 +62,7 @@ class Plan:
     def of(
         cls,
         manifest: Manifest,
-        n_layers: int,
+        sizes: Sizes,
         found: ScoreFile | None,
         done: NDArray[np.bool_],
         earlier: Iterable[Batch],
@@ -73,7 +73,7 @@ class Plan:
         no other row. earlier: rows that a try with other images left in the journal.
         """
         names = np.array(list(manifest.names()), dtype=bytes)
-        known, errors, file_names = _known(n_layers, found, earlier)
+        known, errors, file_names = _known(sizes, found, earlier)
         nowhere = np.full(len(names), -1)
         if not len(known):
             nothing = np.zeros(0, np.int64)
@@ -124,7 +124,7 @@ class Plan:
         look as if they were scored.
         """
         n, n_all = len(self.names), len(self.names) + len(self.gone_rows)
-        rows = blank_rows(n_all, header.n_layers)
+        rows = blank_rows(n_all, header.sizes)
         have = self.source >= 0
         rows[:n][have] = self.known[self.source[have]]
         rows["status"][:n][rows["status"][:n] == GONE] = STATUS_CODES["scored"]
@@ -215,11 +215,11 @@ def _blocks(batch: Batch) -> Iterator[Block]:
 
 
 def _known(
-    n_layers: int, found: ScoreFile | None, earlier: Iterable[Batch]
+    sizes: Sizes, found: ScoreFile | None, earlier: Iterable[Batch]
 ) -> tuple[Rows, dict[int, str], NDArray[np.bytes_]]:
     """The rows from before, why some could not be read, and the names of those in the file."""
     n = len(found) if found else 0
-    rows = blank_rows(n, n_layers)
+    rows = blank_rows(n, sizes)
     for name, values in found.columns.items() if found else ():
         rows[name] = values
     bad = np.flatnonzero(rows["status"])

@@ -8,23 +8,35 @@ here and a function of the same name in `scoring/statistics.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.void]  # a structured array of `row_dtype(L)`
-Tiles = NDArray[np.void]  # a structured array of `tile_dtype(L)`
+Rows = NDArray[np.void]  # a structured array of `row_dtype(sizes)`
+Tiles = NDArray[np.void]  # a structured array of `tile_dtype(sizes)`
 
-Each = Literal["image", "k", "k > 0", "layer", "byte"]
+Each = Literal["image", "k", "k > 0", "layer", "channel", "residual", "byte"]
 Group = Literal["images", "scores", "decision"]
 
 _SHA256_BYTES = 32
+RESIDUALS = ("spread", "1 apart", "2 apart", "diagonal")  # what is measured of the residuals
+
+
+class Sizes(NamedTuple):
+    """What the shapes of a model's columns depend on."""
+
+    n_layers: int  # L
+    n_channels: int = 0  # of z_1; 0 in files from before there were columns of them
+
+    def beside(self, other: Sizes) -> Sizes:
+        """What has room for both."""
+        return Sizes(max(self.n_layers, other.n_layers), max(self.n_channels, other.n_channels))
 
 
 @dataclass(frozen=True)
 class Column:
-    """One value of each image, or one value for each k, each layer or each byte of a hash."""
+    """One value of each image, or one for each k, layer, channel of z_1, or byte of a hash."""
 
     name: str  # of the row's field, the dataset and the JSON member
     each: Each  # "k": k = 0 ... L - 1; "k > 0": k = 1 ... L - 1; "layer": z_1 ... z_L
@@ -33,7 +45,7 @@ class Column:
     sentence: str  # what it is
     unit: str = ""
     heading: str = ""  # what people read over the whole column
-    title: str = ""  # what people read over one value; {} is k, or the layer
+    title: str = ""  # what people read over one value; {} is k, the layer ...
     title_0: str = ""  # the title where k = 0, if it has one of its own
     csv: str = ""  # the name in CSV; {} is k, or the layer. Empty: neither in CSV nor in JSON
     density: slice | None = None  # which of its values the density takes; None: none
@@ -52,38 +64,47 @@ class Column:
         """Its path in a score file."""
         return f"/{self.group}/{self.name}"
 
-    def indices(self, n_layers: int) -> range | None:
-        """The k, layers or bytes that it has a value for; None if it has one value per image."""
+    def indices(self, sizes: Sizes) -> range | None:
+        """The k, layers ... that it has a value for; None if it has one value per image."""
         return {
             "image": None,
-            "k": range(n_layers),
-            "k > 0": range(1, n_layers),
-            "layer": range(1, n_layers + 1),
+            "k": range(sizes.n_layers),
+            "k > 0": range(1, sizes.n_layers),
+            "layer": range(1, sizes.n_layers + 1),
+            "channel": range(1, sizes.n_channels + 1),
+            "residual": range(len(RESIDUALS)),
             "byte": range(_SHA256_BYTES),
         }[self.each]
 
-    def shape(self, n_layers: int) -> tuple[int, ...]:
+    def words(self, sizes: Sizes) -> list[str]:
+        """What stands for {} of each value: its index, or in words what it is."""
+        if self.each == "residual":
+            return list(RESIDUALS)
+        return [str(i) for i in self.indices(sizes) or ()]
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """The shape of one image's value: () or (n,)."""
-        indices = self.indices(n_layers)
+        indices = self.indices(sizes)
         return () if indices is None else (len(indices),)
 
     def wrong(self, values: NDArray[Any]) -> str:
         """What is wrong with values that somebody else wrote; empty if nothing is."""
         return what_is_wrong(values, self.least, self.most)
 
-    def titles(self, n_layers: int) -> list[str]:
+    def titles(self, sizes: Sizes) -> list[str]:
         """What people read over each of its values."""
-        indices = self.indices(n_layers)
-        if indices is None:
+        if self.each == "image":
             return [self.title]
-        return [self.title_0 if i == 0 and self.title_0 else self.title.format(i) for i in indices]
+        return [
+            self.title_0 if word == "0" and self.title_0 else self.title.format(word)
+            for word in self.words(sizes)
+        ]
 
-    def csv_names(self, n_layers: int) -> list[str]:
+    def csv_names(self, sizes: Sizes) -> list[str]:
         """The names of its values in CSV."""
-        indices = self.indices(n_layers)
-        if not self.csv or indices is None:
+        if not self.csv or self.each == "image":
             return [self.csv] if self.csv else []
-        return [self.csv.format(i) for i in indices]
+        return [self.csv.format(word.replace(" ", "_")) for word in self.words(sizes)]
 
 
 TABLE: list[Column] = [
@@ -227,11 +248,58 @@ TABLE: list[Column] = [
         of_each_tile=True,
     ),
     Column(
+        "residual",
+        "residual",
+        "float32",
+        "scores",
+        "of the pixels' residuals in the ELBO's pass: log mean square, 0 where the model is right, "
+        "and correlation with those 1 apart, 2 apart, and diagonally 1 apart",
+        heading="residual",
+        title="residual, {}",
+        csv="residual_{}",
+        density=slice(None),
+        odd_end="either",
+        above="higher in what the pixels' residuals have in common ({})",
+        below="lower in what the pixels' residuals have in common ({})",
+        optional=True,
+    ),
+    Column(
+        "spot_cost",
+        "k > 0",
+        "float32",
+        "scores",
+        "-log p(x_i|z) that one pixel in a hundred exceeds, in the pass of each k",
+        unit="nats",
+        heading="spots",
+        title="spots, k = {}",
+        csv="spot_cost_{}",
+        density=slice(0, 1),  # k = 1: spots that are seen from further up say less
+        odd_end="either",
+        above="with costlier spots, from k = {},",
+        below="with less in its costliest spots, from k = {},",
+        optional=True,
+        over_tiles="max",
+    ),
+    Column(
+        "kl_channel",
+        "channel",
+        "float32",
+        "scores",
+        "log of the Kullback-Leibler divergence of each channel of z_1, nats a place",
+        heading="channels",
+        title="log KL 1, channel {}",
+        density=slice(None),
+        odd_end="either",
+        above="more surprising in channel {} of layer 1",
+        below="less surprising in channel {} of layer 1",
+        optional=True,
+    ),
+    Column(
         "combined",
         "image",
         "float64",
         "decision",
-        "minus the log density of its statistics among usual images, up to a constant",
+        "how rare it is among usual images, aspect by aspect; the rarest counts most",
         unit="nats",
         heading="combined",
         title="combined score",
@@ -289,11 +357,10 @@ def column(name: str) -> Column:
     return {column.name: column for column in TABLE}[name]
 
 
-def row_dtype(n_layers: int) -> np.dtype[np.void]:
+def row_dtype(sizes: Sizes) -> np.dtype[np.void]:
     """The dtype of one image's row in a journal: all columns but those of the decision."""
     fields = [
-        (column.name, column.dtype, column.shape(n_layers))
-        for column in columns("images", "scores")
+        (column.name, column.dtype, column.shape(sizes)) for column in columns("images", "scores")
     ]
     return np.dtype(fields)
 
@@ -303,15 +370,15 @@ def tile_columns() -> list[Column]:
     return [column for column in TABLE if column.of_each_tile]
 
 
-def tile_dtype(n_layers: int) -> np.dtype[np.void]:
+def tile_dtype(sizes: Sizes) -> np.dtype[np.void]:
     """The dtype of one tile: top and left, pixels of its image as it was read, and its scores."""
-    scores = [(column.name, column.dtype, column.shape(n_layers)) for column in tile_columns()]
+    scores = [(column.name, column.dtype, column.shape(sizes)) for column in tile_columns()]
     return np.dtype([("place", "int32", (2,)), *scores])
 
 
-def blank_rows(n: int, n_layers: int) -> Rows:
+def blank_rows(n: int, sizes: Sizes) -> Rows:
     """n rows without scores: status 0, NaN scores."""
-    rows = np.zeros(n, row_dtype(n_layers))
+    rows = np.zeros(n, row_dtype(sizes))
     for column in columns("scores"):
         rows[column.name] = np.nan
     return rows

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hvaeood_cli.store.columns import Sizes
 from hvaeood_cli.store.shard import Shard
 
 FORMAT = "hvaeood-scores"
@@ -36,6 +37,7 @@ class RunHeader(BaseModel):
     model_path: _Text  # the model's folder when it was scored; bytes that are no UTF-8 as \udcff
     model_sha256: Sha256  # of its weights and architecture
     n_layers: Annotated[int, Field(ge=2, le=64)]  # L
+    n_channels: Annotated[int, Field(ge=0, le=65536)] = 0  # of z_1: files from before do not say
     image_size: Annotated[int, Field(ge=1, le=4096)]  # height and width that the model takes
     image_channels: Literal[1, 3]
     n_dims: Annotated[int, Field(ge=1)]  # D: what bits/dim divides by
@@ -56,6 +58,11 @@ class RunHeader(BaseModel):
     n_shards: Annotated[int, Field(ge=1, le=10**6)] | None = None
     whole_n_images: Annotated[int, Field(ge=1, lt=2**53)] | None = None  # of all shards together
     whole_listing_sha256: Sha256 | None = None  # ... and of their names, sizes and times
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the shapes of its columns depend on."""
+        return Sizes(self.n_layers, self.n_channels)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -388,7 +388,7 @@ def _scan(file: FileIO, path: Path) -> _Contents:
     if first is None:
         raise _damaged(path)
     found = _Contents(_header(first, path), [], [], first.end, 0, False)
-    row_size = row_dtype(found.header.n_layers).itemsize
+    row_size = row_dtype(found.header.sizes).itemsize
     while found.end < size:
         frame = _frame_at(file, found.end, size)
         if frame is None:
@@ -466,14 +466,14 @@ def _is_sound(batch: Batch, header: RunHeader) -> bool:
 def _batch(payload: bytes, header: RunHeader) -> Batch:
     """The batch in a frame. Raises ValueError for anything else."""
     first, n_rows = _BATCH.unpack_from(payload)
-    dtype = row_dtype(header.n_layers)
+    dtype = row_dtype(header.sizes)
     if n_rows > (len(payload) - _BATCH.size) // dtype.itemsize:
         raise ValueError("fewer rows than there should be")
     rows = np.frombuffer(payload, dtype, n_rows, _BATCH.size)
     end, tiles = _BATCH.size + rows.nbytes, None
     if header.fit == "tile":
         n_tiles = int(rows["n_tiles"].sum(dtype=np.int64))
-        tiles = np.frombuffer(payload, tile_dtype(header.n_layers), n_tiles, end)
+        tiles = np.frombuffer(payload, tile_dtype(header.sizes), n_tiles, end)
         end += tiles.nbytes
     errors = json.loads(payload[end:])
     if not isinstance(errors, dict) or not all(isinstance(why, str) for why in errors.values()):

@@ -46,6 +46,7 @@ def read_scores(path: Path) -> ScoreFile:
         status = _values(file, datasets["/images/status"], sizes)
         header = _facts(file, RunHeader, n_images=int(np.count_nonzero(status != GONE)))
         sizes |= {"L": header.n_layers, "L - 1": header.n_layers - 1, "N + 1": sizes["N"] + 1}
+        sizes["channels"] = header.n_channels
         found = {
             name: _values(file, one, sizes)
             for name, one in datasets.items()
@@ -184,7 +185,7 @@ def _tiles(
         if one.schema.stays:
             _check_shape(file, one, sizes)
     path = Path(file.filename)
-    return TileTable(path, manifest_sha256, header.n_layers, first[:-1], np.diff(first))
+    return TileTable(path, manifest_sha256, header.sizes, first[:-1], np.diff(first))
 
 
 def _facts(owner: h5py.Group, model: type[_Facts], **more: Any) -> _Facts:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from hvaeood_cli.store.columns import Column, columns, tile_columns
+from hvaeood_cli.store.columns import RESIDUALS, Column, columns, tile_columns
 from hvaeood_cli.store.decision import CALIBRATION
 from hvaeood_cli.store.header import Sha256
 from hvaeood_cli.store.score_file import ScoreFile
@@ -26,6 +26,8 @@ _SHAPES: dict[str, tuple[str, ...]] = {
     "k": ("N", "L"),
     "k > 0": ("N", "L - 1"),
     "layer": ("N", "L"),
+    "channel": ("N", "channels"),
+    "residual": ("N", str(len(RESIDUALS))),
     "byte": ("N", "32"),
 }
 

@@ -11,7 +11,7 @@ from typing import Any, Self, SupportsIndex, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.store.columns import Column, blank_rows, columns
+from hvaeood_cli.store.columns import Column, Sizes, blank_rows, columns
 from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, check_next
@@ -76,7 +76,7 @@ class ScoreFile:
         Raises RuntimeError where rows are missing: they must not look as if they were scored.
         """
         n, n_done = header.n_images, 0
-        rows = blank_rows(n, header.n_layers)
+        rows = blank_rows(n, header.sizes)
         reasons: dict[int, str] = {}
         for batch in batches:
             check_next(batch, n_done, n)
@@ -109,6 +109,10 @@ class ScoreFile:
     @property
     def n_layers(self) -> int:
         return self.header.n_layers
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.header.sizes
 
     @cached_property
     def scored(self) -> NDArray[np.bool_]:
@@ -177,7 +181,7 @@ class ScoreFile:
         """The parts of a column, each a title, such as LLR>1, and one number per image, (N,)."""
         values = self.columns[column.name]
         parts = [values] if values.ndim == 1 else list(values.T)
-        yield from zip(column.titles(self.n_layers), parts, strict=True)
+        yield from zip(column.titles(self.sizes), parts, strict=True)
 
     @cached_property
     def first_copies(self) -> NDArray[np.int64]:

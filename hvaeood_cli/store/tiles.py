@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
-from hvaeood_cli.store.columns import Tiles, tile_columns, tile_dtype
+from hvaeood_cli.store.columns import Sizes, Tiles, tile_columns, tile_dtype
 
 GROUP = "tiles"
 FIRST, PLACE = f"/{GROUP}/first", f"/{GROUP}/place"
@@ -45,7 +45,7 @@ class TileTable:
 
     path: Path
     manifest_sha256: str  # of the file when it was opened: by it, another in its place is noticed
-    n_layers: int
+    sizes: Sizes
     first: NDArray[np.int64]  # (N,) place in the table of each row's first tile
     n_tiles: NDArray[np.int64]  # (N,)
 
@@ -85,18 +85,18 @@ class TileTable:
     def _read(self, file: h5py.File, row: int) -> Tiles:
         begin = int(self.first[row])
         end = begin + int(self.n_tiles[row])
-        tiles = np.empty(end - begin, tile_dtype(self.n_layers))
+        tiles = np.empty(end - begin, tile_dtype(self.sizes))
         for name in tiles.dtype.names or ():
             tiles[name] = file[f"/{GROUP}/{name}"][begin:end]
         return tiles
 
 
-def datasets(n_layers: int) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
+def datasets(sizes: Sizes) -> dict[str, tuple[tuple[int, ...], str, str, str]]:
     """Of each dataset that has a row for each tile: shape of a row, dtype, meaning, unit."""
     place = "top and left of the tile, in pixels of the image as it was read"
     return {PLACE: ((2,), "int32", place, "pixels")} | {
         f"/{GROUP}/{column.name}": (
-            column.shape(n_layers),
+            column.shape(sizes),
             column.dtype,
             column.sentence,
             column.unit,

@@ -56,7 +56,7 @@ def write_scores(
     if scores.header.fit == "tile":
         first = first_of(scores["n_tiles"])
         n_tiles = np.diff(first)
-        table = TileTable(path, written.manifest_sha256, scores.n_layers, first[:-1], n_tiles)
+        table = TileTable(path, written.manifest_sha256, scores.sizes, first[:-1], n_tiles)
         written = replace(written, tiles=table)
         if tiles is None:
             tiles = scores.tiles.blocks() if scores.tiles else ()
@@ -219,7 +219,7 @@ def _write_tiles(file: h5py.File, table: TileTable, blocks: Iterable[Block]) -> 
     Raises RuntimeError where those of a row are missing.
     """
     total = int(table.n_tiles.sum())
-    kinds = datasets(table.n_layers)
+    kinds = datasets(table.sizes)
     first = np.append(table.first, total)
     file.create_dataset(FIRST, data=first, chunks=(min(len(first), _CHUNK),), fletcher32=True)
     file[FIRST].attrs["meaning"] = "row i has tiles first[i] to first[i + 1] - 1"

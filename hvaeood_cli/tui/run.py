@@ -160,7 +160,7 @@ class Run:
     def axes(self, measure: str) -> list[Axis]:
         """A measure at every k or layer that it has; for LLR and P, the combined score first."""
         combined = measure in (COMBINED.measure, P)
-        found = column("llr" if combined else measure).indices(self.n_layers)
+        found = column("llr" if combined else measure).indices(self.scores.sizes)
         indices = [0] if found is None else [0, *found] if combined else list(found)
         return [Axis(measure, k) for k in indices]
 
@@ -179,7 +179,7 @@ class Run:
             return "combined score"
         if axis.measure == P:
             return f"p>{axis.k}" if axis.k else "p combined"
-        return axis.column.titles(self.n_layers)[self._place(axis)]
+        return axis.column.titles(self.scores.sizes)[self._place(axis)]
 
     def values(self, axis: Axis) -> Values:
         """The values on an axis, (N,); NaN for rows without scores.
@@ -315,7 +315,7 @@ class Run:
 
     def _place(self, axis: Axis) -> int:
         """The index of an axis among its column's values."""
-        indices = axis.column.indices(self.n_layers)
+        indices = axis.column.indices(self.scores.sizes)
         return 0 if indices is None else indices.index(axis.k)
 
     def _range(self, axis: Axis) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from hvaeood_cli.images.tiling import Places, Tiling
 from hvaeood_cli.scoring.folds import FoldScorer, fold_of
 from hvaeood_cli.scoring.scorer import Float, ImageNoise, Pixels, Scorer
 from hvaeood_cli.scoring.side_by_side import side_by_side
-from hvaeood_cli.store.columns import Rows, Tiles, blank_rows, columns, tile_dtype
+from hvaeood_cli.store.columns import Rows, Sizes, Tiles, blank_rows, columns, tile_dtype
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.status import STATUS_CODES
 
@@ -125,7 +125,7 @@ class TiledEngine:
     def _read(self, manifest: Manifest, i: int) -> _Image:
         """An image, scaled, with the places of its tiles."""
         config = self.scorer.config
-        row = blank_rows(1, config.n_layers)
+        row = blank_rows(1, Sizes(config.n_layers, config.n_channels))
         row["stamp"] = stamp_key(manifest.stamp(i))  # before it is read: it may change meanwhile
         try:
             image, sha256 = manifest.read(i)
@@ -194,17 +194,16 @@ class TiledEngine:
 
 def _batch(first: int, images: list[_Image], tiling: Tiling) -> Batch:
     """The rows of consecutive images whose tiles are all scored."""
-    n_layers = images[0].row["lower_bound"].shape[1]
-    tiles = np.concatenate([_finished(image, n_layers, tiling) for image in images])
+    tiles = np.concatenate([_finished(image, tiling) for image in images])
     rows = np.concatenate([image.row for image in images])
     errors = {first + i: image.error for i, image in enumerate(images) if image.error}
     return Batch(first, rows, errors, tiles)
 
 
-def _finished(image: _Image, n_layers: int, tiling: Tiling) -> Tiles:
+def _finished(image: _Image, tiling: Tiling) -> Tiles:
     """Fill in the scores of an image's row, and return its tiles."""
     n = len(image.places)
-    tiles = np.zeros(n, tile_dtype(n_layers))
+    tiles = np.zeros(n, tile_dtype(Sizes(image.row["lower_bound"].shape[1])))
     if image.pixels is None or n == 0:
         return tiles
     for column in columns("scores"):

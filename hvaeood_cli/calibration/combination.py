@@ -1,0 +1,134 @@
+"""The combined score: how rare an image is among usual images, aspect by aspect.
+
+An *aspect* is a group of statistics that are judged together, by a density of their own
+(`density.py`): a small group sees what drowns among many. An image is odd if it is rare in any
+aspect, and odder if it is in several. With p_a the share of usual images as odd in aspect a, the
+combined score is log sum_a 1 / p_a, so the rarest counts most. (But for a constant it is minus the
+log of the harmonic mean of the p_a; Wilson, 2019, combines p-values so. Here a conformal p-value is
+made of it, which holds whatever the score is.) docs/scores.md says how the aspects were chosen.
+
+Of images that are scored by tiles there is one aspect of one statistic, their peak
+(docs/photographs.md): only a high one is odd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr
+
+from hvaeood_cli.calibration.density import Density, Float64
+from hvaeood_cli.store.columns import column
+
+ASPECTS: dict[str, tuple[str, ...]] = {
+    "bounds": ("lower_bound", "kl", "log_px", "llr", "llr_share", "residual"),
+    "residuals": ("residual",),
+    "spots": ("spot_cost",),
+    "channels": ("kl_channel",),
+}
+_OF_TILES = {"peak": ("peak",)}
+_L = "lower_bound"
+
+Fit = Callable[[Float64, bool], Density]
+"""Fits a density to statistics (n, D), whose first one may be L."""
+
+
+def aspects(tiled: bool, there: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The columns of every aspect, by its name.
+
+    tiled: whether the images were scored by tiles. there: the columns that the scores have; older
+    files lack some.
+    """
+    named = _OF_TILES if tiled else ASPECTS
+    found = {
+        aspect: tuple(name for name in names if name in there) for aspect, names in named.items()
+    }
+    return {aspect: names for aspect, names in found.items() if names}
+
+
+def statistics_of(aspects: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The columns of all aspects, each once."""
+    return tuple(dict.fromkeys(name for names in aspects.values() for name in names))
+
+
+def statistics(scores: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Float64:
+    """The statistics of every row, (N, D): the columns of these names, side by side.
+
+    scores: columns by name, (N,) or (N, n). `Column.density` says which part of each is taken.
+    """
+    parts = []
+    for name in names:
+        values = scores[name]
+        whole = values[:, None] if values.ndim == 1 else values
+        parts.append(whole[:, column(name).density or slice(None)])
+    return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A density for each aspect, over columns of the statistics' matrix."""
+
+    names: tuple[str, ...]  # of the aspects
+    places: tuple[NDArray[np.intp], ...]  # of each aspect's statistics among all D
+    densities: tuple[Density, ...]
+    shift: float = 0.0  # nats, taken from the score: what is usual in one fold is so in another
+
+    @classmethod
+    def fit(
+        cls, aspects: Mapping[str, tuple[str, ...]], widths: Mapping[str, int], fitted: Float64,
+        fit: Fit = Density.fit,
+    ) -> Combination:  # fmt: skip
+        """Fit to the statistics of in-distribution images, (n, D), all finite.
+
+        widths: how many statistics each column gives, in the order of `statistics_of`.
+        """
+        places = places_of(aspects, widths)
+        densities = tuple(
+            fit(fitted[:, place], names[0] == _L)
+            for place, names in zip(places, aspects.values(), strict=True)
+        )
+        return cls(tuple(aspects), places, densities)
+
+    def combined(self, values: NDArray[np.floating[Any]]) -> Float64:
+        """The combined score, (N, D) -> (N,) nats, higher is odder.
+
+        Infinite where a statistic is not finite: an image whose statistics cannot be computed is
+        not usual.
+        """
+        if self.names == tuple(_OF_TILES):
+            (density,) = self.densities
+            above = (values[:, 0] - density.centre[0]) / density.spread[0]
+            odd = np.where(np.isfinite(above), -log_ndtr(-np.nan_to_num(above)), np.inf)
+            return odd - self.shift
+        found: Float64 = np.logaddexp.reduce(list(self.rarities(values)), axis=0)
+        return np.where(np.isfinite(values).all(axis=1), found, np.inf) - self.shift
+
+    def rarities(self, values: NDArray[np.floating[Any]]) -> list[Float64]:
+        """-log p_a of every aspect: (N, D) -> (N,) nats each."""
+        return [
+            density.rarity(values[:, place])
+            for place, density in zip(self.places, self.densities, strict=True)
+        ]
+
+
+def places_of(
+    aspects: Mapping[str, tuple[str, ...]], widths: Mapping[str, int]
+) -> tuple[NDArray[np.intp], ...]:
+    """Where the statistics of each aspect stand among all of them."""
+    first, begin = {}, 0
+    for name in statistics_of(aspects):
+        first[name] = begin
+        begin += widths[name]
+    return tuple(
+        np.concatenate([np.arange(first[name], first[name] + widths[name]) for name in names])
+        for names in aspects.values()
+    )
+
+
+def widths_of(scores: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, int]:
+    """How many statistics each column gives."""
+    return {name: statistics({name: scores[name][:1]}, [name]).shape[1] for name in names}
