@@ -17,8 +17,8 @@ import numpy as np
 from scipy.stats import binom, false_discovery_control
 
 from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.combination import statistics
 from hvaeood_cli.calibration.conformal import conformal_p
-from hvaeood_cli.calibration.density import statistics
 from hvaeood_cli.calibration.drift import LEVEL, measure_drift
 from hvaeood_cli.calibration.rules import decide
 from hvaeood_cli.report.metrics import compare
@@ -38,16 +38,18 @@ def combinations(calibration: Calibration, scores: ScoreFile) -> dict[str, np.nd
         | {
             "Bonferroni-min of p": -p.min(0),
             "max of standardised LLR": standard.max(1),
-            "density of statistics": density(calibration, scores),
+            **aspects(calibration, scores),
             "combined": calibration.combine(scores.columns)[scores.scored],
         }
     )
 
 
-def density(calibration: Calibration, scores: ScoreFile) -> np.ndarray:
-    """The density without L's own tails, (N,)."""
+def aspects(calibration: Calibration, scores: ScoreFile) -> dict[str, np.ndarray]:
+    """How rare in each aspect alone, and in the aspect where it is rarest, (N,) each."""
     values = statistics(scores.columns, calibration.statistics)[scores.scored]
-    return calibration.densities[0].minus_log(values)
+    rarities = calibration.combinations[0].rarities(values)
+    found = dict(zip(calibration.aspects, rarities, strict=True))
+    return found | {"the rarest aspect alone": np.max(rarities, axis=0)}
 
 
 def tell_apart(calibration: Calibration, inside: ScoreFile, outside: dict[str, ScoreFile]) -> None:

@@ -43,7 +43,7 @@ def make(path: Path, n: int) -> None:
     random = np.random.default_rng(0)
     drawn = random.integers(0, len(usual), n)
     odd = 1.0 + 2.0 * (random.random(n) < 0.05)[:, None]
-    rows = blank_rows(n, usual.n_layers)
+    rows = blank_rows(n, usual.sizes)
     for name in ("lower_bound", "llr", "llr_share", "kl", "log_px"):
         values = usual[name][drawn]
         rows[name] = values * odd + random.normal(0.0, 0.1, values.shape)
@@ -51,7 +51,7 @@ def make(path: Path, n: int) -> None:
     rows["content"] = random.integers(1, 1 << 63, n)
     rows["sha256"] = random.integers(0, 256, (n, 32))
     bad = range(0, n, 1000)
-    rows[bad] = blank_rows(len(bad), usual.n_layers)
+    rows[bad] = blank_rows(len(bad), usual.sizes)
     rows["status"][bad] = STATUS_CODES["empty"]
     config = bundle.config
     header = RunHeader(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hvaeood_cli.store.columns import Rows, blank_rows
+from hvaeood_cli.store.columns import Rows, Sizes, blank_rows
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.score_file import ScoreFile
@@ -16,6 +16,7 @@ from hvaeood_cli.store.writer import write_scores
 
 SHA256 = "ab" * 32
 N_LAYERS = 3
+SIZES = Sizes(N_LAYERS, n_channels=2)
 
 
 def make_header(n: int, **changes: Any) -> RunHeader:
@@ -31,6 +32,7 @@ def make_header(n: int, **changes: Any) -> RunHeader:
         "model_path": "/nowhere/made-up",
         "model_sha256": SHA256,
         "n_layers": N_LAYERS,
+        "n_channels": SIZES.n_channels,
         "image_size": 8,
         "image_channels": 1,
         "n_dims": 64,
@@ -71,7 +73,7 @@ def make_scores(
     shuffle: the same images in another order.
     """
     random = np.random.default_rng(seed)
-    rows = blank_rows(n, N_LAYERS)
+    rows = blank_rows(n, SIZES)
     depth = random.normal(size=(n, 1))
     elbo = -100.0 + 10.0 * depth + random.normal(size=(n, 1))
     llr = random.gamma(2.0, 2.0, (n, N_LAYERS - 1)) + 0.5 * depth + shift
@@ -79,12 +81,15 @@ def make_scores(
     rows["kl"] = 5.0 + random.normal(size=(n, N_LAYERS)) + depth
     rows["log_px"] = rows["lower_bound"] + rows["kl"].sum(1, keepdims=True)
     fill_in(rows)
+    of_pixels = np.random.default_rng([seed, 1])
+    for name in ("peak", "residual", "spot_cost", "kl_channel"):
+        rows[name] = of_pixels.normal(size=rows[name].shape)
     rows["sha256"] = random.integers(0, 256, (n, 32))
     rows["content"] = random.integers(1, 2**63, n)
     order = random.permutation(n) if shuffle else np.arange(n)
     rows = rows[order]
     for i in bad:
-        rows[i] = blank_rows(1, N_LAYERS)[0]
+        rows[i] = blank_rows(1, SIZES)[0]
         rows["status"][i] = STATUS_CODES["damaged"]
     batch = Batch(0, rows, dict.fromkeys(bad, "it ends too early"))
     names = names or [b"images/%05d.png" % i for i in order]

@@ -16,8 +16,9 @@ from scipy.stats import binom, false_discovery_control
 from sklearn.mixture import GaussianMixture
 
 from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.combination import Combination, statistics
 from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold, two_sided_p
-from hvaeood_cli.calibration.density import Density, statistic_names, statistics
+from hvaeood_cli.calibration.density import Density
 from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.foreign import foreign, knows_images
 from hvaeood_cli.calibration.ranking import Ranking
@@ -82,9 +83,11 @@ def test_what_a_level_takes():
 
 # -- the density ----------------------------------------------------------------------------------
 
+BOUNDS = ("lower_bound", "kl", "log_px", "llr", "llr_share")
+
 
 def test_the_density_is_what_scikit_learn_says(usual):
-    values = statistics(usual.columns, statistic_names())
+    values = statistics(usual.columns, BOUNDS)
     density = Density.fit(values)
     standard = (values - values.mean(0)) / values.std(0)
     n_components = len(density.log_weights)
@@ -96,8 +99,8 @@ def test_the_density_is_what_scikit_learn_says(usual):
 
 
 def test_what_cannot_be_computed_is_odd_and_both_tails_are(usual):
-    values = statistics(usual.columns, statistic_names())
-    density = Density.fit(values)
+    values = statistics(usual.columns, BOUNDS)
+    density = Density.fit(values, has_l=True)
     odd = np.tile(values.mean(0), (4, 1))
     odd[0, 0], odd[1, 0] = np.nan, -np.inf
     odd[2, -1] += 50.0
@@ -109,8 +112,8 @@ def test_what_cannot_be_computed_is_odd_and_both_tails_are(usual):
 
 def test_neither_tail_of_l_can_hide(usual):
     """A density is wide where usual images are: far out there, L alone must be odd enough."""
-    values = statistics(usual.columns, statistic_names())
-    fitted = Density.fit(values)
+    values = statistics(usual.columns, BOUNDS)
+    fitted = Density.fit(values, has_l=True)
     density = replace(fitted, precisions=fitted.precisions * 0.01)  # a hundred times as wide
     odd = np.tile(values.mean(0), (3, 1))
     odd[1, 0] += 8.0 * values[:, 0].std()
@@ -122,7 +125,7 @@ def test_neither_tail_of_l_can_hide(usual):
 
 def test_odd_images_among_those_fitted_do_not_pass_as_usual(usual):
     """Alike as they are, a mixture would give them a component of their own."""
-    values = statistics(usual.columns, statistic_names())
+    values = statistics(usual.columns, BOUNDS)
     odd = values[:30] + 12.0 * values.std(0)
     mixed = np.concatenate([values, odd])
     trimmed, plain = Density.fit_trimmed(mixed), Density.fit(mixed)
@@ -132,8 +135,42 @@ def test_odd_images_among_those_fitted_do_not_pass_as_usual(usual):
 
 
 def test_few_images_get_a_simple_density(tmp_path):
-    density = Calibration.of(make_scores(tmp_path / "s.h5", 120)).densities[0]
-    assert len(density.log_weights) == 1 and np.isfinite(density.precisions).all()
+    """One component; and of very few, statistics that do not depend on one another."""
+    for n, alone in ((120, False), (60, True)):
+        density = Calibration.of(make_scores(tmp_path / "s.h5", n)).combinations[0].densities[0]
+        assert len(density.log_weights) == 1 and np.isfinite(density.precisions).all()
+        assert np.array_equal(density.precisions[0], np.eye(len(density.centre))) == alone
+
+
+# -- aspects --------------------------------------------------------------------------------------
+
+
+def test_what_is_rare_in_a_small_aspect_does_not_drown():
+    """Beside 30 other statistics one that is 5 spreads off is lost; in an aspect of its own not."""
+    random = np.random.default_rng(0)
+    usual, odd = random.normal(size=(600, 32)), random.normal(size=(200, 32))
+    odd[:, -1] += 5.0
+    together = {"bounds": ("kl", "spot_cost")}
+    apart = together | {"spots": ("spot_cost",)}
+    found = []
+    for judged in (together, apart):
+        combination = Combination.fit(judged, {"kl": 31, "spot_cost": 1}, usual)
+        threshold = np.quantile(combination.combined(random.normal(size=(4000, 32))), 0.99)
+        found.append((combination.combined(odd) > threshold).mean())
+    assert found[1] > 0.9 > 0.7 > found[0]
+
+
+def test_the_combined_score_is_of_the_harmonic_mean_of_the_aspects(usual):
+    calibration = Calibration.of(usual)
+    (combination,) = calibration.combinations
+    values = statistics(usual.columns, calibration.statistics)
+    assert list(calibration.aspects) == ["bounds", "residuals", "spots", "channels"]
+    p = np.exp(-np.stack(combination.rarities(values)))
+    np.testing.assert_allclose(combination.combined(values), np.log((1 / p).sum(0)))
+    density = combination.densities[1]
+    start = np.quantile(density.combined(values[:, combination.places[1]]), 0.9)
+    assert density.rarity(values[:, combination.places[1]]).max() > -np.log(0.1)
+    assert density.tail[1] == pytest.approx(start, rel=0.2)
 
 
 # -- the calibration ------------------------------------------------------------------------------
@@ -184,13 +221,13 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         "not a whole calibration": lambda: path.write_bytes(data[: len(data) // 2]),
         "(": lambda: path.write_bytes(b"text"),
         "format is": lambda: head(format="other"),
-        "version 5": lambda: head(format_version=5),
-        "version 1": lambda: head(format_version=1),
+        "version 6": lambda: head(format_version=6),
+        "version 4": lambda: head(format_version=4),
         "not what it was when it was written": lambda: head(id="0" * 16),
-        "is not what it was": lambda: rewrite(lambda a: a["density0_means"].__iadd__(1e-9)),
+        "is not what it was": lambda: rewrite(lambda a: a["density0_spots_means"].__iadd__(1e-9)),
         "wrong shape": lambda: rewrite(lambda a: a.update(score_kl=a["score_kl"][1:])),
         "score_kl": lambda: rewrite(lambda a: a.pop("score_kl")),
-        "'nonsense'": lambda: head(statistics=["nonsense"]),
+        "'nonsense'": lambda: head(aspects={"bounds": ["nonsense"]}),
         "whole calibration (": corrupt,
         "pickle": lambda: rewrite(pickled),
     }
@@ -199,7 +236,7 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         with pytest.raises(CalibrationError) as caught:
             Calibration.load(path)
         assert words in caught.value.message and caught.value.hint
-        assert ("upgrade" in caught.value.hint) == (words == "version 5")
+        assert ("upgrade" in caught.value.hint) == (words == "version 6")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
@@ -474,9 +511,11 @@ def test_one_ratio_that_is_no_number_leaves_the_drift_test_its_voice(tmp_path, c
 
 
 def test_the_id_is_of_what_was_measured_not_of_the_last_digits_of_the_fit(calibration):
-    (density,) = calibration.densities
-    other = replace(density, means=density.means * (1 + 1e-15))
-    assert replace(calibration, densities=(other,)).id == calibration.id
+    (combination,) = calibration.combinations
+    first, *rest = combination.densities
+    other = replace(first, means=first.means * (1 + 1e-15))
+    moved_a_little = replace(combination, densities=(other, *rest))
+    assert replace(calibration, combinations=(moved_a_little,)).id == calibration.id
     moved = {"llr": calibration.llr + 1}
     assert replace(calibration, columns=calibration.columns | moved).id != calibration.id
 

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.calibration.density import statistic_names
 from hvaeood_cli.scoring import statistics
 from hvaeood_cli.store import columns
-from hvaeood_cli.store.columns import Column, row_dtype
+from hvaeood_cli.store.columns import Column, Sizes, row_dtype
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.tui.cells import table_columns
@@ -62,8 +61,8 @@ def test_a_new_score_is_an_entry_and_a_function(brightness, run, bundle, tmp_pat
 
     scores = read_scores(tmp_path / "s.h5")
     calibration = Calibration.of(scores)
-    assert calibration.statistics == statistic_names() and "brightness" in calibration.statistics
-    assert len(calibration.densities[0].centre) == 12
+    assert "brightness" in calibration.aspects["bounds"]
+    assert len(calibration.combinations[0].densities[0].centre) == 16
     calibration.save(tmp_path / "c.npz")
     np.testing.assert_array_equal(Calibration.load(tmp_path / "c.npz")["brightness"].shape, 120)
 
@@ -96,7 +95,7 @@ def test_files_from_before_a_score_are_read_without_it(tmp_path, monkeypatch, ru
     Calibration.of(make_scores(tmp_path / "held-out.h5", 500, seed=1)).save(tmp_path / "old.npz")
     entry = request.getfixturevalue("brightness")
     again = read_scores(tmp_path / "old.h5")
-    assert entry not in again.scores and len(again.scores) == len(scores.scores) == 7
+    assert entry not in again.scores and len(again.scores) == len(scores.scores) == 10
     code, out, err = run("decide", "old.h5", "--calibration", "old.npz", "--csv")
     assert (code, err) == (0, "")
     assert {row["brightness"] for row in csv.DictReader(io.StringIO(out))} == {""}
@@ -113,13 +112,13 @@ def test_every_score_has_a_function_and_a_name_of_its_own():
     assert scored == set(statistics.STATISTICS)
 
 
-@pytest.mark.parametrize("n_layers", [2, 3, 10])
-def test_shapes_titles_and_names_agree(n_layers):
-    dtype = row_dtype(n_layers)
+@pytest.mark.parametrize("sizes", [Sizes(2, 1), Sizes(3), Sizes(10, 128)])
+def test_shapes_titles_and_names_agree(sizes):
+    dtype = row_dtype(sizes)
     for column in columns.columns("images", "scores"):
-        n = int(np.prod(column.shape(n_layers), dtype=int))
-        assert dtype[column.name].shape == column.shape(n_layers)
-        assert len(column.titles(n_layers)) == n
-        assert len(column.csv_names(n_layers)) in (0, n)
-    heads = [name for column in columns.TABLE for name in column.csv_names(n_layers)]
+        n = int(np.prod(column.shape(sizes), dtype=int))
+        assert dtype[column.name].shape == column.shape(sizes)
+        assert len(column.titles(sizes)) == n
+        assert len(column.csv_names(sizes)) in (0, n)
+    heads = [name for column in columns.TABLE for name in column.csv_names(sizes)]
     assert len(set(heads)) == len(heads)

@@ -220,7 +220,7 @@ def test_images_compared_with_one_another_have_valid_p(tmp_path):
     scores.lower_bound[fold == 1] -= 500.0
     calibration = Calibration.within(scores)
     combined = calibration.combine(scores.columns)
-    assert calibration.is_within and len(calibration.densities) == 2
+    assert calibration.is_within and len(calibration.combinations) == 2
     np.testing.assert_array_equal(np.sort(combined), calibration.combined)
     medians = [np.median(combined[fold == f]) for f in (0, 1)]
     assert medians == pytest.approx([0.0, 0.0], abs=1e-9)

@@ -15,7 +15,7 @@ import pytest
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.store import journal as module
-from hvaeood_cli.store.columns import blank_rows
+from hvaeood_cli.store.columns import Sizes, blank_rows
 from hvaeood_cli.store.journal import Journal
 from hvaeood_cli.store.reader import read_scores
 from tests.test_store import batches, fill, header
@@ -187,10 +187,10 @@ def test_a_pipe_is_no_journal(tmp_path):
 def test_rows_of_another_form_are_not_taken_for_ours(tmp_path, monkeypatch):
     """A program with another column wrote them, and its version of the format is the same."""
     path = tmp_path / "j"
-    ours = module.row_dtype(3)
+    ours = module.row_dtype(Sizes(3, 2))
     wider = np.dtype([*((name, ours[name]) for name in ours.names), ("another", "f4")])
     with monkeypatch.context() as patch:
-        patch.setattr(module, "row_dtype", lambda n_layers: wider)
+        patch.setattr(module, "row_dtype", lambda sizes: wider)
         fill(path, [module.Batch(0, np.zeros(2, wider), {})])
     with pytest.raises(StoreError, match="another version"):
         Journal.open(path, header())
@@ -286,7 +286,7 @@ def test_a_run_says_what_was_lost_and_is_the_same_run(run, folder, tmp_path):
     header = scores.header
     with Journal.open(tmp_path / "s.h5.journal", header) as journal:
         for first in range(0, 12, 3):
-            rows = blank_rows(3, scores.n_layers)
+            rows = blank_rows(3, scores.sizes)
             for name in rows.dtype.names or ():
                 rows[name] = scores[name][first : first + 3]
             journal.append(module.Batch(first, rows, {}))

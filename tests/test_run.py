@@ -17,7 +17,7 @@ from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.store.columns import blank_rows
 from hvaeood_cli.store.journal import Batch, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
-from tests.score_files import make_scores
+from tests.score_files import SIZES, make_scores
 
 WHOLE = ((0, 5), (5, 12))
 
@@ -35,7 +35,7 @@ class FakeEngine:
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         self.meanwhile()
         for first, last in self.batches:
-            rows = blank_rows(last - first, 3)
+            rows = blank_rows(last - first, SIZES)
             rows["llr"] = 1.0
             yield Batch(first, rows, {})
 

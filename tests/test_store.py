@@ -23,7 +23,7 @@ from hvaeood_cli.store.journal import Batch, Journal, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.writer import write_decision, write_scores
-from tests.score_files import fill_in, make_header, make_scores
+from tests.score_files import SIZES, fill_in, make_header, make_scores
 
 L = 3
 
@@ -36,7 +36,7 @@ def batches(n: int = 5, size: int = 2) -> list[Batch]:
     random = np.random.default_rng(0)
     made = []
     for first in range(0, n, size):
-        rows = blank_rows(min(size, n - first), L)
+        rows = blank_rows(min(size, n - first), SIZES)
         for row, i in zip(rows, range(first, n), strict=False):
             row["sha256"] = i
             if i == 3:

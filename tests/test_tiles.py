@@ -33,6 +33,7 @@ from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.tui.screens.compare import CompareScreen
 from hvaeood_cli.tui.screens.look import LookScreen
 from tests.conftest import SMALL, make_ladder
+from tests.score_files import SIZES as COLUMN_SIZES
 from tests.score_files import fill_in, make_header
 from tests.test_images import bomb
 from tests.tui_app import drive, press, text_of
@@ -407,7 +408,7 @@ def test_a_photograph_of_200_megapixels_is_a_row_that_says_so(run, tiled, photos
 
 def made_up(n: int, random: np.random.Generator) -> ScoreFile:
     """Scores of n images that belong, of 1 to 400 tiles each: more tiles, a higher peak."""
-    rows = blank_rows(n, 3)
+    rows = blank_rows(n, COLUMN_SIZES)
     rows["n_tiles"] = random.choice([1, 6, 54, 400], n)
     for row in rows:
         tiles = random.gamma(4.0, 1.0, (row["n_tiles"], 3)) + random.normal(size=3)

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
 from hvaeood_cli.calibration.density import Density, Float64
-from hvaeood_cli.store.columns import column
+from hvaeood_cli.store.columns import column, columns
 
-ASPECTS: dict[str, tuple[str, ...]] = {
-    "bounds": ("lower_bound", "kl", "log_px", "llr", "llr_share", "residual"),
+_OWN: dict[str, tuple[str, ...]] = {
     "residuals": ("residual",),
     "spots": ("spot_cost",),
     "channels": ("kl_channel",),
 }
+_APART = ("spot_cost", "kl_channel", "peak")  # all other statistics are judged together as well
 _OF_TILES = {"peak": ("peak",)}
 _L = "lower_bound"
 
@@ -43,7 +43,9 @@ def aspects(tiled: bool, there: Collection[str]) -> dict[str, tuple[str, ...]]:
     tiled: whether the images were scored by tiles. there: the columns that the scores have; older
     files lack some.
     """
-    named = _OF_TILES if tiled else ASPECTS
+    together = (c.name for c in columns("scores") if c.density is not None)
+    bounds = tuple(name for name in together if name not in _APART)
+    named = _OF_TILES if tiled else {"bounds": bounds} | _OWN
     found = {
         aspect: tuple(name for name in names if name in there) for aspect, names in named.items()
     }

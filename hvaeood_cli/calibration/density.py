@@ -29,8 +29,11 @@ _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
 _IMAGES_PER_STATISTIC = 2  # with fewer images, statistics are taken to be independent
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
 _LEAST_SPREAD = 1e-3  # nats
-_TAIL = 0.1  # the share of images that are in the tail of the density's scores
+_TAIL = 0.1  # the share of images that are in the tail of the density's scores ...
+_IN_TAIL = 10  # ... but at least so many, and at most half of all
 _WEIGHT_OF_L = 2.0  # nats by which L must be rarer than the rest to count (docs/decisions.md)
+
+_NO_TAIL = np.array([1.0, 0.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Density:
     log_weights: Float64  # (M,)
     means: Float64  # (M, D)
     precisions: Float64  # (M, D, D): upper triangular U with U U^T the inverse covariance
-    tail: Float64  # (2,): the score that a tenth exceeds, and by how much on average, nats
+    tail: Float64  # (3,): which share of images, above which score, by how much on average (nats)
     has_l: bool  # whether the first statistic is L, whose own tails count
 
     @classmethod
@@ -63,7 +66,7 @@ class Density:
         mixture.fit((values - centre) / spread)
         weights = np.log(mixture.weights_)
         precisions = mixture.precisions_cholesky_
-        fitted = cls(centre, spread, weights, mixture.means_, precisions, np.zeros(2), has_l)
+        fitted = cls(centre, spread, weights, mixture.means_, precisions, _NO_TAIL, has_l)
         return fitted._with_tail(values)
 
     @classmethod
@@ -73,12 +76,12 @@ class Density:
         The fifth of the images that lie furthest from the medians is left out. One Gaussian is
         fitted to the rest, since a mixture would take a group of odd images for one of its parts.
         """
-        around = cls.around(*middle(values), has_l)._with_tail(values)
-        n_kept = int(_KEPT * len(values))
+        around = cls.around(*middle(values), has_l)
+        n_kept = max(1, int(_KEPT * len(values)))
+        nearest = values[np.argsort(around.minus_log(values), kind="stable")[:n_kept]]
         if n_kept < _IMAGES_PER_STATISTIC * values.shape[1]:
-            return around
-        nearest = np.argsort(around.minus_log(values), kind="stable")[:n_kept]
-        return cls.fit(values[nearest], has_l, n_components=1)
+            return around._with_tail(nearest)
+        return cls.fit(nearest, has_l, n_components=1)
 
     @classmethod
     def around(cls, centre: Float64, spread: Float64, has_l: bool = False) -> Density:
@@ -87,7 +90,7 @@ class Density:
         identity = np.eye(n_dims)[None]
         spread = np.maximum(spread, _LEAST_SPREAD)
         middle = np.zeros((1, n_dims))
-        return cls(centre, spread, np.zeros(1), middle, identity, np.zeros(2), has_l)
+        return cls(centre, spread, np.zeros(1), middle, identity, _NO_TAIL, has_l)
 
     @staticmethod
     def made_by() -> list[float]:
@@ -98,6 +101,7 @@ class Density:
             _RIDGE,
             _LEAST_SPREAD,
             _TAIL,
+            _IN_TAIL,
             _WEIGHT_OF_L,
         ]
 
@@ -107,10 +111,9 @@ class Density:
         So it is in the tail of most densities. Below the tail it is the same line, and may be
         negative: there it says no more than which of two images is odder.
         """
-        start, excess = self.tail
-        found: Float64 = (self.combined(values) - start) / max(excess, _LEAST_SPREAD) - np.log(
-            _TAIL
-        )
+        share, start, excess = self.tail
+        beyond = (self.combined(values) - start) / max(excess, _LEAST_SPREAD)
+        found: Float64 = beyond - np.log(share)
         return found
 
     def combined(self, values: NDArray[np.floating[Any]]) -> Float64:
@@ -124,8 +127,8 @@ class Density:
             return odd
         off = np.abs(values[:, 0] - self.centre[0]) / self.spread[0]
         surprise = -np.log(2.0) - log_ndtr(-off)  # -log P(as far off, either way)
-        start, excess = self.tail
-        of_l = start + excess * (surprise - _WEIGHT_OF_L + np.log(_TAIL))
+        share, start, excess = self.tail
+        of_l = start + excess * (surprise - _WEIGHT_OF_L + np.log(share))
         found: Float64 = np.fmax(odd, of_l)
         return found
 
@@ -153,10 +156,11 @@ class Density:
         Beyond its start a tail falls off exponentially, as most do.
         """
         odd = self.minus_log(values)
-        start = float(np.quantile(odd, 1.0 - _TAIL))
+        share = max(_TAIL, min(0.5, _IN_TAIL / len(odd)))
+        start = float(np.quantile(odd, 1.0 - share))
         beyond = odd[odd > start] - start
         excess = float(beyond.mean()) if len(beyond) else 1.0
-        return replace(self, tail=np.array([start, excess]))
+        return replace(self, tail=np.array([share, start, excess]))
 
     def given_others(self, values: Float64) -> Float64:
         """How far each statistic of one image is from what its others let expect: (D,) -> (D,).

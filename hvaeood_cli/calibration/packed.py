@@ -198,7 +198,7 @@ class Archive:
         if not 1 <= n_parts <= _MAX_COMPONENTS:
             raise ValueError(f"a density of {n_parts} components")
         shapes: list[tuple[int, ...]] = [(n_dims,), (n_dims,), (n_parts,)]
-        shapes += [(n_parts, n_dims), (n_parts, n_dims, n_dims), (2,)]
+        shapes += [(n_parts, n_dims), (n_parts, n_dims, n_dims), (3,)]
         names = (member(fold, aspect, name) for name in DENSITY)
         return {name: Member(shape, "float64") for name, shape in zip(names, shapes, strict=True)}
 
@@ -258,5 +258,8 @@ def _check_values(arrays: Mapping[str, NDArray[Any]], head: Head) -> None:
         if not all(np.isfinite(values).all() for values in density.values()):
             raise ValueError(f"the density of fold {fold} is not finite")
         diagonal = np.diagonal(density["precisions"], axis1=1, axis2=2)
-        if not ((density["spread"] > 0).all() and (diagonal > 0).all() and density["tail"][1] >= 0):
+        share, _, excess = density["tail"]
+        if not ((density["spread"] > 0).all() and (diagonal > 0).all() and excess >= 0):
             raise ValueError(f"the density of fold {fold} has a spread that is not positive")
+        if not 0 < share <= 1:
+            raise ValueError(f"the density of fold {fold} has a tail of {share:g} of its images")

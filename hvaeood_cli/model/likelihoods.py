@@ -95,7 +95,7 @@ class Bernoulli(Likelihood):
         return torch.where(level < shade, level / shade.clamp(min=1.0), dark)
 
     def pit(self, parameters: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
-        p = self.mean(parameters)  # (B, 1, H, W): P(x_i = 1 | z)
+        p = F.pixel_shuffle(parameters.float().sigmoid(), self.stride)  # (B, 1, H, W): of a 1
         return torch.where(x > 0.5, 1.0 - p + uniform * p, uniform * (1.0 - p))
 
     def mean(self, parameters: Tensor) -> Tensor:

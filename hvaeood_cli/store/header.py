@@ -95,6 +95,7 @@ OF_SHARD = ("shard", "n_shards", "whole_n_images", "whole_listing_sha256")  # of
 IDENTITY = {
     "model_sha256": "the model",
     "n_layers": "the model's layers",
+    "n_channels": "the scores that are kept (channels of z_1)",
     "seed": "the seed",
     "n_importance_samples": "the importance samples",
     "n_importance_samples_k": "the importance samples of L>k",

@@ -51,7 +51,7 @@ def good(bundle, tmp_path, run) -> Path:
     scores = read_scores(Path("s.h5"))
     with Journal.open(Path(JOURNAL), _header(scores)) as journal:
         for first in range(0, 40, 10):
-            rows = blank_rows(10, scores.n_layers)
+            rows = blank_rows(10, scores.sizes)
             for name in rows.dtype.names or ():
                 rows[name] = scores[name][first : first + 10]
             journal.append(Batch(first, rows, {}))
