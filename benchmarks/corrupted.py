@@ -4,7 +4,8 @@
 
 The seed is 0. `shuffled`: patches of 8 x 8 pixels in another order; the colours and textures are
 right, and there is no object. `noise`: normal noise of 80 of 255 steps, then JPEG at quality 75, as
-a bad camera makes it. `jpeg`: JPEG at quality 30. `grey`: no colour.
+a bad camera makes it. `jpeg`: JPEG at quality 30. `grey`: no colour. `blur`: by a Gaussian of one
+pixel. `contrast`: half of it, around the image's mean.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from hvaeood_cli.images.sources import open_sources
 
@@ -50,11 +52,23 @@ def grey(images: Pixels) -> Pixels:
     )
 
 
+def blur(images: Pixels) -> Pixels:
+    smooth = gaussian_filter(images.astype(np.float32), (0, 1.0, 1.0, 0), mode="nearest")
+    return np.rint(smooth).clip(0, 255).astype(np.uint8)
+
+
+def contrast(images: Pixels) -> Pixels:
+    mean = images.astype(np.float32).mean(axis=(1, 2, 3), keepdims=True)
+    return np.rint(0.5 * (images + mean)).clip(0, 255).astype(np.uint8)
+
+
 WAYS: dict[str, Callable[[Pixels], Pixels]] = {
     "shuffled": shuffled,
     "noise": noise,
     "jpeg": jpeg,
     "grey": grey,
+    "blur": blur,
+    "contrast": contrast,
 }
 
 

@@ -14,6 +14,7 @@ score is the larger of two, the density's and that of L's own two tails (`Densit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
+_USUAL = 0.98  # the share of images that `fit` fits to
 _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
 _IMAGES_PER_STATISTIC = 2  # with fewer images, statistics are taken to be independent
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
@@ -52,22 +54,32 @@ class Density:
     def fit(cls, values: Float64, has_l: bool = False, n_components: int = _COMPONENTS) -> Density:
         """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed.
 
+        The rarest of them, by one Gaussian, are left out of it: a handful of strange images among
+        usual ones would get a component of their own, and others like them pass as usual.
         n_components: at most; few images get fewer, and very few one without any dependence.
         """
-        from sklearn.mixture import GaussianMixture
-
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
         n, n_dims = values.shape
         if n < _IMAGES_PER_STATISTIC * n_dims:
             return cls.around(centre, spread, has_l)._with_tail(values)
+        rough = cls._mixture(values, centre, spread, has_l, 1)
+        nearest = np.argsort(rough.minus_log(values), kind="stable")[: math.ceil(_USUAL * n)]
         per_component = 1 + n_dims + n_dims * (n_dims + 1) // 2
-        n_components = min(n_components, n // (_IMAGES_PER_PARAMETER * per_component))
-        mixture = GaussianMixture(max(1, n_components), reg_covar=_RIDGE, random_state=0)
-        mixture.fit((values - centre) / spread)
-        weights = np.log(mixture.weights_)
-        precisions = mixture.precisions_cholesky_
-        fitted = cls(centre, spread, weights, mixture.means_, precisions, _NO_TAIL, has_l)
+        n_components = max(1, min(n_components, n // (_IMAGES_PER_PARAMETER * per_component)))
+        fitted = cls._mixture(values[nearest], centre, spread, has_l, n_components)
         return fitted._with_tail(values)
+
+    @classmethod
+    def _mixture(
+        cls, values: Float64, centre: Float64, spread: Float64, has_l: bool, n_components: int
+    ) -> Density:
+        """A mixture fitted to all of (n, D)."""
+        from sklearn.mixture import GaussianMixture
+
+        mixture = GaussianMixture(n_components, reg_covar=_RIDGE, random_state=0)
+        mixture.fit((values - centre) / spread)
+        weights, precisions = np.log(mixture.weights_), mixture.precisions_cholesky_
+        return cls(centre, spread, weights, mixture.means_, precisions, _NO_TAIL, has_l)
 
     @classmethod
     def fit_trimmed(cls, values: Float64, has_l: bool = False) -> Density:
@@ -100,6 +112,7 @@ class Density:
             _IMAGES_PER_PARAMETER,
             _RIDGE,
             _LEAST_SPREAD,
+            _USUAL,
             _TAIL,
             _IN_TAIL,
             _WEIGHT_OF_L,
