@@ -9,6 +9,7 @@ import pytest
 
 from hvaeood_cli.calibration import batch
 from hvaeood_cli.calibration.batch import BatchDensity
+from hvaeood_cli.calibration.density import Density
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.tui.run import Run
@@ -98,10 +99,8 @@ def test_of_many_images_some_are_fitted_to_and_all_are_ranked(tmp_path, monkeypa
     monkeypatch.setattr(batch, "_MOST_FITTED", 100)
     monkeypatch.setattr(batch, "_SLICE", 64)
     fitted = []
-    fit = batch.Density.fit
-    monkeypatch.setattr(
-        batch.Density, "fit", lambda v, *a, **k: fitted.append(len(v)) or fit(v, *a, **k)
-    )
+    fit = Density.fit
+    monkeypatch.setattr(Density, "fit", lambda v, *a, **k: fitted.append(len(v)) or fit(v, *a, **k))
     scores = mixed(tmp_path, 500, 20, 30.0)
     combined = BatchDensity.of(scores).combine(scores)
     assert set(fitted) == {80} and set(np.argsort(-combined)[:20]) == set(range(480, 500))

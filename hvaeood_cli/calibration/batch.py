@@ -20,7 +20,7 @@ from hvaeood_cli.calibration.combination import (
     statistics_of,
     widths_of,
 )
-from hvaeood_cli.calibration.density import Density, Float64, middle
+from hvaeood_cli.calibration.density import Float64, middle
 from hvaeood_cli.store.score_file import ScoreFile
 
 _MOST_FITTED = 20_000  # images: more change nothing, and take memory
@@ -46,7 +46,7 @@ class BatchDensity:
         columns = {name: scores[name][rows] for name in names}
         values, widths = _finite(statistics(columns, names)), widths_of(columns, names)
         llr_centre, llr_spread = middle(_finite(scores.llr[rows]))
-        combination = Combination.fit(judged, widths, values, Density.fit_trimmed)
+        combination = Combination.fit(judged, widths, values, trimmed=True)
         return cls(names, combination, llr_centre, np.maximum(llr_spread, _LEAST_LLR_SPREAD))
 
     def combine(self, scores: ScoreFile) -> Float64:

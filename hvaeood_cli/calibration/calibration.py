@@ -131,7 +131,6 @@ class Calibration:
         names = statistics_of(judged)
         values, widths = statistics(scores.columns, names), widths_of(scores.columns, names)
         folds = folds_of(scores.columns, len(scores))
-        fit_one = Density.fit_trimmed if trimmed else Density.fit
         combinations = []
         for fold in range(int(folds[used].max()) + 1):
             fitted = values[fit[folds[fit] == fold]]
@@ -143,7 +142,7 @@ class Calibration:
                     f"only {len(finite)} of {len(fitted)} images have every score",
                     "the model fails on images that should belong: train it anew",
                 )
-            combinations.append(Combination.fit(judged, widths, finite, fit_one))
+            combinations.append(Combination.fit(judged, widths, finite, trimmed))
         if len(combinations) > 1:  # what is usual in one fold is as usual in another
             for fold, combination in enumerate(combinations):
                 here = combination.combined(values[ranked[folds[ranked] == fold]])

@@ -13,7 +13,7 @@ Of images that are scored by tiles there is one aspect of one statistic, their p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,6 @@ _OWN: dict[str, tuple[str, ...]] = {
 _APART = ("spot_cost", "kl_channel", "peak")  # all other statistics are judged together as well
 _OF_TILES = {"peak": ("peak",)}
 _L = "lower_bound"
-
-Fit = Callable[[Float64, bool], Density]
-"""Fits a density to statistics (n, D), whose first one may be L."""
 
 
 def aspects(tiled: bool, there: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -81,19 +78,23 @@ class Combination:
 
     @classmethod
     def fit(
-        cls, aspects: Mapping[str, tuple[str, ...]], widths: Mapping[str, int], fitted: Float64,
-        fit: Fit = Density.fit,
-    ) -> Combination:  # fmt: skip
+        cls,
+        aspects: Mapping[str, tuple[str, ...]],
+        widths: Mapping[str, int],
+        fitted: Float64,
+        trimmed: bool = False,
+    ) -> Combination:
         """Fit to the statistics of in-distribution images, (n, D), all finite.
 
-        widths: how many statistics each column gives, in the order of `statistics_of`.
+        widths: how many statistics each column gives, in the order of `statistics_of`. trimmed:
+        some of the images may be out-of-distribution.
         """
-        places = places_of(aspects, widths)
-        densities = tuple(
-            fit(fitted[:, place], names[0] == _L)
-            for place, names in zip(places, aspects.values(), strict=True)
-        )
-        return cls(tuple(aspects), places, densities)
+        places, densities = places_of(aspects, widths), []
+        for place, names in zip(places, aspects.values(), strict=True):
+            has_l = names[0] == _L  # and is large, so that a mixture is not of a handful of images
+            fit = Density.fit_trimmed if trimmed else Density.fit if has_l else Density.fit_one
+            densities.append(fit(fitted[:, place], has_l))
+        return cls(tuple(aspects), places, tuple(densities))
 
     def combined(self, values: NDArray[np.floating[Any]]) -> Float64:
         """The combined score, (N, D) -> (N,) nats, higher is odder.

@@ -26,7 +26,7 @@ Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
-_USUAL = 0.98  # the share of images that `fit` fits to
+_USUAL = 0.98  # the share of images that `fit_one` fits to
 _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
 _IMAGES_PER_STATISTIC = 2  # with fewer images, statistics are taken to be independent
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
@@ -52,28 +52,36 @@ class Density:
 
     @classmethod
     def fit(cls, values: Float64, has_l: bool = False, n_components: int = _COMPONENTS) -> Density:
-        """Fit to statistics (n, D) of in-distribution images, all finite. The seed is fixed.
+        """Fit a mixture to statistics (n, D) of in-distribution images, all finite.
 
-        The rarest of them, by one Gaussian, are left out of it: a handful of strange images among
-        usual ones would get a component of their own, and others like them pass as usual.
-        n_components: at most; few images get fewer, and very few one without any dependence.
+        The seed is fixed. n_components: at most; few images get fewer, and very few one without
+        any dependence.
         """
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
         n, n_dims = values.shape
         if n < _IMAGES_PER_STATISTIC * n_dims:
             return cls.around(centre, spread, has_l)._with_tail(values)
-        rough = cls._mixture(values, centre, spread, has_l, 1)
-        nearest = np.argsort(rough.minus_log(values), kind="stable")[: math.ceil(_USUAL * n)]
         per_component = 1 + n_dims + n_dims * (n_dims + 1) // 2
         n_components = max(1, min(n_components, n // (_IMAGES_PER_PARAMETER * per_component)))
-        fitted = cls._mixture(values[nearest], centre, spread, has_l, n_components)
+        fitted = cls._mixture(values, centre, spread, has_l, n_components)
         return fitted._with_tail(values)
+
+    @classmethod
+    def fit_one(cls, values: Float64, has_l: bool = False) -> Density:
+        """Fit one Gaussian to the same, but for the rarest of them.
+
+        Few statistics cannot tell a handful of strange images among usual ones from a kind of its
+        own: a mixture would give them a component, and others like them would pass as usual.
+        """
+        rough = cls.fit(values, has_l, n_components=1)
+        usual = values[np.argsort(rough.minus_log(values), kind="stable")]
+        usual = usual[: math.ceil(_USUAL * len(values))]
+        return cls.fit(usual, has_l, n_components=1)._with_tail(values)
 
     @classmethod
     def _mixture(
         cls, values: Float64, centre: Float64, spread: Float64, has_l: bool, n_components: int
     ) -> Density:
-        """A mixture fitted to all of (n, D)."""
         from sklearn.mixture import GaussianMixture
 
         mixture = GaussianMixture(n_components, reg_covar=_RIDGE, random_state=0)
