@@ -37,6 +37,7 @@ from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.presets import PRESETS
+from hvaeood_cli.scoring import scorer as scorer_module
 from hvaeood_cli.scoring.bounds import score
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
 from hvaeood_cli.scoring.scorer import Scorer
@@ -167,7 +168,7 @@ def noise() -> None:
 
 
 def device(name: str) -> None:
-    """What only the device can show: that its noise is the CPU's, and how fast it scores."""
+    """That a device's noise is the CPU's; how fast it draws and scores, and in what memory."""
     there = choose_device(name)
     keys = [image_key(bytes([i]) * 32, 0) for i in range(64)]
     for draw in (uniforms, normals):
@@ -183,9 +184,17 @@ def device(name: str) -> None:
         noises = scorer.noises([content_key(image) for image in pixels])
         scorer.score(pixels, noises)
         drawing = [seconds(lambda: finish(scorer._noise_of(noises)[1])) for _ in range(PAIRS)]
+        if there.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(there)
         scoring = [seconds(lambda: scorer.score(pixels, noises)) for _ in range(PAIRS)]
         rates = [size / statistics.median(took) for took in (drawing, scoring)]
         print(f"{preset}, S = 16: noise {rates[0]:.0f}, scores {rates[1]:.0f} images/s", flush=True)
+        if there.type == "cuda":
+            largest = 16 * size * scorer_module._largest_activation(ladder) / 2**18  # of float32
+            peak = torch.cuda.max_memory_allocated(there) / 2**20
+            print(
+                f"    {size} images a pass: peak {peak:,.0f} MiB, largest tensor {largest:,.0f} MiB"
+            )
 
 
 def finish(tensor: torch.Tensor) -> None:

@@ -54,6 +54,7 @@ def make_fabric(
     precision that the device lacks.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
     from lightning_fabric.plugins import Precision as FabricPrecision
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs each process
@@ -70,9 +71,14 @@ def make_fabric(
         raise UsageError(
             f"{precision} is not for {device.type}", "--precision bf16-mixed or 32-true"
         )
-    plugin = FabricPrecision()  # converts nothing: `float32_products` turns TF32 on
-    plugin.precision = "tf32"  # type: ignore[assignment]
-    how: dict[str, Any] = {"plugins": plugin} if precision == "tf32" else {"precision": precision}
+    plugin = FabricPrecision()
+    if precision in ("bf16-mixed", "16-mixed"):
+        plugin = MixedPrecision(cast(Any, precision), device.type)
+    # It converts nothing: `float32_products` turns TF32 on, and autocast rounds what a product
+    # takes. A pixel in 8 bits of mantissa would be another pixel, and its noise another noise.
+    plugin.precision = precision  # type: ignore[assignment]
+    plugin.convert_input = lambda data: data  # type: ignore[method-assign]
+    how: dict[str, Any] = {"plugins": plugin}
     count: int | list[int] = devices
     if device.index is not None and devices == 1:
         count = [device.index]
@@ -102,11 +108,12 @@ def training_products(fabric: Fabric) -> contextlib.AbstractContextManager[None]
 
 @contextlib.contextmanager
 def float32_products(device: torch.device, how: Literal["ieee", "tf32"]) -> Iterator[None]:
-    """Choose how float32 convolutions and matrix products are computed inside a `with` block.
+    """Choose how convolutions and matrix products of float32 are computed inside a `with` block.
 
     "ieee" is full float32. "tf32", on NVIDIA alone, takes 10 of the 23 bits of each factor's
-    mantissa, which is PyTorch's own choice in convolutions. On leaving the block, the setting of
-    the host process is restored.
+    mantissa, which is PyTorch's own choice in convolutions. Either way cuDNN takes only algorithms
+    that give the same bits each time: by itself it takes some that do not, and a score would be
+    another the second time. On leaving the block, the settings of the host process are restored.
     """
     backends: Any = torch.backends
     switches: tuple[Any, ...] = ()
@@ -115,13 +122,18 @@ def float32_products(device: torch.device, how: Literal["ieee", "tf32"]) -> Iter
     elif device.type == "cpu":  # where the host process may have asked for bfloat16
         switches = (backends.mkldnn.matmul, backends.mkldnn.conv)
     before = [switch.fp32_precision for switch in switches]
+    cudnn = backends.cudnn.deterministic, backends.cudnn.benchmark
     try:
         for switch in switches:
             switch.fp32_precision = how
+        if device.type == "cuda":
+            backends.cudnn.deterministic, backends.cudnn.benchmark = True, False
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
+        if device.type == "cuda":
+            backends.cudnn.deterministic, backends.cudnn.benchmark = cudnn
 
 
 class _Threads(threading.local):

@@ -8,8 +8,10 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import SingleDeviceStrategy
 
 from hvaeood_cli.device import make_fabric
+from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.initialisation import narrow_posteriors
+from hvaeood_cli.model.presets import PRESETS
 from hvaeood_cli.scoring import noise as noise_module
 from hvaeood_cli.scoring.bounds import lower_bound, score
 from hvaeood_cli.scoring.noise import normals, uniforms
@@ -20,7 +22,7 @@ from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.learner import shares
 from hvaeood_cli.training.objective import pressure_at
 from tests.conftest import SMALL, make_images, make_ladder, make_noise
-from tests.devices import Place, real
+from tests.devices import PRESENT, Place, real
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter"),
@@ -116,6 +118,21 @@ def test_a_pass_of_the_scorer_and_its_pictures(place, config):
         torch.testing.assert_close(one.x.cpu(), next(on_cpu).x)
 
 
+@pytest.mark.parametrize("device", PRESENT)
+def test_scores_are_the_same_to_the_last_bit_every_time(device):
+    """In any batch and order, with kernels as large as those of the models that ship."""
+    settings = ScoreSettings(n_importance_samples=4)
+    there = Scorer.on(build_ladder(PRESETS["compact-gray"].model), settings, torch.device(device))
+    pixels = make_images(130, size=28)
+    first, again, backwards, few = (
+        there.score(some) for some in (pixels, pixels, pixels[::-1].copy(), pixels[:3])
+    )
+    for name, values in first.items():
+        assert values.tobytes() == again[name].tobytes(), name
+        assert values.tobytes() == backwards[name][::-1].tobytes(), name
+        assert values[:3].tobytes() == few[name].tobytes(), name
+
+
 # -- training -------------------------------------------------------------------------------------
 
 
@@ -193,6 +210,41 @@ def test_a_run_goes_on_from_a_checkpoint(place, fabric, config, tmp_path):
         again = Checkpoints(tmp_path / "again", {}).latest()
         for name, value in first.ladder.state_dict().items():
             torch.testing.assert_close(again.tensors[f"model.{name}"], value, rtol=1e-3, atol=1e-4)
+
+
+MIXED = [(device, "bf16-mixed") for device in PRESENT]
+MIXED += [("cuda", "16-mixed")] if "cuda" in PRESENT else []
+
+
+@pytest.mark.parametrize(("device", "precision"), MIXED)
+def test_a_step_in_mixed_precision(device, precision, config):
+    """Products are rounded, and what is observed is not: a pixel needs more than 8 bits."""
+    fabric, seen = make_fabric(torch.device(device), precision), []
+    run = begun(config, fabric)
+    forward = run.learner.objective.module.forward
+    run.learner.objective.module.forward = lambda x, *more: (seen.append(x), forward(x, *more))[1]
+    step(run, fabric, pixels_of(config), 0)
+    assert {x.dtype for x in seen} == {torch.float32}
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_noise_that_is_drawn_ahead_is_each_steps_own(place, first):
+    """Whichever step a run goes on from, and for a last batch that is smaller."""
+    ladder, settings = make_ladder(), SETTINGS.model_copy(update={"seed": 3})
+    batches = [torch.from_numpy(make_images(n)) for n in (8, 8, 8, 5)]
+    with place.here():
+        ahead = loop._Ahead.on(place.device, ladder, settings)
+        assert ahead.n_steps == (1 if place.device == CPU else 64)
+        ahead.n_steps = 3
+        for step, batch in enumerate(batches, start=first):
+            pixels = batch.to(place.device)
+            made = loop._draw(ladder, pixels, settings, step, ahead)
+            alone = loop._draw(ladder, pixels, settings, step)
+            pairs = zip((made[0], *made[1]), (alone[0], *alone[1]), strict=True)
+            for a, b in pairs:
+                assert a.shape == b.shape and a.device.type == place.device.type
+                assert not place.has_values or torch.equal(a, b)
+            assert made[2] == alone[2]
 
 
 def test_mixing_devices_is_caught():

@@ -117,10 +117,13 @@ def test_float32_is_what_it_is_called_for_as_long_as_it_takes(kind, how):
     """PyTorch's own switches, put back afterwards, an error or not."""
     switches = SWITCHES[kind]()
     before = [switch.fp32_precision for switch in switches]
+    assert not torch.backends.cudnn.deterministic
     with pytest.raises(KeyError), float32_products(torch.device(kind), how):
         assert [switch.fp32_precision for switch in switches] == [how, how]
+        assert torch.backends.cudnn.deterministic == (kind == "cuda")
         raise KeyError
     assert [switch.fp32_precision for switch in switches] == before
+    assert not torch.backends.cudnn.deterministic
     torch.get_float32_matmul_precision()  # raises where old and new settings are mixed
 
 

@@ -55,27 +55,33 @@ def numpy_words(key: Key, stream: int, n: int) -> NDArray[np.uint64]:
 
 def torch_words(keys: Sequence[Key], stream: int, n: int, device: torch.device) -> Tensor:
     """The same words for several keys, (len(keys), n) int64, whose arithmetic wraps as uint64's."""
-    halves = torch.from_numpy(np.frombuffer(b"".join(keys), "<i8").reshape(-1, 2, 1).copy())
-    key_0, key_1 = halves.to(device).unbind(1)  # (B, 1)
-    x_0 = torch.arange(1, -(-n // 4) + 1, device=device)  # from 1, as NumPy counts
-    x_1 = x_2 = torch.zeros(1, dtype=torch.int64, device=device)
-    x_3 = x_2 + stream
-    for i in range(_ROUNDS):
-        high_0, low_0 = _product(x_0, _MULTIPLIERS[0])
-        high_1, low_1 = _product(x_2, _MULTIPLIERS[1])
-        x_0 = high_1 ^ x_1 ^ (key_0 + _signed(i * _KEY_STEPS[0]))
-        x_2 = high_0 ^ x_3 ^ (key_1 + _signed(i * _KEY_STEPS[1]))
-        x_1, x_3 = low_1, low_0
-    return torch.stack((x_0, x_1, x_2, x_3), dim=2).flatten(1)[:, :n]
+    halves = torch.from_numpy(np.frombuffer(b"".join(keys), "<i8").reshape(-1, 2).T.copy())
+    steps = torch.tensor([[_signed(i * step) for step in _KEY_STEPS] for i in range(_ROUNDS)])
+    keys_by_round = (steps.unsqueeze(2) + halves).unsqueeze(3).to(device)  # (rounds, 2, B, 1)
+    parts = torch.tensor([(word >> 32, word & _LOW, _signed(word)) for word in _MULTIPLIERS])
+    constants = parts.T.reshape(3, 2, 1, 1).to(device)
+    # The counter's four words, those at even places and those at odd ones: (2, 1 or B, n / 4). One
+    # kernel takes both of a pair: on a GPU, starting a kernel takes longer than its work.
+    even = torch.zeros(2, 1, -(-n // 4), dtype=torch.int64, device=device)
+    odd = even.clone()
+    even[0] += torch.arange(1, -(-n // 4) + 1, device=device)  # from 1, as NumPy counts
+    odd[1] += stream
+    for key in keys_by_round:
+        high, low = _product(even, constants)
+        even, odd = high.flip(0) ^ odd ^ key, low.flip(0)
+    return torch.stack((even, odd), dim=3).permute(1, 2, 0, 3).flatten(1)[:, :n]
 
 
-def _product(words: Tensor, constant: int) -> tuple[Tensor, Tensor]:
-    """The upper and the lower 64 bits of a 128-bit product, by halves of 32 bits."""
+def _product(words: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    """The upper and the lower 64 bits of a 128-bit product, by halves of 32 bits.
+
+    constants: each constant's upper half, its lower half, and all of it.
+    """
     high, low = _upper(words), words & _LOW
-    constant_high, constant_low = constant >> 32, constant & _LOW
+    constant_high, constant_low, constant = constants.unbind()
     first = high * constant_low + _upper(low * constant_low)  # below 2^64: nothing is lost
     second = low * constant_high + (first & _LOW)
-    return high * constant_high + _upper(first) + _upper(second), words * _signed(constant)
+    return high * constant_high + _upper(first) + _upper(second), words * constant
 
 
 def _upper(words: Tensor) -> Tensor:

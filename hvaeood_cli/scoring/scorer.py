@@ -35,7 +35,7 @@ IMAGES_PER_PASS, ROWS_PER_PASS = 128, 512
 # few that are left over. With so many images, or a multiple, none is; with one image, all are its.
 _FULL_VECTORS = 32
 # Any other device needs many to be busy, and its memory is the limit: 2^28 numbers, 1 GiB, in the
-# largest tensor, of which some ten are alive at once. Chosen by arithmetic, not measured on a GPU.
+# largest tensor. Six or seven of it are alive at once (measured: docs/gpu.md).
 IMAGES_ELSEWHERE, ROWS_ELSEWHERE, LARGEST_TENSOR = 1024, 8192, 2**28
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +47,9 @@ Pixels = NDArray[np.uint8]
 
 CHECKPOINT_SECONDS = 60.0
 REPORT_SECONDS = 1.0
+# How far ahead a device that is no CPU draws its noise: steps at most, and numbers at most, which
+# bound its memory.
+_STEPS_AHEAD, _NUMBERS_AHEAD = 64, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def train(
         started, resumed_seconds = time.monotonic(), state.seconds
         last_saved = last_reported = started
         means, stopping = _Means(fabric.world_size), False
+        ahead = _Ahead.on(fabric.device, run.ladder, settings)
         first = fabric.is_global_zero
 
         budget = 60.0 * (settings.minutes or math.inf)
@@ -158,7 +163,8 @@ def train(
             epoch, position = divmod(state.step, steps_an_epoch)
             start = position * settings.batch_size
             rows = _order(settings.seed, epoch, len(data))[start : start + settings.batch_size]
-            x, noise, k = _draw(run.ladder, data[rows].to(fabric.device), settings, state.step)
+            batch = data[rows].to(fabric.device)
+            x, noise, k = _draw(run.ladder, batch, settings, state.step, ahead)
             pressure = pressure_at(settings, fraction())
             parts = list(shares(x, noise, settings.accumulate, fabric))
             if run.learner.step(parts, k, pressure, state.step, means.add):
@@ -273,22 +279,66 @@ def _initialise(
     narrow_posteriors(ladder, settings.posterior_scale)
 
 
+@lru_cache(maxsize=1)  # every step of the epoch asks for it
 def _order(seed: int, epoch: int, n: int) -> Tensor:
     """The shuffle of one epoch, a function of the seed and the epoch alone."""
     return torch.randperm(n, generator=seeded_generator(seed, "order", epoch))
 
 
+@dataclass
+class _Ahead:
+    """The numbers of one step after another; on a device that is no CPU, of several steps at once.
+
+    There a draw is hundreds of kernels, most of them shorter than their launch. Each step has a key
+    of its own, so that its numbers are the same whatever is drawn beside them.
+    """
+
+    seed: int
+    sizes: tuple[int, int]  # of a whole batch: uniform and normal numbers
+    device: torch.device
+    n_steps: int  # to draw at once
+    steps: range = range(0)  # that have been drawn
+    drawn: tuple[Tensor, Tensor] | None = None  # (steps, n) uniform and (steps, m) normal
+
+    @classmethod
+    def on(cls, device: torch.device, ladder: Ladder, settings: TrainSettings) -> _Ahead:
+        sizes = (settings.batch_size * ladder.config.n_dims, settings.batch_size * ladder.n_latents)
+        few = max(1, min(_STEPS_AHEAD, _NUMBERS_AHEAD // sum(sizes)))
+        return cls(settings.seed, sizes, device, 1 if device.type == "cpu" else few)
+
+    def of(self, step: int) -> tuple[Tensor, Tensor]:
+        """Uniform and normal numbers of a step, as many as a whole batch takes."""
+        if self.drawn is None or step not in self.steps:
+            self.steps = range(step, step + self.n_steps)
+            keys = [step_key(self.seed, each) for each in self.steps]
+            n_uniform, n_normal = self.sizes
+            self.drawn = None  # its memory is for those to come
+            self.drawn = (
+                uniforms(keys, n_uniform, self.device),
+                normals(keys, n_normal, self.device),
+            )
+        uniform, normal = self.drawn
+        return uniform[step - self.steps.start], normal[step - self.steps.start]
+
+
 def _draw(
-    ladder: Ladder, pixels: Tensor, settings: TrainSettings, step: int
+    ladder: Ladder,
+    pixels: Tensor,
+    settings: TrainSettings,
+    step: int,
+    ahead: _Ahead | None = None,
 ) -> tuple[Tensor, Noise, int | None]:
     """A batch observed anew, its latents' noise, and k of the semantic term; keyed by the step.
 
     pixels: (B, C, H, W) uint8, on the device that makes the noise. It is the same on every device.
+    ahead: what draws for several steps at once; None where no step follows. A smaller batch takes
+    the first numbers of a whole one.
     """
-    key = [step_key(settings.seed, step)]
-    uniform = uniforms(key, pixels.numel(), pixels.device).view(pixels.shape)
-    x = ladder.likelihood.observe(pixels, uniform).contiguous(memory_format=torch.channels_last)
-    normal = normals(key, len(pixels) * ladder.n_latents, pixels.device)
+    sizes = (pixels.numel(), len(pixels) * ladder.n_latents)
+    numbers = ahead or _Ahead(settings.seed, sizes, pixels.device, 1)
+    uniform, normal = (row[:n] for row, n in zip(numbers.of(step), sizes, strict=True))
+    observed = ladder.likelihood.observe(pixels, uniform.view(pixels.shape))
+    x = observed.contiguous(memory_format=torch.channels_last)
     noise = ladder.by_layer(normal.view(1, len(pixels), -1))
     if settings.semantic_weight == 0.0:
         return x, noise, None
