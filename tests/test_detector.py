@@ -20,6 +20,7 @@ from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import CalibrationError, ModelError, SourceError, UsageError
 from hvaeood_cli.report import frame, rows
 from tests.conftest import make_images
+from tests.score_files import SIZES
 
 # The checks that need no table of floats: ours takes images, and says so by its tags.
 CHECKS = [
@@ -280,7 +281,7 @@ def test_a_frame_has_every_score_and_why_an_image_is_odd(calibrated, folder):
     Image.new("L", (8, 8), 255).save(folder / "00.png")
     table = calibrated.to_frame(str(folder))
     predicted = calibrated.predict(str(folder))
-    assert len(table) == 12 and list(table.columns) == [*rows._csv_header(3), "copy_of"]
+    assert len(table) == 12 and list(table.columns) == [*rows._csv_header(SIZES), "copy_of"]
     assert table["flagged"].tolist() == [p == -1 and i != 5 for i, p in enumerate(predicted)]
     np.testing.assert_array_equal(table["p_combined"], calibrated.p_values(str(folder)))
     assert table["status"][5] == "not_an_image" and table["k"].isna()[5]

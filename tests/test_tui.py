@@ -77,7 +77,7 @@ def test_see_every_k_of_every_measure(file):
                 seen.append(app.snapshot.view.axis)
                 await press(pilot, "]")
             await press(pilot, "m")
-        assert len(run.measures) == 8
+        assert len(run.measures) == 11
         assert sorted(seen) == sorted(axis for name in run.measures for axis in run.axes(name))
         while app.snapshot.view.axis != Axis("llr", 2):
             await press(pilot, "[")

@@ -37,6 +37,9 @@ def make_scores(
     }
     peaks = np.random.default_rng(seed + 1000)
     columns["peak"] = peaks.gamma(9.0, 0.5, (n, 3)).astype(np.float32)
+    columns["residual"] = peaks.normal(0.0, 0.1, (n, 4)).astype(np.float32)
+    columns["spot_cost"] = peaks.gamma(9.0, 0.5, (n, 2)).astype(np.float32)
+    columns["kl_channel"] = peaks.normal(0.0, 0.3, (n, 2)).astype(np.float32)
     status = np.zeros(n, np.int8)
     status[list(bad)] = 2
     for values in columns.values():

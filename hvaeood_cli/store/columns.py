@@ -259,8 +259,8 @@ TABLE: list[Column] = [
         csv="residual_{}",
         density=slice(None),
         odd_end="either",
-        above="higher in what the pixels' residuals have in common ({})",
-        below="lower in what the pixels' residuals have in common ({})",
+        above="with larger or more similar errors from pixel to pixel ({})",
+        below="with smaller or less similar errors from pixel to pixel ({})",
         optional=True,
     ),
     Column(

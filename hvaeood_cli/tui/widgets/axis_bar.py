@@ -10,6 +10,8 @@ from textual.widgets import Static
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.chips import Chip, Chips
 
+_WIDE = 110  # characters: all measures fit
+
 
 class AxisBar(Horizontal):
     """Chips on the left, and a legend on the right where there is room."""
@@ -32,7 +34,9 @@ class AxisBar(Horizontal):
             action = f"screen.axis('{axis.measure}', {axis.k})"
             ks.append(Chip("all" if axis.is_combined else str(axis.k), action, axis == here))
         scale = [Chip("log" if view.log else "linear", "screen.log")]
-        self.query_one(Chips).show(("m", measures), ("[ ] k", ks), ("L", scale))
+        # What does not fit is cut off at the end: there are many measures, and `m` shows the next.
+        first = max(0, run.measures.index(here.measure) - 4) if self.size.width < _WIDE else 0
+        self.query_one(Chips).show(("[ ] k", ks), ("L", scale), ("m", measures[first:]))
         unit = f", {here.unit}" if here.unit else ""
         self.query_one("#legend", Static).update(
             Content.assemble(
