@@ -61,7 +61,7 @@ def bare(scores):
 async def click_chip(pilot, app, chips: str, text: str) -> None:
     """Click the chip that reads `text`."""
     widget = app.screen.query_one(chips, Chips)
-    place = widget.render_line(0).text.rindex(f" {text} ") + 1
+    place = widget.render_line(0).text.index(f" {text} ") + 1
     await pilot.click(widget, offset=(place + widget.gutter.left, 0))
     await settle(pilot)
 

@@ -26,6 +26,7 @@ Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
+_RULE = 2  # changes with how densities are fitted and added up
 _USUAL = 0.98  # the share of images that `fit_one` fits to
 _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
 _IMAGES_PER_STATISTIC = 2  # with fewer images, statistics are taken to be independent
@@ -114,8 +115,9 @@ class Density:
 
     @staticmethod
     def made_by() -> list[float]:
-        """The constants of `fit`: together with the images they determine the density."""
+        """The constants of all fits: together with the images they determine a density."""
         return [
+            _RULE,
             _COMPONENTS,
             _IMAGES_PER_PARAMETER,
             _RIDGE,
