@@ -27,17 +27,10 @@ from tests.hostile.forked import (
     listing,
     needs_linux,
     places,
-    serving,
 )
 from tests.hostile.test_bundles import weights_damages
 
 pytestmark = needs_linux
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server")) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
