@@ -293,4 +293,4 @@ def test_what_is_there_already_is_not_replaced(run, folder):
     assert code == 0 and "nothing has changed since" in out, "and score goes on with it"
     Path("file").touch()
     code, _, err = run("score", "images", "--shard", "1/2", "-o", "file")
-    assert code == 2 and "-o names a folder of parts" in err
+    assert code == 2 and "file is no folder" in err and "name a folder" in err
