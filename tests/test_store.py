@@ -321,6 +321,23 @@ def test_a_heap_of_strings_that_hdf5_would_walk_in_for_ever_is_refused(tmp_path,
         read_scores(path)
 
 
+@pytest.mark.parametrize("claimed", [1 << 39, 1 << 60])
+def test_a_file_that_is_a_hole_is_not_read_through(tmp_path, claimed):
+    path = write(tmp_path / "s.h5")
+    data = path.read_bytes()
+    path.write_bytes(data + struct.pack("<8sQ", b"GCOL\x01", claimed))
+    os.truncate(path, 1 << 40)
+    if claimed < 1 << 40:
+        with pytest.raises(StoreError, match="claims"):
+            read_scores(path)
+    else:
+        assert len(read_scores(path)) == 5
+    path.write_bytes(b"")
+    os.truncate(path, 1 << 40)
+    with pytest.raises(StoreError, match="not a whole score file"):
+        read_scores(path)
+
+
 def test_heaps_of_strings_that_lie_in_one_another_are_refused(tmp_path):
     """They would be walked through again and again."""
     path = write(tmp_path / "s.h5")

@@ -7,6 +7,7 @@ checksums, and if all that are wanted take together about what is stored.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import struct
@@ -222,9 +223,10 @@ def _check_heaps(path: Path) -> None:
 
     Which of them are used is not known before they are read. So they are searched for.
     """
+    walked = 0
     with path.open("rb") as file:
-        size, walked = os.fstat(file.fileno()).st_size, 0
-        for begin in range(0, size, _WINDOW):
+        size = os.fstat(file.fileno()).st_size
+        for begin in _windows(file.fileno()):
             window = os.pread(file.fileno(), _WINDOW + len(_HEAP) - 1, begin)
             at = window.find(_HEAP)
             while at >= 0:
@@ -232,6 +234,20 @@ def _check_heaps(path: Path) -> None:
                 if walked > size:
                     raise ValueError("heaps of its strings lie in one another")
                 at = window.find(_HEAP, at + 1)
+
+
+def _windows(descriptor: int) -> Iterator[int]:
+    """Where to read windows of a file, so that all of it is read but for its holes."""
+    begin = 0
+    while True:
+        try:
+            begin = os.lseek(descriptor, begin, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is no more
+                return
+            raise
+        yield begin
+        begin += _WINDOW
 
 
 def _check_heap(descriptor: int, place: int, size: int) -> int:
@@ -243,6 +259,8 @@ def _check_heap(descriptor: int, place: int, size: int) -> int:
     length = _HEAP_HEAD.unpack(head)[0] if len(head) == _HEAP_HEAD.size else 0
     if length > size - place:
         return 0  # which HDF5 refuses; or it is no heap, and only looks like one
+    if length > _SLACK:
+        raise ValueError(f"a heap of its strings claims {length:,} bytes")
     heap = os.pread(descriptor, length, place)
     at = _HEAP_HEAD.size
     while len(heap) - at >= _OBJECT.size:
