@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and locks that let writers take turns."""
+"""Where files can be written, writing them whole or not at all, and locks to take turns by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hvaeood_cli.errors import StoreError
+from hvaeood_cli.errors import StoreError, UsageError
 
 LOCK_SECONDS = 5.0  # how long `locked` waits for its turn; turns take milliseconds
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -24,6 +24,34 @@ NO_HARD_LINKS = frozenset(
 _LOST = frozenset((errno.EIO, errno.ENOSPC, errno.EDQUOT))
 NO_LOCKS = "this file system has no locks: do not run two commands at once on one output"
 _LONGEST_STEM = 200  # bytes of a name that its temporary file repeats; a name has at most 255
+
+
+def check_output(out: Path, example: str, option: str = "-o") -> None:
+    """Raise UsageError where no file can be written, before any work is done for it.
+
+    example: a name of such a file. option: which names it.
+    """
+    if not out.parent.is_dir():
+        hint = f"make it first, or choose another {option}"
+        raise UsageError(f"no such folder: {out.parent}", hint)
+    try:
+        mode = out.stat().st_mode
+    except FileNotFoundError:  # which a link to nothing is, too: that is made
+        return
+    except OSError as error:  # such as a link to itself
+        hint = f"choose another {option}"
+        raise UsageError(f"cannot write {out}: {error.strerror}", hint) from None
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise UsageError(f"{out} is {what}", f"name a file: {option} {example}")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError for what is no folder, and cannot be made one, before any work is done."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder", "name a folder, which is made if it is new")
+    if not folder.parent.is_dir():
+        raise UsageError(f"no such folder: {folder.parent}", "make it first, or choose another")
 
 
 @contextlib.contextmanager

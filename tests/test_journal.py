@@ -297,3 +297,10 @@ def test_a_run_says_what_was_lost_and_is_the_same_run(run, folder, tmp_path):
     assert (tmp_path / "s.h5.journal.damaged").exists()
     again = read_scores(tmp_path / "s.h5")
     assert all(again[name].tobytes() == scores[name].tobytes() for name in scores.columns)
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "j")
+    assert Journal.runtime_of(tmp_path / "j") == ""
+    with pytest.raises(StoreError, match="not a regular file"):
+        Journal.open(tmp_path / "j", header())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import zlib
 from pathlib import Path
 
@@ -304,6 +305,49 @@ def test_what_is_not_as_its_version_says_is_refused(tmp_path, damage):
     with pytest.raises(StoreError) as caught:
         read_scores(path)
     assert caught.value.hint and str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("number", "length"), [(0, 0), (1, 2**64 - 16), (1, 2**64 - 8), (2, 2**64 - 32), (1, 5000)]
+)
+def test_a_heap_of_strings_that_hdf5_would_walk_in_for_ever_is_refused(tmp_path, number, length):
+    """Its next object would begin where this one does, or before it."""
+    path = write(tmp_path / "s.h5")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL") + 16
+    struct.pack_into("<H6xQ", data, place, number, length)
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="a heap of its strings is damaged"):
+        read_scores(path)
+
+
+@pytest.mark.parametrize("claimed", [1 << 39, 1 << 60])
+def test_a_file_that_is_a_hole_is_not_read_through(tmp_path, claimed):
+    path = write(tmp_path / "s.h5")
+    data = path.read_bytes()
+    path.write_bytes(data + struct.pack("<8sQ", b"GCOL\x01", claimed))
+    os.truncate(path, 1 << 40)
+    if claimed < 1 << 40:
+        with pytest.raises(StoreError, match="claims"):
+            read_scores(path)
+    else:
+        assert len(read_scores(path)) == 5
+    path.write_bytes(b"")
+    os.truncate(path, 1 << 40)
+    with pytest.raises(StoreError, match="not a whole score file"):
+        read_scores(path)
+
+
+def test_heaps_of_strings_that_lie_in_one_another_are_refused(tmp_path):
+    """They would be walked through again and again."""
+    path = write(tmp_path / "s.h5")
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        for at in range(size, size + 200 * 32, 32):
+            left = size + 200 * 32 - at - 16
+            file.write(struct.pack("<8sQ", b"GCOL\x01", left) + struct.pack("<QQ", 0, left - 16))
+    with pytest.raises(StoreError, match="lie in one another"):
+        read_scores(path)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -10,6 +10,7 @@ import typer
 
 from hvaeood_cli.cli import config, console, options, scoring
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
+from hvaeood_cli.files import check_output
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def calibrate(
         raise UsageError(
             "--allow-training-images and --skip-training-images exclude one another", "choose one"
         )
-    if output and not output.parent.is_dir():
-        raise UsageError(f"no such folder: {output.parent}", "make it first, or choose another -o")
+    if output:
+        check_output(output, "calibration.npz")
     if any(source.endswith(_ENDING) for source in sources):
         if len(sources) > 1:
             raise UsageError(
@@ -122,7 +123,7 @@ def calibrate(
     else:
         manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
         out = scores or scoring.scratch_for(sources, detector, manifest)
-        scoring.check_output(out)
+        check_output(out, "scores.h5", "--scores")
         kept = scores
         manifest = _to_score(
             detector, manifest, allow_training_images, skip_training_images, not quiet
@@ -217,8 +218,7 @@ def _save(calibration: Calibration, place: Path, force: bool) -> bool:
 
     Raises StoreError for another one.
     """
-    if place.is_dir():
-        raise UsageError(f"{place} is a folder", "name a file: -o calibration.npz")
+    check_output(place, "calibration.npz")
     if place.exists() and not force and _is_there(calibration, place):
         return False
     try:

@@ -15,6 +15,7 @@ import typer
 from hvaeood_cli.cli import console, deciding, options, scoring, training
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import CalibrationError, ExitCode, UsageError
+from hvaeood_cli.files import check_output
 
 if TYPE_CHECKING:
     from hvaeood_cli.settings import TrainSettings
@@ -87,7 +88,7 @@ def find(
     manifest = open_sources(sources, options.stdin_paths(sources, null), data_root)
     check_enough(len(manifest))
     out = output or scoring.output_for(sources, manifest)
-    scoring.check_output(out)
+    check_output(out, "scores.h5")
     base = out.name.removesuffix(".h5").removesuffix(".scores")
     folder = model_out or out.with_name(f"{base}.model")
     page = report or out.with_name(f"{base}.report.html")
@@ -173,7 +174,8 @@ def _check_page(page: Path, force: bool) -> None:
     """Raise UsageError where the report would replace a file that is no report of this program."""
     from hvaeood_cli.report.page import fingerprint_of
 
-    if page.is_dir() or (page.exists() and not force and fingerprint_of(page) is None):
+    check_output(page, "report.html", "--report")
+    if page.exists() and not force and fingerprint_of(page) is None:
         raise UsageError(f"{page} is there, and is no report", "choose another --report")
 
 

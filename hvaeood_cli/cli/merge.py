@@ -11,6 +11,7 @@ import typer
 from hvaeood_cli.cli import console, deciding, options, scoring
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import ExitCode, StoreError
+from hvaeood_cli.files import check_output
 
 if TYPE_CHECKING:
     from hvaeood_cli.scoring.run import Decide
@@ -58,7 +59,7 @@ def merge(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rules = deciding.Rules.of(context, fpr, fdr, by)
-    scoring.check_output(output)
+    check_output(output, "scores.h5")
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.looks.looker import bundle_of

@@ -10,6 +10,7 @@ import typer
 
 from hvaeood_cli.cli import console, options
 from hvaeood_cli.errors import ImageError, SourceError, StoreError, UsageError
+from hvaeood_cli.files import check_folder, check_output
 
 if TYPE_CHECKING:
     from hvaeood_cli.cli.deciding import Warn
@@ -69,6 +70,8 @@ def reconstruct(
         raise UsageError("nothing is to be written", "-o grid.png, or --maps DIR")
     if output is not None and output.suffix.lower() != ".png":
         raise UsageError(f"{output} does not end in .png", "the picture is written as PNG")
+    if output is not None:
+        check_output(output, "grid.png")
     if output is not None and output.exists() and not force:
         raise StoreError(f"{output} is there already", "choose another -o, or --force")
     from hvaeood_cli.detector import Detector
@@ -120,10 +123,7 @@ def _places(folder: Path, manifest: Manifest, n_layers: int, force: bool) -> lis
     from hvaeood_cli.images.reader import row_of_array
     from hvaeood_cli.taking.places import Layout
 
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", "name a folder, which is made if it is new")
-    if not folder.exists() and not folder.parent.is_dir():
-        raise UsageError(f"no such folder: {folder.parent}", "make it first, or choose another")
+    check_folder(folder)
     layout = Layout(manifest.names())
     places = []
     for i in range(len(manifest)):

@@ -14,6 +14,7 @@ import typer
 
 from hvaeood_cli.cli import console, deciding, options
 from hvaeood_cli.errors import CalibrationError, HvaeoodError, StoreError, UsageError
+from hvaeood_cli.files import check_output
 from hvaeood_cli.text import printable
 from hvaeood_cli.version import __version__
 
@@ -181,10 +182,8 @@ def _output(output: Path | None, format_: str) -> Path | None:
     out = output or (Path("report.html") if format_ == "html" else None)
     if out is None and format_ == "parquet":
         raise UsageError("a Parquet file is not for a terminal", "name a file: -o scores.parquet")
-    if out and out.is_dir():
-        raise UsageError(f"{out} is a folder", f"name a file: -o report.{format_}")
-    if out and not out.parent.is_dir():
-        raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
+    if out:
+        check_output(out, f"report.{format_}")
     return out
 
 

@@ -11,6 +11,7 @@ import typer
 from hvaeood_cli.cli import console, deciding, options, scoring
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import ExitCode, UsageError
+from hvaeood_cli.files import check_folder, check_output
 
 if TYPE_CHECKING:
     from hvaeood_cli.detector import Detector
@@ -97,7 +98,7 @@ def score(
         _score_shard(run, shard, parts, force, quiet)
         return
     out = output or scoring.output_for(sources, manifest)
-    scoring.check_output(out)
+    check_output(out, "scores.h5")
     warn = console.warner(quiet)
     asked = deciding.Asked(rules, calibration, fail_on_flagged, force)
     decide = deciding.Decider.of(detector, out, len(manifest), asked, warn)
@@ -152,14 +153,12 @@ def _score_shard(run: ScoringRun, shard: Shard, parts: Path, force: bool, quiet:
         if not quiet:
             console.say(f"shard {shard} of {n:,} images has none: nothing to do")
         return
-    if parts.exists() and not parts.is_dir():
-        raise UsageError(f"{parts} is a file", "with --shard, -o names a folder of parts")
-    if not parts.parent.is_dir():
-        raise UsageError(f"no such folder: {parts.parent}", "make it first, or choose another -o")
+    check_folder(parts)
     started = time.monotonic()
     run = run.shard(shard)
     parts.mkdir(exist_ok=True)
     out = parts / part_name(run.header("", ""))
+    check_output(out, out.name)
     scores, fresh = scoring.score_into(run, out, lambda _: None, force, not quiet)
     if not quiet:
         how = f"scored in {time.monotonic() - started:.1f} s on {scoring.place(scores)}"

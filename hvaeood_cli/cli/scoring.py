@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.errors import CalibrationError, ExitCode, HvaeoodError, StoreError, UsageError
+from hvaeood_cli.errors import CalibrationError, ExitCode, HvaeoodError, StoreError
 from hvaeood_cli.store.conversions import conversions_in_words, done_to_most
 
 if TYPE_CHECKING:
@@ -49,14 +49,6 @@ def _stem(source: str, manifest: Manifest) -> str:
     first = source.rstrip("/").replace(":", "-").replace("#", "-")
     name = Path(first).resolve().name if first in (".", "..") else Path(first).name
     return name or "images"
-
-
-def check_output(out: Path) -> None:
-    """Raise UsageError where no score file can be written."""
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", "name a file: -o scores.h5")
-    if not out.parent.is_dir():
-        raise UsageError(f"no such folder: {out.parent}", "make it first, or choose another -o")
 
 
 def score_into(

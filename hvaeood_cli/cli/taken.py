@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hvaeood_cli.cli import console
 from hvaeood_cli.errors import ExitCode, HvaeoodError, UsageError
+from hvaeood_cli.files import check_folder
 from hvaeood_cli.text import printable
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ class Asked(NamedTuple):
     def of(
         cls, to: dict[str, Path | None], dry_run: bool, list_all: bool, quiet: bool
     ) -> Asked | None:
-        """to: the folder of each way, if it is asked for. Raises UsageError for two of them."""
+        """to: the folder of each way, if it is asked for.
+
+        Raises UsageError for two of them, and for one that can be no folder.
+        """
         from hvaeood_cli.taking.take import How
 
         named = {how: folder for how, folder in to.items() if folder is not None}
@@ -41,6 +45,7 @@ class Asked(NamedTuple):
             options = " and ".join(f"--{how}-to" for how in named)
             raise UsageError(f"{options} exclude one another", "choose one")
         for how, folder in named.items():
+            check_folder(folder)
             return cls(How(how), folder, dry_run, list_all, quiet)
         return None
 

@@ -150,7 +150,7 @@ def open_archive(argument: str) -> ArchiveSource | None:
         return None
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise SourceError(f"{argument} is no regular file")
+            raise SourceError(f"{argument} is no regular file", "name an archive, or a folder")
         found = _open_zip(path) if path.lower().endswith(b".zip") else _open_tar(path)
     except (OSError, tarfile.TarError, zipfile.BadZipFile, ValueError, NotImplementedError) as why:
         reason = getattr(why, "strerror", None) or str(why) or type(why).__name__

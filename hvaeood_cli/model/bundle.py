@@ -51,6 +51,7 @@ MAX_FOLDS = 16
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
 _MAX_CONFIG, _MAX_TRAINING = 1 << 20, 1 << 24  # bytes
+MAX_EPOCHS = 1 << 17  # entries of a training curve
 _MAX_IMAGES = 1 << 30  # bytes of the hashes of training images
 _MAX_WEIGHTS = 1 << 34  # bytes
 
@@ -76,7 +77,7 @@ class _Config(_Version):
     model: ModelConfig
 
 
-class _Epoch(BaseModel):
+class Epoch(BaseModel):
     """An entry of the training curve."""
 
     model_config = ConfigDict(extra="allow")
@@ -105,7 +106,7 @@ class _Training(BaseModel):
     device: _Name = ""
     finished: _Name = ""
     versions: Annotated[dict[str, str], Field(max_length=64)] = {}
-    curve: Annotated[list[_Epoch], Field(max_length=1 << 17)] = []
+    curve: Annotated[list[Epoch], Field(max_length=MAX_EPOCHS)] = []
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Graphs in the user's cache folder, each under a hash of all that it depends on.
 
 A file is a line of JSON, with what the graph depends on and the hash of what follows, and the
-graph. It is written whole or not at all, and checked when it is read: a damaged one counts as none
-and is made anew. The folder may be deleted at any time.
+graph. It is written whole or not at all, and checked when it is read: a damaged one, or what is
+no file, counts as none and is made anew. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 import platformdirs
 
 from hvaeood_cli.files import replacing
+from hvaeood_cli.untrusted import read_regular
 
 _FORMAT = "hvaeood-graph 1"
+_MAX_BYTES = 1 << 30  # of a file: a graph holds the weights of its model
 
 
 def cached(identity: dict[str, Any]) -> bytes | None:
     """The graph of this identity; None if it is not there, damaged or of another one."""
     try:
-        head, _, blob = _place(identity).read_bytes().partition(b"\n")
+        head, _, blob = read_regular(_place(identity), _MAX_BYTES).partition(b"\n")
     except OSError:
         return None
     return blob if head == _head(identity, blob) else None

@@ -7,7 +7,10 @@ checksums, and if all that are wanted take together about what is stored.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +34,10 @@ _MOST_CHUNKS = 4096  # and one for each 64 values: more take minutes
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _STRING = 64  # bytes of memory that a string takes beside its own
 _AGAIN = "score the images again to make it"
+# A heap of strings of variable length: its mark and version, its length; then its objects.
+_HEAP, _HEAP_HEAD = b"GCOL\x01", struct.Struct("<8xQ")
+_OBJECT = struct.Struct("<H6xQ")  # a number, which free space has not, and a length
+_WINDOW = 1 << 20
 
 
 @contextmanager
@@ -40,7 +47,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
         what = f"{path} is not a file" if path.exists() else f"no such score file: {path}"
         raise StoreError(what, "hvaeood score FOLDER makes one")
     try:
+        _check_heaps(path)
         with h5py.File(path, "r") as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8):  # as `_check_heaps` takes them
+                raise ValueError("its addresses or lengths are not of 8 bytes")
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = str(error).strip().split("\n")[0][:200]
@@ -206,6 +216,60 @@ def _check_unpacking(found: h5py.Dataset, room: int) -> None:
             most = room + 8  # a checksum may be inside
             if len(zlib.decompressobj().decompress(data, most + 1)) > most:
                 raise refused(found, f"{found.name} claims less than it unpacks to")
+
+
+def _check_heaps(path: Path) -> None:
+    """Raise ValueError where a heap of strings is damaged: HDF5 may walk in it for ever.
+
+    Which of them are used is not known before they are read. So they are searched for.
+    """
+    walked = 0
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for begin in _windows(file.fileno()):
+            window = os.pread(file.fileno(), _WINDOW + len(_HEAP) - 1, begin)
+            at = window.find(_HEAP)
+            while at >= 0:
+                walked += _check_heap(file.fileno(), begin + at, size)
+                if walked > size:
+                    raise ValueError("heaps of its strings lie in one another")
+                at = window.find(_HEAP, at + 1)
+
+
+def _windows(descriptor: int) -> Iterator[int]:
+    """Where to read windows of a file, so that all of it is read but for its holes."""
+    begin = 0
+    while True:
+        try:
+            begin = os.lseek(descriptor, begin, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is no more
+                return
+            raise
+        yield begin
+        begin += _WINDOW
+
+
+def _check_heap(descriptor: int, place: int, size: int) -> int:
+    """Raise ValueError unless each object of a heap ends behind its begin, and within the heap.
+
+    Returns the heap's length.
+    """
+    head = os.pread(descriptor, _HEAP_HEAD.size, place)
+    length = _HEAP_HEAD.unpack(head)[0] if len(head) == _HEAP_HEAD.size else 0
+    if length > size - place:
+        return 0  # which HDF5 refuses; or it is no heap, and only looks like one
+    if length > _SLACK:
+        raise ValueError(f"a heap of its strings claims {length:,} bytes")
+    heap = os.pread(descriptor, length, place)
+    at = _HEAP_HEAD.size
+    while len(heap) - at >= _OBJECT.size:
+        number, n_bytes = _OBJECT.unpack_from(heap, at)
+        step = _OBJECT.size + -(-n_bytes // 8) * 8 if number else n_bytes
+        if not 0 < step <= len(heap) - at:
+            raise ValueError("a heap of its strings is damaged")
+        at += step
+    return int(length)
 
 
 def _chunks(found: h5py.Dataset) -> list[Any]:

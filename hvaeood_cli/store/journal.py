@@ -129,7 +129,7 @@ class Journal:
     def runtime_of(path: Path) -> str:
         """The runtime that the run there goes on with; empty if there is no such run."""
         try:
-            with FileIO(path) as file:
+            with FileIO(open_regular(path, follow=False)) as file:
                 return _scan(file, path).header.runtime
         except (OSError, StoreError):
             return ""  # `open` says what is wrong with it

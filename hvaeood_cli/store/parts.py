@@ -50,13 +50,18 @@ def find_parts(places: Iterable[Path], out: Path) -> list[Path]:
                 f"no such file or folder: {place}", "name the folder that --shard I/N -o was given"
             )
         inside = sorted(place.glob("[!.]*.h5")) if place.is_dir() else [place]
-        inside = [one for one in inside if not (out.exists() and one.samefile(out))]
+        inside = [one for one in inside if not _is_same(one, out)]
         if not inside:
             raise StoreError(
                 f"{place} holds no part", f"hvaeood score SOURCE --shard 1/N -o {place} makes one"
             )
         found += inside
     return found
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are of one file; not so where a link leads nowhere."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 class Part(NamedTuple):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from hvaeood_cli.errors import ImageError, StoreError, UsageError
-from hvaeood_cli.files import sync_file
+from hvaeood_cli.errors import ImageError, StoreError
+from hvaeood_cli.files import check_folder, sync_file
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.taking import transfer
 from hvaeood_cli.taking.places import (
@@ -67,7 +67,7 @@ def take(
     Raises UsageError for a folder that cannot be; StoreError where it cannot be written, with what
     has been taken so far as it is.
     """
-    _check_folder(folder)
+    check_folder(folder)
     try:
         if not dry_run:
             folder.mkdir(exist_ok=True)
@@ -197,10 +197,3 @@ class _Taking:
 def _move(found: Found, place: Path) -> Move:
     sha256 = hashlib.sha256(found.data).hexdigest()
     return Move(str(whole_place(found.path)), str(place), sha256)
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", "name a folder, which is made if it is new")
-    if not folder.exists() and not folder.parent.is_dir():
-        raise UsageError(f"no such folder: {folder.parent}", "make it first, or choose another")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.files import replacing
+from hvaeood_cli.model.bundle import MAX_EPOCHS, Epoch
 from hvaeood_cli.model.weights import read_weights_header
 from hvaeood_cli.untrusted import parse_json, read_regular
 
@@ -46,7 +47,7 @@ class _State(BaseModel):
     step: _Count
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     skipped: _Count
-    curve: list[dict[str, Any]]
+    curve: Annotated[list[Epoch], Field(max_length=MAX_EPOCHS)]  # as the model will say it
     learner: _Learner
 
 
@@ -223,7 +224,7 @@ def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
     if not {"state", "fingerprint"} <= header.metadata.keys():
         raise ValueError("it says nothing of its run")
     fingerprint = parse_json(_Fingerprint, header.metadata["fingerprint"]).model_dump()
-    state = parse_json(_State, header.metadata["state"]).model_dump()
+    state = parse_json(_State, header.metadata["state"]).model_dump(exclude_unset=True)
     if path.name != f"step-{state['step']:09d}.safetensors":
         raise ValueError(f"it is of step {state['step']}")
     return Checkpoint(path, load(data), state), fingerprint

@@ -257,6 +257,8 @@ def evaluate(
         sums = np.sum(list(side_by_side(summed, starts, n_threads)), axis=0)
     ladder.train()
     lower = sums / len(pixels)
+    if not np.isfinite(lower).all():  # for which neither JSON nor a curve has a place
+        return {}
     bits = bits_per_dim(lower, ladder.config.n_dims)
     return {
         "validation_lower_bound": [round(float(v), 3) for v in lower],

@@ -92,13 +92,18 @@ def _attributes() -> Iterator[Case]:
     models: list[tuple[str, type[BaseModel]]] = [
         ("/", RunHeader), ("/", FileFacts), ("/decision", DecisionFacts)
     ]  # fmt: skip
-    fields = [("/", "format"), ("/", "format_version")]
-    fields += [(path, name) for path, model in models for name in model.model_fields]
-    fields += [(one.path, "codes") for one in _datasets() if one.has_codes]
-    for path, name in fields:
+    fields = [("/", "format", True), ("/", "format_version", True)]
+    fields += [
+        (path, name, field.is_required())
+        for path, model in models
+        for name, field in model.model_fields.items()
+    ]
+    fields += [(one.path, "codes", True) for one in _datasets() if one.has_codes]
+    for path, name, required in fields:
         if name in FROM_ROWS:
             continue
-        yield changed(f"{path} without {name}", lambda f, p=path, n=name: f[p].attrs.pop(n))
+        without = _without(path, name)
+        yield changed(f"{path} without {name}", without, refused=required)
         for what, value in _VALUES.items():
             # some of them are what it may be: a name may be any text
             yield changed(f"{path} {name} {what}", _set(path, name, value), refused=False)
@@ -106,6 +111,13 @@ def _attributes() -> Iterator[Case]:
         if one.has_codes:
             for text in _CODES:
                 yield changed(f"codes of {one.path} {text[:20]}", _set(one.path, "codes", text))
+
+
+def _without(path: str, name: str) -> Change:
+    def change(file: h5py.File) -> None:
+        file[path].attrs.pop(name, None)  # not every file has what it may have
+
+    return change
 
 
 def _set(path: str, name: str, value: Any) -> Change:

@@ -36,8 +36,8 @@ def sidecars(seed: int = 0, n_random: int = 150) -> Iterator[Case]:
         yield from truncated(file, seed, n_random if file == JOURNAL else n_random // 5)
         some = n_random if file == JOURNAL else n_random // 3
         yield from flipped(file, seed, some, same=file == JOURNAL)
-        yield from _no_files(file)
-    yield from _no_files("s.h5")
+        yield from no_files(file)
+    yield from no_files("s.h5")
 
 
 # -- journals -------------------------------------------------------------------------------------
@@ -190,7 +190,9 @@ def _labels() -> Iterator[Case]:
 # -- what is no file ------------------------------------------------------------------------------
 
 
-def _no_files(file: str) -> Iterator[Case]:
+def no_files(file: str) -> Iterator[Case]:
+    """What may stand where a file is looked for."""
+
     def instead(make: Callable[[Path], Any]) -> Callable[[Path], None]:
         def spoil(folder: Path) -> None:
             (folder / file).unlink()

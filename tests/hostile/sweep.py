@@ -31,7 +31,7 @@ from typing import Any
 from hvaeood_cli.errors import ExitCode
 from tests.hostile.case import Case
 from tests.hostile.score_files import FILE, TILED, score_files
-from tests.hostile.sidecars import JOURNAL, JUDGEMENTS, LABELS, PAGE, sidecars
+from tests.hostile.sidecars import JOURNAL, JUDGEMENTS, LABELS, PAGE, no_files, sidecars
 
 PARTS = 16  # of all cases
 ROOT = Path(__file__).parents[2]
@@ -61,13 +61,14 @@ class Command:
     door: bool = True  # whether what cannot be read must be refused, and not only remarked on
 
 
+_THE_FILE = ("s.h5", "good", "nowhere")  # and where it leads, if it is a link
 _SCORE = ("score", "images", "--model", "model", "--label", "0", "-q", "-o")
 _SCORE_TILES = ("score", "photos", "--model", "tiled", "--label", "0", "-q", "-o")
 COMMANDS: dict[str, list[Command]] = {
     FILE: [
-        Command(("decide", "s.h5", "--json"), ("s.h5",)),
-        Command(("decide", "s.h5", "--fpr", "0.1", "--copy-to", "taken"), ("s.h5", "taken")),
-        Command(("decide", "s.h5", "--fdr", "0.2", "--calibration", "c.npz"), ("s.h5",)),
+        Command(("decide", "s.h5", "--json"), _THE_FILE),
+        Command(("decide", "s.h5", "--fpr", "0.1", "--copy-to", "taken"), (*_THE_FILE, "taken")),
+        Command(("decide", "s.h5", "--fdr", "0.2", "--calibration", "c.npz"), _THE_FILE),
         Command(("report", "s.h5", "--top", "2", "-q", "-o", "r.html"), ("r.html",)),
         Command(("report", "s.h5", "--format", "md")),
         Command(("report", "s.h5", "--format", "csv", "--labels", LABELS)),
@@ -76,7 +77,7 @@ COMMANDS: dict[str, list[Command]] = {
             ("calibrate", "s.h5", "--model", "model", "-o", "new.npz"),
             ("new.npz", "new.maps.safetensors"),
         ),
-        Command((*_SCORE, "s.h5"), ("s.h5",)),
+        Command((*_SCORE, "s.h5"), _THE_FILE),
         Command(("reconstruct", "s.h5", "--model", "model", "-o", "g.png"), ("g.png",), False),
         Command(("tui", "s.h5")),
         Command(("the workbench", "s.h5")),
@@ -134,7 +135,7 @@ def cases(which: str) -> list[Case]:
         return [Case("nothing", lambda folder: None, file) for file in COMMANDS]
     if which == "some":  # others each time that the schema changes
         few = [*score_files(n_random=20), *sidecars(n_random=20)]
-        return random.Random(0).sample(few, 30)
+        return [*random.Random(0).sample(few, 30), *no_files(JOURNAL)]
     every = [*score_files(), *sidecars()]
     random.Random(2).shuffle(every)  # so that each part is a fair sample
     return every[int(which) :: PARTS]
@@ -238,7 +239,9 @@ def _what_is_wrong(folder: Path, case: Case, command: Command, code: int, said: 
         return f"exit code {code}: {said[-1500:]}"
     if code == ExitCode.BAD_INPUT and not ("error: " in said and "hint: " in said):
         return f"no error with a hint: {said[-500:]}"
-    if case.refused and command.door and code != ExitCode.BAD_INPUT:
+    # What a command is to write over, and cannot, is a wrong -o.
+    refusals = {ExitCode.BAD_INPUT, *([ExitCode.USAGE] if case.file in command.writes else [])}
+    if case.refused and command.door and code not in refusals:
         return f"not refused, exit code {code}: {said[-500:]}"
     if (
         case.same

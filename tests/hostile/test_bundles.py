@@ -26,7 +26,6 @@ from tests.hostile.forked import (
     listing,
     needs_linux,
     places,
-    serving,
 )
 from tests.score_files import make_scores
 
@@ -50,12 +49,6 @@ TRAINING = {
 LAYER = {"latent": 65536, "spatial": True, "channels": 65536, "n_blocks": 64, "kernel": 15}
 
 Damage = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server")) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -28,19 +28,12 @@ from tests.hostile.forked import (
     listing,
     needs_linux,
     places,
-    serving,
 )
 from tests.score_files import make_scores
 
 pytestmark = needs_linux
 
 N = 60
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server")) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

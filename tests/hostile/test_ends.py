@@ -23,10 +23,11 @@ from hvaeood_cli.images.folder import read_file
 from hvaeood_cli.images.sources import open_sources
 from hvaeood_cli.untrusted import read_regular
 from tests.conftest import make_images
-from tests.hostile.forked import ROOT, Server, needs_linux, serving
+from tests.hostile.forked import ROOT, Server, needs_linux
 from tests.hostile.test_faults import h5, judgements, model
 
 pytestmark = needs_linux
+WITH_FAULTS = True  # of the `server`
 
 SCORE = ("score", "images", "--model", "model", "-o", "out/s.h5", "-S", "1", "--batch-size", "8")
 TRAIN = (
@@ -37,12 +38,6 @@ TRAIN = (
 APPEND = "hvaeood_cli.store.journal:Journal.append"
 SAVE = "hvaeood_cli.training.checkpoint:Checkpoints.save"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server"), with_faults=True) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

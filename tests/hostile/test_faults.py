@@ -29,21 +29,16 @@ from hvaeood_cli.store.journal import Journal
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.writer import write_decision
 from tests.conftest import make_images
-from tests.hostile.forked import KILL, TEAR, End, Server, needs_linux, serving
+from tests.hostile.forked import KILL, TEAR, End, Server, needs_linux
 
 pytestmark = needs_linux
+WITH_FAULTS = True  # of the `server`
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EINTR)
 N = 300
 BATCH = 128
 # Every batch is synced, and every step of a training kept: else the clock would decide.
 OFTEN = {"hvaeood_cli.store.journal.SYNC_SECONDS": -1.0}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server"), with_faults=True) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

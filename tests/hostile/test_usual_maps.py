@@ -24,7 +24,6 @@ from tests.hostile.forked import (
     listing,
     needs_linux,
     places,
-    serving,
 )
 from tests.hostile.test_bundles import weights_damages
 from tests.hostile.test_calibrations import array_damages
@@ -36,12 +35,6 @@ COMMANDS: list[tuple[str, ...]] = [
     ("report", "s.h5", "--model", "model", "-o", "out/r.html", "--top", "2", "--force"),
     ("calibrate", "s.h5", "--model", "model"),
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server")) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
