@@ -63,7 +63,7 @@ def test_rows_stand_beside_the_papers_and_say_what_is_lacking():
     of = {("FashionMNIST", name): [made_up(shift)]
           for name, shift in (("FashionMNIST", 0.0), ("MNIST", 3.0))}  # fmt: skip
     lacking = {("FashionMNIST", "KMNIST"): "no data: KMNIST", ("SVHN", "SVHN"): "no model of SVHN"}
-    rows = tables.detection_rows(of, lacking)
+    rows = tables.detection_rows(of, lacking, samples=16)
     by = {(row[0], row[1], row[2], row[3], row[4]): row for row in rows}
     ours = by["7", "FashionMNIST", "MNIST", "L^{>0}", "HVAE"]
     assert ours[5:8] == ("0.268", "0.363", "0.882")
@@ -103,7 +103,7 @@ def test_a_plain_image_is_shorter_than_noise_and_fitting_q_raises_the_bound():
     images[0] = 0
     plain, noisy = competitors.codec_bits(scorer(), images)
     assert plain < noisy
-    assert (competitors.regret(scorer(), images, n_steps=200) > 0).all()
+    assert (competitors.regret(scorer(), images, n_steps=40) > 0).all()
 
 
 def test_figures_are_xml_and_a_model_agrees_with_itself():

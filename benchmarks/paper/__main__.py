@@ -49,6 +49,7 @@ class Paper:
     cells: Cells
     n: int
     n_regret: int
+    samples: int
     seed: int
 
     def why_not(self, trained_on: str, images: str) -> str:
@@ -89,10 +90,9 @@ class Paper:
 
     def _cell(self, what: str, detector: Detector, images: str, pixels: Pixels) -> Cell:
         content = hashlib.sha256(pixels.tobytes()).hexdigest()
-        samples = detector.n_importance_samples
         sha256 = detector.bundle.sha256
         print(f"{what} of {len(pixels)} {images} by {detector.bundle.name} ...", flush=True)
-        return Cell(what, sha256, images, content, len(pixels), samples, self.seed)
+        return Cell(what, sha256, images, content, len(pixels), self.samples, self.seed)
 
     @cached_property
     def wanted(self) -> list[tuple[str, str]]:
@@ -143,7 +143,7 @@ def write_tables(paper: Paper, out: Path, said: str) -> None:
     scores = {pair: paper.scores(*pair) for pair in there}
     bits = {pair: [_bits(paper, pair[0], each) for each in found] for pair, found in scores.items()}
     first = tables.bits_rows(bits, paper.lacking)
-    others = tables.detection_rows(scores, paper.lacking)
+    others = tables.detection_rows(scores, paper.lacking, paper.samples)
     tables.write(out, "table-1", tables.BITS_HEAD, first)
     tables.write(out, "tables-2-5-6-7-8", tables.DETECTION_HEAD, others)
     text = [said, "Table 1, bits/dim:", tables.markdown(tables.BITS_HEAD, first)]
@@ -215,7 +215,9 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     cells = Cells(options.out / "cells")
-    paper = Paper(named(options.data), models, cells, options.n, options.regret, options.seed)
+    paper = Paper(
+        named(options.data), models, cells, options.n, options.regret, options.samples, options.seed
+    )
     hashes = (
         f"{trained_on}: " + ", ".join(f"{d.bundle.name} ({d.bundle.sha256[:12]})" for d in found)
         for trained_on, found in models.items()

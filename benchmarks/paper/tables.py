@@ -49,12 +49,14 @@ def cell(inside: Sequence[Float], outside: Sequence[Float]) -> Row:
 
 
 def detection_rows(
-    of: Mapping[tuple[str, str], Sequence[Scores]], lacking: Mapping[tuple[str, str], str]
+    of: Mapping[tuple[str, str], Sequence[Scores]],
+    lacking: Mapping[tuple[str, str], str],
+    samples: int,
 ) -> list[Row]:
     """Every row of Tables 2 and 5 to 8, and below each set the scores that only we have.
 
     of: by (trained on, images), the scores of each model; "<name>-train" is its training set.
-    lacking: by the same, why there are none.
+    lacking: by the same, why there are none. samples: our S; a row of another S stays empty.
     """
     rows, done = [], set()
     sets = dict.fromkeys((d.table, d.trained_on, d.outside) for d in DETECTIONS)
@@ -69,7 +71,7 @@ def detection_rows(
         for row in DETECTIONS:
             if (row.table, row.trained_on, row.outside) != (table, trained_on, outside):
                 continue
-            rows.append(_published(row) + _ours(row, inside_of, outside_of, why))
+            rows.append(_published(row) + _ours(row, inside_of, outside_of, why, samples))
             done.add((table, outside, _plain(row.score)))
         for score in inside_of[0] if inside_of and outside_of else ():
             if table == 2 and (table, outside, score) not in done:
@@ -84,17 +86,21 @@ def _published(row: Detection) -> Row:
 
 
 def _ours(
-    row: Detection, inside: Sequence[Scores] | None, outside: Sequence[Scores] | None, why: str
+    row: Detection,
+    inside: Sequence[Scores] | None,
+    outside: Sequence[Scores] | None,
+    why: str,
+    samples: int,
 ) -> Row:
-    score = _plain(row.score)
+    score, _, named = row.score.partition(", S = ")
     if row.model not in ("HVAE", "BIVA") and score not in _SAME_SCORE:
         return "another model", "", "", ""
     if row.model == "BIVA":
         return "no such model", "", "", ""
     if not inside or not outside:
         return why, "", "", ""
-    if score not in inside[0] or score not in outside[0]:
-        return "not computed", "", "", ""
+    if named and int(named) != samples:
+        return f"not computed: S = {samples}", "", "", ""
     return _figures(score, inside, outside)
 
 
@@ -105,7 +111,7 @@ def _figures(score: str, inside: Sequence[Scores], outside: Sequence[Scores]) ->
 
 
 def _plain(score: str) -> str:
-    """A score's name without its S: ours has one S in all rows."""
+    """A score's name without its S."""
     return score.partition(", S = ")[0]
 
 
