@@ -91,9 +91,13 @@ class Combination:
         """
         places, densities = places_of(aspects, widths), []
         for place, names in zip(places, aspects.values(), strict=True):
-            has_l = names[0] == _L  # and is large, so that a mixture is not of a handful of images
-            fit = Density.fit_trimmed if trimmed else Density.fit if has_l else Density.fit_one
-            densities.append(fit(fitted[:, place], has_l))
+            values, has_l = fitted[:, place], names[0] == _L
+            if trimmed:
+                densities.append(Density.fit_trimmed(values, has_l))
+            elif has_l:
+                densities.append(Density.fit(values, has_l))
+            else:  # over few statistics a mixture gives a handful of strange images a component
+                densities.append(Density.fit(values, n_components=1))
         return cls(tuple(aspects), places, tuple(densities))
 
     def combined(self, values: NDArray[np.floating[Any]]) -> Float64:

@@ -14,7 +14,6 @@ score is the larger of two, the density's and that of L's own two tails (`Densit
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,6 @@ Float64 = NDArray[np.float64]
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
 _RULE = 2  # changes with how densities are fitted and added up
-_USUAL = 0.98  # the share of images that `fit_one` fits to
 _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
 _IMAGES_PER_STATISTIC = 2  # with fewer images, statistics are taken to be independent
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
@@ -58,37 +56,19 @@ class Density:
         The seed is fixed. n_components: at most; few images get fewer, and very few one without
         any dependence.
         """
+        from sklearn.mixture import GaussianMixture
+
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
         n, n_dims = values.shape
         if n < _IMAGES_PER_STATISTIC * n_dims:
             return cls.around(centre, spread, has_l)._with_tail(values)
         per_component = 1 + n_dims + n_dims * (n_dims + 1) // 2
         n_components = max(1, min(n_components, n // (_IMAGES_PER_PARAMETER * per_component)))
-        fitted = cls._mixture(values, centre, spread, has_l, n_components)
-        return fitted._with_tail(values)
-
-    @classmethod
-    def fit_one(cls, values: Float64, has_l: bool = False) -> Density:
-        """Fit one Gaussian to the same, but for the rarest of them.
-
-        Few statistics cannot tell a handful of strange images among usual ones from a kind of its
-        own: a mixture would give them a component, and others like them would pass as usual.
-        """
-        rough = cls.fit(values, has_l, n_components=1)
-        usual = values[np.argsort(rough.minus_log(values), kind="stable")]
-        usual = usual[: math.ceil(_USUAL * len(values))]
-        return cls.fit(usual, has_l, n_components=1)._with_tail(values)
-
-    @classmethod
-    def _mixture(
-        cls, values: Float64, centre: Float64, spread: Float64, has_l: bool, n_components: int
-    ) -> Density:
-        from sklearn.mixture import GaussianMixture
-
         mixture = GaussianMixture(n_components, reg_covar=_RIDGE, random_state=0)
         mixture.fit((values - centre) / spread)
         weights, precisions = np.log(mixture.weights_), mixture.precisions_cholesky_
-        return cls(centre, spread, weights, mixture.means_, precisions, _NO_TAIL, has_l)
+        fitted = cls(centre, spread, weights, mixture.means_, precisions, _NO_TAIL, has_l)
+        return fitted._with_tail(values)
 
     @classmethod
     def fit_trimmed(cls, values: Float64, has_l: bool = False) -> Density:
@@ -122,7 +102,6 @@ class Density:
             _IMAGES_PER_PARAMETER,
             _RIDGE,
             _LEAST_SPREAD,
-            _USUAL,
             _TAIL,
             _IN_TAIL,
             _WEIGHT_OF_L,
