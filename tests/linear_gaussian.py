@@ -36,6 +36,9 @@ class GaussianPixels(Likelihood):
         log_p = torch.distributions.Normal(mean, SCALES[0]).log_prob(x)
         return log_p.flatten(0, 1).sum(1)
 
+    def pit(self, parameters: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
+        return torch.distributions.Normal(parameters, SCALES[0]).cdf(x)
+
     def mean(self, parameters: Tensor) -> Tensor:
         return parameters
 

@@ -174,3 +174,19 @@ def test_any_architecture_agrees_with_the_naive_way(config):
     torch.testing.assert_close(
         scores.llr, naive_scores(ladder, x, noise, 2, "sample"), atol=2e-2, rtol=1e-3
     )
+
+
+def test_the_kl_of_channels_is_the_analytic_one(ladder, x):
+    noise = make_noise(ladder, 3, len(x))
+    seen = {}
+
+    def seen_at(k, descent):
+        seen.setdefault(k, descent)
+
+    found = score(ladder, x, noise, 3, visit=seen_at)
+    q, p = seen[0].posteriors[1], seen[0].priors[1]
+    rows = [Normal(*(part.repeat(3 * len(x) // len(part), *[1] * (part.dim() - 1)) for part in g))
+            for g in (q, p)]  # fmt: skip
+    each = kl_divergence(*rows).unflatten(0, (3, len(x)))  # (S, B, C, ...)
+    each = each.flatten(3) if each.dim() > 3 else each.unsqueeze(2)
+    torch.testing.assert_close(found.kl_of_channels, each.mean(dim=(0, 3)), rtol=1e-4, atol=1e-5)

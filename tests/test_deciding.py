@@ -300,7 +300,7 @@ def test_predict_flags_what_the_p_values_flag(bundle):
     calibration = detector.calibrate(images)
     endless = np.full(20, np.inf)
     usual = np.sort(np.concatenate([calibration.combined[:-20], endless]))
-    detector.calibration_ = replace(calibration, combined=usual, densities=(Endless(),))
+    detector.calibration_ = replace(calibration, combined=usual, combinations=(Endless(),))
     p = detector.p_values(images[:10])
     assert (p == 21 / 141).all()
     assert (detector.predict(images[:10]) == 1).all()

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
+from scipy.stats import kstest
 from torch import nn
 
 from hvaeood_cli.model import logistics
-from hvaeood_cli.model.likelihoods import DiscretizedLogistics
+from hvaeood_cli.model.likelihoods import Bernoulli, DiscretizedLogistics
 from hvaeood_cli.scoring.bounds import bits_per_dim
 
 VALUES = torch.arange(256, dtype=torch.uint8)
@@ -225,3 +226,58 @@ def test_an_untrained_mixture_moves_as_one(channels):
     )
     for i, expected in enumerate((np.tanh(1.0), 0.0, np.tanh(1.0))[: 3 * (channels == 3)]):
         assert mixture.coefficients[:, i].mean().item() == pytest.approx(expected, abs=0.1)
+
+
+# -- the probability integral transform ------------------------------------------------------------
+
+
+def grey_mixture(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, logistics.n_parameters(1), 1, generator=torch.manual_seed(seed))
+
+
+def test_the_transform_is_the_sum_of_the_probabilities_below():
+    """Of a grey pixel at each of its 256 values: no probability is left out, and none is twice."""
+    raw = grey_mixture(1, 0).expand(256, -1, -1)
+    x = (torch.arange(256.0) / 127.5 - 1.0).view(256, 1, 1)
+    p = logistics.log_prob(raw, x).exp().flatten()  # (256,)
+    upper = torch.cumsum(p, 0)
+    for share in (0.0, 0.25, 1.0):
+        level = logistics.pit(raw, x, torch.full_like(x, share)).flatten()
+        torch.testing.assert_close(level, upper - p + share * p, atol=1e-5, rtol=0.0)
+
+
+def test_of_values_that_the_model_draws_the_transform_is_uniform():
+    """Each colour given the pixel's earlier ones, too; a model that is wrong is not uniform."""
+    n, generator = 4000, torch.Generator().manual_seed(0)
+    raw = torch.randn(1, logistics.n_parameters(3), 1, generator=generator).expand(n, -1, -1)
+    values = torch.arange(256.0) / 127.5 - 1.0
+    x = torch.zeros(n, 3, 1)
+    for channel in range(3):  # by the transform itself at uniform 1, which is monotone in the value
+        wanted = torch.rand(n, generator=generator)
+        low, high = torch.zeros(n, dtype=torch.long), torch.full((n,), 255)
+        while (low < high).any():
+            middle = (low + high) // 2
+            x[:, channel, 0] = values[middle]
+            reached = logistics.pit(raw, x, torch.ones_like(x))[:, channel, 0] >= wanted
+            low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
+        x[:, channel, 0] = values[low.clamp(max=255)]
+    levels = logistics.pit(raw, x, torch.rand(x.shape, generator=generator))
+    for level in levels.squeeze(2).T:
+        assert kstest(level.numpy(), "uniform").pvalue > 1e-3
+    other = logistics.pit(raw.roll(1, dims=1), x, torch.rand(x.shape, generator=generator))
+    assert kstest(other[:, 0, 0].numpy(), "uniform").pvalue < 1e-6
+
+
+def test_what_is_left_of_the_noise_that_binarised_is_uniform_whatever_came_of_it():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.full((20_000, 1, 1, 1), 60, dtype=torch.uint8)
+    uniform = torch.rand(pixels.shape, generator=generator)
+    likelihood = Bernoulli()
+    x, left = likelihood.observe(pixels, uniform), likelihood.remainder(pixels, uniform)
+    for value in (0.0, 1.0):
+        assert kstest(left[x == value].numpy(), "uniform").pvalue > 1e-3
+    logit = torch.full((1, 1, 1, 1), float(np.log(60 / 195)))  # what the pixels are drawn with
+    level = likelihood.pit(logit.expand(len(x), 1, 1, 1), x, left).flatten()
+    assert kstest(level.numpy(), "uniform").pvalue > 1e-3
+    ends = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    assert (likelihood.remainder(ends, torch.full((2, 1, 1, 1), 0.5)) - 0.5).abs().max() < 1e-6

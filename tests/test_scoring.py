@@ -16,6 +16,8 @@ from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.presets import PRESETS
 from hvaeood_cli.scoring import scorer as scorer_module
+from hvaeood_cli.scoring import statistics
+from hvaeood_cli.scoring.bounds import Scores
 from hvaeood_cli.scoring.engines import local
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.scoring.side_by_side import side_by_side
@@ -250,3 +252,28 @@ def test_a_colour_image_is_shown_as_it_is(dequantize):
     views = Scorer.on(ladder, settings, torch.device("cpu")).reconstruct(pixels)
     np.testing.assert_allclose(views.observed, pixels / 255.0, atol=0.006)
     assert views.from_k.min() >= 0.0 and views.from_k.max() <= 1.0
+
+
+def test_what_residuals_have_in_common_is_measured():
+    """Independent ones have nothing; smooth ones much, and negative at what they alternate by."""
+    ladder, random = make_ladder(SMALL), torch.Generator().manual_seed(0)
+    independent = torch.rand(2, 1, 64, 64, generator=random)
+    stripes = torch.where(torch.arange(64) % 2 == 0, 0.1, 0.9).expand(2, 1, 64, 64)
+
+    def residual(pit: torch.Tensor) -> np.ndarray:
+        one = torch.zeros(2, 3)
+        bounds = Scores(one, one[:, 1:], one, one, torch.zeros(2, 3, 64, 64), pit, one)
+        return statistics.residual(statistics.Evaluation(ladder, pit, bounds)).numpy()
+
+    np.testing.assert_allclose(residual(independent), 0.0, atol=0.06)
+    spread, beside, two_apart, diagonal = residual(stripes)[0]
+    assert spread == pytest.approx(np.log(1.2816**2), abs=1e-3)  # the normal quantile of 0.9
+    assert (beside, two_apart, diagonal) == pytest.approx((0.0, 1.0, -1.0), abs=0.04)
+
+
+def test_a_spot_costs_what_one_pixel_in_a_hundred_exceeds():
+    cost = torch.arange(10_000.0).view(1, 1, 100, 100).expand(2, 3, 100, 100)
+    one = torch.zeros(2, 3)
+    bounds = Scores(one, one[:, 1:], one, one, -cost, cost[:, :1], one)
+    found = statistics.spot_cost(statistics.Evaluation(make_ladder(SMALL), cost, bounds))
+    assert found.tolist() == [[9900.0, 9900.0]] * 2
