@@ -40,7 +40,7 @@ def picture_of_score() -> None:
     terminal = Console(width=WIDTH, force_terminal=True, color_system="truecolor", markup=False)
     recorder = Console(record=True, width=WIDTH, file=io.StringIO())
     console.out = lambda: terminal  # type: ignore[assignment]
-    console.emit = lambda parts: recorder.print(Text.from_ansi("".join(parts)))
+    console.emit = lambda parts, **_: recorder.print(Text.from_ansi("".join(parts)))
     hvaeood("score", "examples/mixed")
     recorder.save_svg(str(DOCS / "score.svg"), title="hvaeood score examples/mixed")
 
