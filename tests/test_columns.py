@@ -122,3 +122,29 @@ def test_shapes_titles_and_names_agree(sizes):
         assert len(column.csv_names(sizes)) in (0, n)
     heads = [name for column in columns.TABLE for name in column.csv_names(sizes)]
     assert len(set(heads)) == len(heads)
+
+
+def test_what_an_older_file_cannot_give_a_calibration_is_said(run, tmp_path):
+    """It is calibrated on by fewer aspects, and nobody has to find that out."""
+    np.save(tmp_path / "x.npy", make_images(120, seed=5)[:, 0])
+    run("score", "x.npy", "-o", "old.h5")
+    with h5py.File(tmp_path / "old.h5", "r+") as file:
+        for name in ("residual", "spot_cost", "kl_channel"):
+            del file[f"scores/{name}"]
+        del file.attrs["n_channels"]
+    code, _, err = run("calibrate", "old.h5", "-o", "c.npz")
+    assert code == 0 and "before residual, spot_cost, kl_channel were kept" in err
+    assert list(Calibration.load(tmp_path / "c.npz").aspects) == ["bounds"]
+    code, _, err = run("score", "x.npy", "-o", "old.h5")
+    assert code == 3 and "the scores that are kept" in err and "--force" in err
+
+
+def test_scores_of_no_channel_are_refused(run, tmp_path):
+    np.save(tmp_path / "x.npy", make_images(60, seed=5)[:, 0])
+    run("score", "x.npy", "-o", "s.h5")
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        del file["scores/kl_channel"]
+        file["scores/kl_channel"] = np.zeros((60, 0), np.float32)
+        file.attrs["n_channels"] = 0
+    code, _, err = run("calibrate", "s.h5", "-o", "c.npz")
+    assert code == 3 and "of no channel" in err

@@ -56,7 +56,7 @@ def odd(tmp_path) -> Path:
 def test_from_images_to_flags(run, own, held_out, odd, tmp_path):
     code, out, err = run("calibrate", held_out)
     assert (code, err) == (0, "")
-    assert "200 images, 60 of them for the density" in out and "1/141" in out
+    assert "200 images, 60 of them for the densities" in out and "1/141" in out
     calibration = Calibration.load(own / "calibration.npz")
     assert calibration.id in out and len(calibration) == 200
     code, out, _ = run("score", "mixed")

@@ -49,6 +49,12 @@ def aspects(tiled: bool, there: Collection[str]) -> dict[str, tuple[str, ...]]:
     return {aspect: names for aspect, names in found.items() if names}
 
 
+def lacking(tiled: bool, there: Collection[str]) -> list[str]:
+    """The statistics that scores do not have: those of an older file."""
+    wanted = statistics_of(aspects(tiled, [column.name for column in columns("scores")]))
+    return [name for name in wanted if name not in there]
+
+
 def statistics_of(aspects: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """The columns of all aspects, each once."""
     return tuple(dict.fromkeys(name for names in aspects.values() for name in names))

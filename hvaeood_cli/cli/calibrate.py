@@ -88,6 +88,7 @@ def calibrate(
 
     Next: **hvaeood score FOLDER --model mine --fpr 0.01**
     """
+    from hvaeood_cli.calibration.combination import lacking
     from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.store.reader import read_scores
@@ -117,6 +118,11 @@ def calibrate(
             )
         found = read_scores(Path(sources[0])).present
         _check_as_asked(context, found)
+        if (absent := lacking(found.header.fit == "tile", found.columns)) and not quiet:
+            console.warn(
+                f"{sources[0]} is from before {', '.join(absent)} were kept, and the calibration "
+                "does without them; hvaeood score SOURCE --force measures them"
+            )
         if skip_training_images:
             found = found.of_rows(_held_out(detector, found.content, not quiet))
         kept: Path | None = found.path
@@ -287,7 +293,9 @@ def _show(calibration: Calibration, scores: ScoreFile, place: Path) -> None:
     n, n_bad = len(calibration.combined), int(scores.unreadable.sum())
     text = Text.assemble("calibration ", (calibration.id, "bold"))
     text.append(f" of {printable(str(calibration.about['model_name']))}: ")
-    text.append(f"{len(calibration):,} images, {len(calibration) - n:,} of them for the density\n")
+    text.append(
+        f"{len(calibration):,} images, {len(calibration) - n:,} of them for the densities\n"
+    )
     if n_bad:
         text.append(f"left out  {n_bad:,} that could not be read\n", style="yellow")
     text.append(f"p-values  from {n:,} images, so none below 1/{n + 1} = {least_p(n):.2g}\n")

@@ -132,7 +132,9 @@ def disagreement(scores: ScoreFile) -> str:
     named = np.bitwise_or.reduce(
         np.array(list(scores.conversion_codes.values()), np.int64), initial=0
     )
+    channels = scores.columns.get("kl_channel")
     cannot_be = {
+        "/scores/kl_channel is of no channel": np.array(channels is not None and not channels.size),
         "/images/status holds a code that has no name": ~np.isin(
             scores.status, list(scores.status_codes.values())
         ),

@@ -181,6 +181,15 @@ class Run:
             return f"p>{axis.k}" if axis.k else "p combined"
         return axis.column.titles(self.scores.sizes)[self._place(axis)]
 
+    def word(self, axis: Axis) -> str:
+        """What tells an axis from the others of its measure: k, the layer, or a word."""
+        words = [] if axis.measure == P else axis.column.words(self.scores.sizes)
+        return words[self._place(axis)] if words else str(axis.k)
+
+    def each(self, axis: Axis) -> str:
+        """What its measure has a value for: `Column.each`."""
+        return "k" if axis.measure == P else axis.column.each
+
     def values(self, axis: Axis) -> Values:
         """The values on an axis, (N,); NaN for rows without scores.
 

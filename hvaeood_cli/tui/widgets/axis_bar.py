@@ -10,7 +10,10 @@ from textual.widgets import Static
 from hvaeood_cli.tui.view import Snapshot
 from hvaeood_cli.tui.widgets.chips import Chip, Chips
 
-_WIDE = 110  # characters: all measures fit
+_MOST = 8  # values of a measure that are shown: z_1 may have a hundred channels
+_BEFORE = 3  # of them in front of the chosen one
+# What the chips of a measure's values tell apart, where it is not k.
+_NAMED = {"layer": "layer", "channel": "channel", "residual": "of"}
 
 
 class AxisBar(Horizontal):
@@ -32,11 +35,14 @@ class AxisBar(Horizontal):
         ks = []
         for axis in run.axes(here.measure):
             action = f"screen.axis('{axis.measure}', {axis.k})"
-            ks.append(Chip("all" if axis.is_combined else str(axis.k), action, axis == here))
+            ks.append(Chip("all" if axis.is_combined else run.word(axis), action, axis == here))
         scale = [Chip("log" if view.log else "linear", "screen.log")]
-        # What does not fit is cut off at the end: there are many measures, and `m` shows the next.
-        first = max(0, run.measures.index(here.measure) - 4) if self.size.width < _WIDE else 0
-        self.query_one(Chips).show(("[ ] k", ks), ("L", scale), ("m", measures[first:]))
+        # What does not fit is cut off at the end, so the chosen one of many stands near the begin.
+        chosen = next((i for i, chip in enumerate(ks) if chip.chosen), 0)
+        ks = ks[max(0, chosen - _BEFORE) :][:_MOST]
+        first = max(0, run.measures.index(here.measure) - 1)
+        of = f"[ ] {_NAMED.get(run.each(here), 'k')}"
+        self.query_one(Chips).show((of, ks), ("L", scale), ("m", measures[first:]))
         unit = f", {here.unit}" if here.unit else ""
         self.query_one("#legend", Static).update(
             Content.assemble(
