@@ -184,21 +184,23 @@ def pit(raw: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _pit(raw: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
-    parameters = mixture(raw, x.shape[1])
+    parameters, channels = mixture(raw, x.shape[1]), x.shape[1]
     weights = parameters.logits.softmax(1)  # (N, K, ...): of the components, given earlier channels
     levels = []
     for channel, location in enumerate(_locations(parameters, x.split(1, dim=1))):
         value, sharpness = x[:, channel : channel + 1], parameters.sharpness[:, channel]
-        upper = torch.where(value > 1.0 - _HALF_BIN, _FAR, value + _HALF_BIN) - location
-        lower = torch.where(value < -1.0 + _HALF_BIN, -_FAR, value - _HALF_BIN) - location
-        below = (lower * sharpness).sigmoid()
-        mass = (upper * sharpness).sigmoid() - below  # (N, K, ...)
-        share = weights * mass
-        total = share.sum(1)
-        levels.append((weights * below).sum(1) + uniform[:, channel] * total)
-        # Where no component has any mass, as the model has failed, they stay as they are.
-        found = (total > 0.0).unsqueeze(1)
-        weights = torch.where(found, share / total.unsqueeze(1).clamp(min=_TINY), weights)
+        upper = torch.where(value > 1.0 - _HALF_BIN, _FAR, value + _HALF_BIN)
+        lower = torch.where(value < -1.0 + _HALF_BIN, -_FAR, value - _HALF_BIN)
+        below = (lower - location).mul_(sharpness).sigmoid_()
+        mass = (
+            (upper - location).mul_(sharpness).sigmoid_().sub_(below).mul_(weights)
+        )  # (N, K, ...)
+        total = mass.sum(1)
+        levels.append(below.mul_(weights).sum(1).addcmul_(uniform[:, channel], total))
+        if channel + 1 < channels:
+            # Where no component has any mass, as the model has failed, they stay as they are.
+            share = mass.div_(total.unsqueeze(1).clamp(min=_TINY))
+            weights = torch.where((total > 0.0).unsqueeze(1), share, weights)
     return torch.stack(levels, dim=1)
 
 
