@@ -244,8 +244,9 @@ def bomb(file: h5py.File) -> None:
     """Names that are nothing, packed a thousand times."""
     del file["/images/error"]
     made = file.create_dataset("/images/error", (1 << 20,), "S4096", chunks=(256,), compression=9)
+    packed = zlib.compress(bytes(1 << 20), 9)
     for first in range(0, 1 << 20, 256):
-        made.id.write_direct_chunk((first,), zlib.compress(bytes(1 << 20), 9))
+        made.id.write_direct_chunk((first,), packed)
 
 
 def lying_chunk(file: h5py.File) -> None:
