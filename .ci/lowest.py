@@ -12,7 +12,7 @@ from pathlib import Path
 
 def lowest(requirement: str) -> tuple[str, str]:
     """("numpy", "2.2.1") of "numpy>=2.2.1". Raises ValueError for any other form."""
-    match = re.fullmatch(r"([A-Za-z0-9-]+)>=([0-9.]+)", requirement)
+    match = re.fullmatch(r"([A-Za-z0-9-]+)(?:\[[a-z,]+\])?>=([0-9.]+)", requirement)
     if match is None:
         raise ValueError(f"{requirement!r}: declare it as NAME>=VERSION")
     return match[1], match[2]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import config, console, options, scoring
+from hvaeood_cli.cli.listing import any_address, listed
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.files import check_output
 from hvaeood_cli.text import printable
@@ -90,7 +91,6 @@ def calibrate(
     """
     from hvaeood_cli.calibration.combination import lacking
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.store.reader import read_scores
 
     detector = Detector(
@@ -127,7 +127,7 @@ def calibrate(
             found = found.of_rows(_held_out(detector, found.content, not quiet))
         kept: Path | None = found.path
     else:
-        manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+        manifest = listed(sources, null, data_root, download, not quiet)
         out = scores or scoring.scratch_for(sources, detector, manifest)
         check_output(out, "scores.h5", "--scores")
         kept = scores
@@ -138,7 +138,9 @@ def calibrate(
     calibration = detector.calibration_from(found, allow_training_images)
     place = output or _place(detector, calibration)
     anew = _save(calibration, place, force)
-    maps = scoring.keep_usual_maps(detector, found, place, data_root, anew, console.warner(quiet))
+    maps = scoring.keep_usual_maps(
+        detector, found, place, data_root, any_address(sources), anew, console.warner(quiet)
+    )
     if kept is None:
         found.path.unlink(missing_ok=True)
     if json_:

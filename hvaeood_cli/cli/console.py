@@ -153,6 +153,16 @@ def progress(what: str, talk: bool = True) -> Iterator[Show]:
         yield log
 
 
+@contextlib.contextmanager
+def counting(what: str, talk: bool = True) -> Iterator[Callable[[int], None]]:
+    """How many images were found so far, on a terminal, while nobody knows how many there are."""
+    if not (talk and err().is_terminal):
+        yield lambda n: None
+        return
+    with err().status(what) as status:
+        yield lambda n: status.update(f"{what}: {n:,} images so far")
+
+
 def _left(seconds: float) -> str:
     if not math.isfinite(seconds):
         return ""

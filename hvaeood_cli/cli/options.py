@@ -21,7 +21,8 @@ Sources = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="Folders (searched recursively), image files, .zip and .tar files (read in place), "
-        "IDX/.npy/.npz files (FILE#A:B takes rows A to B-1), a torchvision data set "
+        "IDX/.npy/.npz/.parquet files (FILE#A:B takes rows A to B-1), addresses such as "
+        "s3://bucket/photos, a torchvision data set "
         "(fashionmnist:test), or - for a list on stdin.",
         show_default=False,
     ),
@@ -48,6 +49,14 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR", envvar="HVAEOOD_DATA_ROOT", help="Where torchvision keeps its data sets."
+    ),
+]
+Remote = Annotated[
+    bool,
+    typer.Option(
+        "--remote",
+        envvar="HVAEOOD_REMOTE",
+        help="Fetch images behind addresses. They are the score file's: name your own alone.",
     ),
 ]
 Download = Annotated[

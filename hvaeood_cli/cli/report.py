@@ -74,6 +74,7 @@ def report(
     model: options.ModelOfScores = None,
     calibration: options.CalibrationFile = None,
     data_root: options.DataRoot = None,
+    remote: options.Remote = False,
     device: options.Device = "auto",
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -123,7 +124,9 @@ def report(
             lines = _data(format_, found, known, remarks)
         else:
             show = (
-                _Show(model, data_root, device, calibration) if format_ == "html" and top else None
+                _Show(model, data_root, remote, device, calibration)
+                if format_ == "html" and top
+                else None
             )
             lines = _written(format_, found, known, top, show, fingerprint, remarks, warn)
         if out is None:
@@ -165,6 +168,7 @@ class _Show(NamedTuple):
 
     model: str | None
     data_root: Path | None
+    remote: bool
     device: str
     calibration: Path | None
 
@@ -277,7 +281,7 @@ def _lookers(scores: ScoreFile, show: _Show, remarks: list[str]) -> tuple[Looker
     from hvaeood_cli.images.reader import ImageReader
     from hvaeood_cli.looks.looker import Glancing, Looking
 
-    reader = ImageReader(show.data_root, beside=scores.path)
+    reader = ImageReader(show.data_root, scores.path, show.remote)
     glance = Glancing(scores, reader)
     try:
         look = Looking(scores, reader, show.model, show.device, show.calibration)

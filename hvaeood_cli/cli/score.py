@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import console, deciding, options, scoring
+from hvaeood_cli.cli.listing import listed
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import ExitCode, UsageError
 from hvaeood_cli.files import check_folder, check_output
@@ -76,7 +77,6 @@ def score(
         _check_undecided(rules.asked, calibration, fail_on_flagged, printing)
     from hvaeood_cli.calibration.ranking import Ranking
     from hvaeood_cli.detector import Detector
-    from hvaeood_cli.images.sources import open_sources
 
     detector = Detector(
         model,
@@ -91,7 +91,7 @@ def score(
         workers=workers,
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
-    manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+    manifest = listed(sources, null, data_root, download, not quiet)
     if shard:
         run = detector.run(manifest, label)
         parts = output or scoring.parts_for(sources, manifest)

@@ -77,13 +77,14 @@ def keep_usual_maps(
     scores: ScoreFile,
     calibration: Path,
     data_root: Path | None,
+    remote: bool,
     anew: bool,
     warn: Callable[[str], None],
 ) -> Path | None:
     """Keep what is usual of a map beside a calibration, made of these images, read again.
 
-    anew: even if it is there. Returns its file, or None where too few of the images can be read.
-    Raises StoreError where it cannot be written.
+    remote: whether images behind addresses are fetched. anew: even if it is there. Returns its
+    file, or None where too few images can be read. Raises StoreError where it cannot be written.
     """
     from hvaeood_cli.calibration.calibration import settings_of
     from hvaeood_cli.calibration.usual_maps import UsualMaps, place_of
@@ -97,7 +98,7 @@ def keep_usual_maps(
         if not anew and UsualMaps.load(place).fits(wanted):
             return place
     try:
-        reader = ImageReader(data_root, beside=scores.path)
+        reader = ImageReader(data_root, beside=scores.path, remote=remote)
         usual_maps_of(detector.scorer, scores, reader).save(calibration)
     except CalibrationError as error:
         warn(f"maps stay in nats: {error.message}")

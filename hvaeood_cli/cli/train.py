@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from hvaeood_cli.cli import console, options, training
+from hvaeood_cli.cli.listing import listed
 from hvaeood_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def train(
     Next: **hvaeood score FOLDER --model DIR**
     """
     started = time.monotonic()
-    from hvaeood_cli.images.sources import open_sources
 
     _check_precision(precision)
     if devices > 1 and "-" in sources:
@@ -72,7 +72,7 @@ def train(
             "a list on standard input cannot be read by several processes",
             "write it to files or name a folder",
         )
-    manifest = open_sources(sources, options.stdin_paths(sources, null), data_root, download)
+    manifest = listed(sources, null, data_root, download, not quiet)
     asked = training.Asked(preset, channels, image_size, fit, tile, stride, scale)
     chosen = training.choose(asked, manifest)
     config = chosen.config

@@ -66,6 +66,7 @@ def tui(
         Images, typer.Option(help="How images are drawn; none where the line is slow.")
     ] = Images.AUTO,
     data_root: options.DataRoot = None,
+    remote: options.Remote = False,
     device: options.Device = "auto",
 ) -> None:
     """Look through scored images in the terminal, and judge them.
@@ -88,7 +89,9 @@ def tui(
         raise UsageError(f"{n_models} models for {len(files or [1])} score files", "one for each")
 
     def open_all(paths: list[Path]) -> list[Opened]:
-        opened = [_open(path, model or [], calibration, data_root, device) for path in paths]
+        opened = [
+            _open(path, model or [], calibration, data_root, remote, device) for path in paths
+        ]
         if rule := _rule_for(opened, rules):
             _check_rule(rule, [one.run for one in opened])
         return opened
@@ -161,7 +164,12 @@ def _files_in(folder: Path, can_choose: bool) -> list[Path]:
 
 
 def _open(
-    path: Path, models: list[str], calibration: Path | None, data_root: Path | None, device: str
+    path: Path,
+    models: list[str],
+    calibration: Path | None,
+    data_root: Path | None,
+    remote: bool,
+    device: str,
 ) -> Opened:
     """A score file with its calibration and its model, where these can be found.
 
@@ -182,7 +190,7 @@ def _open(
     if not has_locks(path):
         console.warn(NO_LOCKS)
     model = _named_for(scores, models)
-    reader = ImageReader(data_root, beside=path)
+    reader = ImageReader(data_root, path, remote)
     glance = _glancing(scores, reader)
     no_model = ""
     looking = None

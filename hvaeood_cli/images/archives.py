@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, cast
+from weakref import finalize
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode
-from hvaeood_cli.images.folder import stamp_of
+from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode_hashed
+from hvaeood_cli.images.file import Count, File
+from hvaeood_cli.images.remote import file_at, is_address
 
 _SUFFIXES = (b".zip", b".tar")
 _NO_FILE = "it is a link, or no ordinary file, in the archive"
@@ -38,25 +40,19 @@ class Member(NamedTuple):
 class ArchiveSource(ABC):
     """The images in an archive, in its order. Any thread or process may read them."""
 
-    path: bytes
+    container: File
     members: Sequence[Member]
-    origin: str  # the archive's size and time
+    origin: str  # the archive's stamp when it was listed
     skipped: int  # how many other files are in it
 
     def __len__(self) -> int:
         return len(self.members)
 
     def name(self, i: int) -> bytes:
-        return self.path + b"/" + self.members[i].name
+        return self.container.name + b"/" + self.members[i].name
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
-        data = self.file(i)
-        digest = hashlib.sha256(data).digest()
-        try:
-            return decode(data), digest
-        except ImageError as error:
-            error.sha256 = digest
-            raise
+        return decode_hashed(self.file(i))
 
     def sha256(self, i: int) -> bytes:
         return hashlib.sha256(self.file(i)).digest()
@@ -84,7 +80,7 @@ class ArchiveSource(ABC):
         if member.size > MAX_BYTES:
             raise ImageError("too_large", f"{member.size} bytes; at most {MAX_BYTES} are read")
         try:
-            if stamp_of(self.path) != self.origin:
+            if self.container.stamp != self.origin:
                 raise ImageError("unreadable", "the archive has changed since it was listed")
             data = self._fetch(i)
         except ImageError:
@@ -105,9 +101,7 @@ class TarSource(ArchiveSource):
     places: Sequence[int]  # where the bytes of each begin
 
     def _fetch(self, i: int) -> bytes:
-        with open(self.path, "rb") as file:
-            file.seek(self.places[i])
-            return file.read(self.members[i].size)
+        return self.container.read_at(self.places[i], self.members[i].size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +116,10 @@ class ZipSource(ArchiveSource):
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(os.fsdecode(self.path))
+        opened = self.container.open()
+        archive = zipfile.ZipFile(opened)
+        finalize(archive, opened.close)  # which a ZipFile does only for a file that it opened
+        return archive
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file: another process opens its own."""
@@ -134,25 +131,23 @@ def is_archive(path: bytes) -> bool:
     return path.lower().endswith(_SUFFIXES)
 
 
-def open_archive(argument: str) -> ArchiveSource | None:
+def open_archive(argument: str, count: Count = lambda _: None) -> ArchiveSource | None:
     """The images in a zip or tar file; None if the argument is no such file.
 
     Raises SourceError for an archive that is not whole, has no images, or is a compressed tar file,
     of which no part can be read without all that comes before.
     """
     path = os.fsencode(argument)
-    if path.lower().endswith(_PACKED) and os.path.isfile(path):
+    if path.lower().endswith(_PACKED) and (is_address(argument) or os.path.isfile(path)):
         raise SourceError(
             f"{argument} is compressed as a whole, so its images cannot be read one by one",
             "unpack it, or pack the images as .tar or .zip",
         )
-    if not is_archive(path) or not os.path.lexists(path):
+    if not is_archive(path) or (file := file_at(argument)) is None:
         return None
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise SourceError(f"{argument} is no regular file", "name an archive, or a folder")
-        found = _open_zip(path) if path.lower().endswith(b".zip") else _open_tar(path)
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, ValueError, NotImplementedError) as why:
+        found = (_open_zip if path.lower().endswith(b".zip") else _open_tar)(file, count)
+    except Exception as why:  # zipfile's and tarfile's own, a network's, and what damage makes
         reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
         raise SourceError(
             f"cannot read {argument}: {reason}", "copy it again from where it came from"
@@ -166,20 +161,24 @@ def open_archive(argument: str) -> ArchiveSource | None:
 
 
 def split_member(name: bytes) -> tuple[bytes, bytes] | None:
-    """`photos.tar/a/b.png` -> (`photos.tar`, `a/b.png`), where photos.tar is a file; else None."""
-    end = name.find(b"/", 1)
+    """`photos.tar/a/b.png` -> (`photos.tar`, `a/b.png`), where photos.tar is a file; else None.
+
+    Behind an address nobody looks whether it is one.
+    """
+    behind = is_address(os.fsdecode(name))
+    end = name.find(b"/", name.find(b"://") + 3 if behind else 1)
     while end > 0:
         archive = name[:end]
-        if is_archive(archive) and os.path.isfile(archive):
+        if is_archive(archive) and (behind or os.path.isfile(archive)):
             return archive, name[end + 1 :]
         end = name.find(b"/", end + 1)
     return None
 
 
-def _open_zip(path: bytes) -> ZipSource:
-    origin, skipped = stamp_of(path), 0
+def _open_zip(file: File, count: Count) -> ZipSource:
+    origin, skipped = file.stamp, 0
     infos, members = list[zipfile.ZipInfo](), list[Member]()
-    with zipfile.ZipFile(os.fsdecode(path)) as archive:
+    with file.open() as opened, zipfile.ZipFile(opened) as archive:
         for info in archive.infolist():
             name = _bytes_of(info.filename)
             if info.is_dir():
@@ -191,13 +190,14 @@ def _open_zip(path: bytes) -> ZipSource:
             fault = _NO_FILE if stat.S_ISLNK(info.external_attr >> 16) else fault
             infos.append(info)
             members.append(Member(name, info.file_size, fault))
-    return ZipSource(path, members, origin, skipped, infos)
+    count(len(members))
+    return ZipSource(file, members, origin, skipped, infos)
 
 
-def _open_tar(path: bytes) -> TarSource:
-    origin, skipped = stamp_of(path), 0
+def _open_tar(file: File, count: Count) -> TarSource:
+    origin, skipped = file.stamp, 0
     members, places = list[Member](), list[int]()
-    for info in _infos(path):
+    for info in _infos(file):
         name = _bytes_of(info.name)
         if info.isdir():
             continue
@@ -207,20 +207,22 @@ def _open_tar(path: bytes) -> TarSource:
         fault = "" if info.isreg() and not info.issparse() else _NO_FILE
         members.append(Member(name, info.size, fault))
         places.append(info.offset_data)
-    return TarSource(path, members, origin, skipped, places)
+        if len(members) % 1000 == 0:
+            count(len(members))
+    return TarSource(file, members, origin, skipped, places)
 
 
-def _infos(path: bytes) -> Iterator[tarfile.TarInfo]:
+def _infos(file: File) -> Iterator[tarfile.TarInfo]:
     """The headers of a tar file, one after the other. Raises TarError where it is not whole.
 
     The library ends in silence at a header that it cannot read, as if the archive ended there.
     """
-    with tarfile.open(os.fsdecode(path), "r:") as archive, open(path, "rb") as file:
+    with file.open() as opened, tarfile.open(fileobj=opened, mode="r:") as archive:
         while (info := archive.next()) is not None:
             yield info
             cast(Any, archive).members.clear()  # it would keep every one of a million
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        end = file.read_at(archive.offset, tarfile.BLOCKSIZE)
+        if end.strip(b"\0"):
             raise tarfile.ReadError("it is damaged, or ends in the middle of a file")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -70,6 +71,16 @@ def decode(data: bytes) -> Decoded:
         raise ImageError("too_large", f"{len(data)} bytes; at most {MAX_BYTES} are read")
     with _image_errors(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         return _decoded(image)
+
+
+def decode_hashed(data: bytes) -> tuple[Decoded, bytes]:
+    """Decode as `decode` does, and the bytes' SHA-256. It is in the ImageError, too."""
+    digest = hashlib.sha256(data).digest()
+    try:
+        return decode(data), digest
+    except ImageError as error:
+        error.sha256 = digest
+        raise
 
 
 def decode_opened(image: Image.Image) -> Decoded:

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import BinaryIO
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, begins_as_image, decode
+from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, begins_as_image, decode_hashed
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,7 @@ class FileSource:
         return self.paths[i]
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
-        data = read_file(self.paths[i])
-        digest = hashlib.sha256(data).digest()
-        try:
-            return decode(data), digest
-        except ImageError as error:
-            error.sha256 = digest
-            raise
+        return decode_hashed(read_file(self.paths[i]))
 
     def sha256(self, i: int) -> bytes:
         return hashlib.sha256(read_file(self.paths[i])).digest()
@@ -51,14 +45,14 @@ def open_list(argument: str, stdin: Iterable[bytes] | None) -> FileSource | None
     return FileSource([os.fsencode(path) for path in stdin or ()])
 
 
-def open_folder(argument: str) -> FileSource | None:
+def open_folder(argument: str, count: Callable[[int], None] = lambda _: None) -> FileSource | None:
     """The image files below a folder; None if the argument is no folder.
 
     Raises SourceError for a folder without image files.
     """
     if not os.path.isdir(argument):
         return None
-    found, others = _walk(os.fsencode(argument))
+    found, others = _walk(os.fsencode(argument), count)
     if not found:
         raise SourceError(
             f"no images in {argument}" + (f" ({others} other files)" if others else ""),
@@ -95,7 +89,7 @@ def stamp_of(path: str | bytes | os.PathLike[str]) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _walk(folder: bytes) -> tuple[list[bytes], int]:
+def _walk(folder: bytes, count: Callable[[int], None]) -> tuple[list[bytes], int]:
     """The image files below a folder, sorted by path bytes, and how many other files there are.
 
     No folder is listed twice, so loops of links end. A folder with several names is always listed
@@ -120,6 +114,8 @@ def _walk(folder: bytes) -> tuple[list[bytes], int]:
                         heappush(pending, (entry.is_symlink(), entry.path))
                     elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                         found.append(entry.path)
+                        if len(found) % 1000 == 0:
+                            count(len(found))
                     else:
                         others += 1
         except OSError as error:

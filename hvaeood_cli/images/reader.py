@@ -12,6 +12,8 @@ from hvaeood_cli.images.archives import ArchiveSource, split_member
 from hvaeood_cli.images.arrays import is_array_file, split_rows
 from hvaeood_cli.images.decode import Decoded
 from hvaeood_cli.images.folder import FileSource, stamp_of
+from hvaeood_cli.images.parquet import is_parquet
+from hvaeood_cli.images.remote import is_address, open_remote
 from hvaeood_cli.images.sources import Manifest, open_sources
 
 _KEPT = 2  # array files and archives that stay open; a gzipped one is in memory as a whole
@@ -24,31 +26,39 @@ class ImageReader:
     has changed since is opened anew.
     """
 
-    def __init__(self, data_root: Path | None = None, beside: Path | None = None) -> None:
+    def __init__(
+        self, data_root: Path | None = None, beside: Path | None = None, remote: bool = False
+    ) -> None:
         """data_root: where torchvision keeps its data sets.
 
         beside: a score file. Images with relative names that are not found from the current folder
         are looked for in the folder of this file.
+
+        remote: whether images behind addresses are fetched. Who has a score file from somebody
+        else must not be made to visit any address by looking at it.
         """
+        self._remote = remote
         self._data_root = data_root
         self._other_folder = os.fsencode(beside.parent) if beside else None
         self._opened: OrderedDict[str, tuple[str, Manifest]] = OrderedDict()  # path -> stamp, rows
         self._lock = Lock()
 
     def read(self, name: bytes) -> Decoded:
-        """The image of that name: a file, `FILE#17`, a row of an array, or `ARCHIVE/NAME`.
+        """The image of that name: a file, `FILE#17`, a row of an array, `ARCHIVE/NAME`, an address.
 
         It need not be the image that was scored under this name: whoever shows it compares them.
         Raises ImageError for an image that cannot be read, SourceError for such an array file or
         archive.
         """
         found = self._found(name)
+        self._check_fetched(found)
         if (inside := self.in_archive(found)) is not None:
             archive, place = inside
             return archive.read(place)[0]
         path, row = row_of_array(os.fsdecode(found))
         if row is None:
-            return FileSource([os.fsencode(path)]).read(0)[0]
+            kept = open_remote(path) or FileSource([os.fsencode(path)])
+            return kept.read(0)[0]
         with self._lock:  # two threads that want one file wait for one unpacking
             images = self._open(path)
         if row >= len(images):
@@ -62,6 +72,7 @@ class ImageReader:
         """
         if (split := split_member(name)) is None:
             return None
+        self._check_fetched(name)
         path, member = split
         with self._lock:
             (archive,) = self._open(os.fsdecode(path)).sources
@@ -70,9 +81,14 @@ class ImageReader:
             raise ImageError("missing", f"it is not in {os.fsdecode(path)} now")
         return archive, place
 
+    def _check_fetched(self, name: bytes) -> None:
+        """Raise ImageError for an image behind an address, unless such are fetched."""
+        if is_address(os.fsdecode(name)) and not self._remote:
+            raise ImageError("unreadable", "it is behind an address; --remote fetches it")
+
     def _found(self, name: bytes) -> bytes:
         """The name from the current folder, or from the other one if only that has such a file."""
-        if self._other_folder is None or _is_there(name):
+        if self._other_folder is None or is_address(os.fsdecode(name)) or _is_there(name):
             return name
         other = os.path.join(self._other_folder, name)  # an absolute name stays as it is
         return other if _is_there(other) else name
@@ -102,7 +118,9 @@ def row_of_array(name: str) -> tuple[str, int | None]:
     A name in a hostile score file must not make us list a folder, or read another image.
     """
     path, rows = split_rows(name)
-    other = os.path.lexists(path) and (os.path.isdir(path) or not is_array_file(Path(path)))
+    rowed = is_array_file(Path(path)) or is_parquet(path)
+    other = os.path.lexists(path) and (os.path.isdir(path) or not rowed)
+    other = other or (is_address(path) and not is_parquet(path))
     if other or rows is None or rows.start is None or rows.stop != rows.start + 1:
         return name, None
     return path, rows.start

@@ -26,7 +26,10 @@ from hvaeood_cli.images.archives import is_archive, open_archive
 from hvaeood_cli.images.arrays import is_array_file, open_array_file
 from hvaeood_cli.images.datasets import open_dataset
 from hvaeood_cli.images.decode import FORMATS, Decoded
+from hvaeood_cli.images.file import Count
 from hvaeood_cli.images.folder import is_no_image, open_file, open_folder, open_list
+from hvaeood_cli.images.parquet import is_parquet, open_parquet
+from hvaeood_cli.images.remote import is_address, open_remote
 
 
 class Source(Protocol):
@@ -143,19 +146,22 @@ def open_sources(
     stdin: Iterable[bytes] | None = None,
     data_root: Path | None = None,
     download: bool = False,
+    count: Count = lambda _: None,
 ) -> Manifest:
     """The manifest of all images that a user named.
 
     arguments: folders (searched recursively, sorted by path bytes), image files, zip and tar files,
-    array files (`FILE#A:B` takes rows A to B - 1), torchvision names (`fashionmnist:test`), or `-`
-    for the paths in `stdin`. data_root: where torchvision keeps its data sets. download: fetch
-    those that are not there. Raises UsageError where nothing is named, and SourceError for what
-    does not exist, cannot be opened or has no images: a manifest is never empty. A file that is no
-    image is a row that says so, unless nothing else is named.
+    array and Parquet files (`FILE#A:B` takes rows A to B - 1), addresses of any of these but arrays
+    (`s3://bucket/photos`), torchvision names (`fashionmnist:test`), or `-` for the paths in
+    `stdin`. data_root: where torchvision keeps its data sets. download: fetch those that are not
+    there. count: called with how many images were found, now and then. Raises UsageError where
+    nothing is named, and SourceError for what does not exist, cannot be opened or has no images: a
+    manifest is never empty. A file that is no image is a row that says so, unless nothing else is
+    named.
     """
     if not arguments:
         raise UsageError("no images were named", "give a folder: hvaeood score photos/")
-    manifest = Manifest([_open(one, stdin, data_root, download) for one in arguments])
+    manifest = Manifest([_open(one, stdin, data_root, download, count) for one in arguments])
     if not len(manifest):
         raise SourceError(
             "standard input named no images", "find photos -name '*.jpg' | hvaeood score -"
@@ -170,30 +176,41 @@ def open_sources(
 
 
 def _holds_many(argument: str) -> bool:
-    return is_array_file(Path(argument)) or is_archive(os.fsencode(argument))
+    many = is_array_file(Path(argument)) or is_parquet(argument)
+    return many or is_archive(os.fsencode(argument)) or is_address(argument)
 
 
 def _kinds(
-    argument: str, stdin: Iterable[bytes] | None, data_root: Path | None, download: bool
+    argument: str,
+    stdin: Iterable[bytes] | None,
+    data_root: Path | None,
+    download: bool,
+    count: Count,
 ) -> Iterator[Source | None]:
     """Open the argument as each kind of source in turn; None where it is not of that kind."""
     yield open_list(argument, stdin)
-    yield open_folder(argument)
+    yield open_folder(argument, count)
+    yield open_parquet(argument)
     yield open_array_file(argument)
-    yield open_archive(argument)
+    yield open_archive(argument, count)
+    yield open_remote(argument, count)
     yield open_file(argument)
     yield open_dataset(argument, data_root, download)
 
 
 def _open(
-    argument: str, stdin: Iterable[bytes] | None, data_root: Path | None, download: bool
+    argument: str,
+    stdin: Iterable[bytes] | None,
+    data_root: Path | None,
+    download: bool,
+    count: Count,
 ) -> Source:
     """Open the argument as the first kind of source that it is."""
-    for source in _kinds(argument, stdin, data_root, download):
+    for source in _kinds(argument, stdin, data_root, download, count):
         if source is not None:
             return source
     hint = (
-        "give a folder, image files, a .zip, .tar, .npy, .npz or IDX file, - for a list on stdin, "
-        "or a name such as fashionmnist:test"
+        "give a folder, image files, a .zip, .tar, .parquet, .npy, .npz or IDX file, - for a list "
+        "on stdin, an address such as s3://bucket/photos, or a name such as fashionmnist:test"
     )
     raise SourceError(f"no such file or folder: {argument}", hint)

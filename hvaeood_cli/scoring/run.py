@@ -24,6 +24,7 @@ from hvaeood_cli.files import NO_LOCKS
 from hvaeood_cli.images.decode import Conversion
 from hvaeood_cli.images.folder import stamp_of
 from hvaeood_cli.images.preprocess import rules_of
+from hvaeood_cli.images.remote import is_address
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.engines.engine import Engine
@@ -35,6 +36,7 @@ from hvaeood_cli.store.journal import Journal, check_next, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.shard import Shard
+from hvaeood_cli.store.status import STATUS_CODES
 from hvaeood_cli.store.writer import write_decision, write_scores
 from hvaeood_cli.version import __version__
 
@@ -164,7 +166,7 @@ class ScoringRun:
         if not self.runtime and (there := found.header.runtime if found else begun):
             self = replace(self, runtime=there)  # noqa: PLW0642  the run that goes on
         header = self._header_as_in(found) if found else self._new_header()
-        if found and not differences(found.identity, header):
+        if found and not differences(found.identity, header) and not _did_not_come(found):
             return self._decided(found, decide), False
         with writing(out):
             journal = Journal.open(journal_path(out), header, force)
@@ -248,6 +250,12 @@ class ScoringRun:
         if differences(there, here, OF_IMAGES):
             raise _made_from_others(found, differences(there, here), here)
         return here
+
+
+def _did_not_come(found: ScoreFile) -> bool:
+    """Whether images behind addresses could not be fetched, and are to be asked for again."""
+    lacking = (found["status"] == STATUS_CODES["unreadable"]) & ~found.sha256.any(axis=1)
+    return any(is_address(found.name(int(row))) for row in np.flatnonzero(lacking))
 
 
 def _made_from_others(found: ScoreFile, differing: list[str], here: RunHeader) -> StoreError:

@@ -24,6 +24,7 @@ from hvaeood_cli.errors import ImageError, SourceError
 from hvaeood_cli.images.archives import split_member
 from hvaeood_cli.images.folder import read_file
 from hvaeood_cli.images.reader import ImageReader, row_of_array
+from hvaeood_cli.images.remote import is_address
 from hvaeood_cli.store.score_file import ScoreFile
 
 _LONGEST_NAME = 255  # bytes, on nearly every file system
@@ -55,6 +56,8 @@ class Finder:
 
     def is_file(self, row: int) -> bool:
         """Whether it is a file of its own, and in no array, data set or archive."""
+        if is_address(self._scores.name(row)):
+            return False
         places = self.places(row)
         in_nothing = (
             row_of_array(str(place))[1] is None and split_member(os.fsencode(place)) is None
@@ -65,6 +68,8 @@ class Finder:
     def find(self, row: int) -> Found:
         """A row's image. Raises ImageError: missing, unreadable, or not what was scored."""
         expected = self._scores.sha256[row].tobytes()
+        if is_address(self._scores.name(row)):
+            raise ImageError("unreadable", "it is behind an address, from which nothing is taken")
         why = ImageError("missing", "no such file")
         for place in self.places(row):
             try:

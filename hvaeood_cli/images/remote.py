@@ -1,0 +1,345 @@
+"""Images behind an address: object stores and web servers, read over the network.
+
+fsspec gives each kind of store one face, and finds the user's credentials where that store's own
+tools do. A store is asked again for what may pass; what it refuses then is a row with a status, as
+with any image, and never "missing".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+
+from hvaeood_cli.errors import HvaeoodError, ImageError, SourceError, UsageError
+from hvaeood_cli.images.arrays import is_array_file
+from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode_hashed
+from hvaeood_cli.images.file import Count, File, local_file
+
+Answer = TypeVar("Answer")
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_SECRET = re.compile(r"://[^/]*@|^https?://.*\?", re.IGNORECASE)
+_PAUSES = (0.5, 2.0, 8.0)  # seconds before an answer is asked for again
+_PASSING = (408, 425, 429)  # "wait": the statuses below 500 that pass
+_LASTING = (NotImplementedError, PermissionError, IsADirectoryError, ImportError, ValueError)
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_BUFFER = 1 << 20
+_SAID_EACH = 1000  # images between two words of how many were found
+_WHERE = (
+    "credentials are taken from where the store's own tools look (for s3:// the environment and "
+    "~/.aws), another server from AWS_ENDPOINT_URL; FSSPEC_S3_ANON=true reads public buckets"
+)
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address, such as s3://bucket/photos, and no path."""
+    return _ADDRESS.match(name) is not None
+
+
+class Object(NamedTuple):
+    """An image in a store."""
+
+    path: str  # as the store has it, without the kind of store
+    size: int | None  # bytes, where the store says so
+    stamp: str
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteSource:
+    """Images in a store, one an object. Any thread or process may read them."""
+
+    store: Store
+    objects: Sequence[Object]
+    skipped: int = 0  # how many other objects were found beside them
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def name(self, i: int) -> bytes:
+        return _bytes_of(self.store.address(self.objects[i].path))
+
+    def read(self, i: int) -> tuple[Decoded, bytes]:
+        return decode_hashed(self._fetch(i))
+
+    def sha256(self, i: int) -> bytes:
+        return hashlib.sha256(self._fetch(i)).digest()
+
+    def stamp(self, i: int) -> str:
+        return self.objects[i].stamp
+
+    def _fetch(self, i: int) -> bytes:
+        """The bytes of image i. Raises ImageError."""
+        path, size, _ = self.objects[i]
+        if size is not None and size > MAX_BYTES:
+            raise ImageError("too_large", f"{size} bytes; at most {MAX_BYTES} are read")
+        return self.store.read(path, size)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in a store that holds many images, and is read in pieces."""
+
+    store: Store
+    path: str
+    size: int
+    stamp: str
+
+    @property
+    def name(self) -> bytes:
+        return _bytes_of(self.store.address(self.path))
+
+    def open(self) -> BinaryIO:
+        return cast(BinaryIO, io.BufferedReader(_Pieces(self), _BUFFER))
+
+    def read_at(self, place: int, size: int) -> bytes:
+        """At most `size` bytes from a place on. Raises ImageError."""
+        end = min(place + size, self.size)
+        if end <= place:
+            return b""
+        data = self.store.ask(lambda files: bytes(files.cat_file(self.path, start=place, end=end)))
+        if len(data) != end - place:
+            raise ImageError(
+                "unreadable", "the file has changed, or its server gives no part of a file"
+            )
+        return data
+
+
+class _Pieces(io.RawIOBase):
+    """A file in a store as Python's libraries want one."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read_at(self._place, len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A kind of store, such as `s3`. Any thread or process may ask it."""
+
+    kind: str
+
+    @cached_property
+    def _files(self) -> Any:
+        """fsspec's file system. Raises SourceError where there is none for this kind."""
+        try:
+            import fsspec
+
+            return fsspec.filesystem(self.kind)
+        except ImportError as error:
+            raise SourceError(
+                f"{self.kind}:// needs a library that is not installed ({error})",
+                "pip install 'hvaeood[cloud]'",
+            ) from None
+        except ValueError:
+            raise SourceError(
+                f"{self.kind}:// is no kind of store that is known",
+                "s3://, gs://, https:// ... or a path",
+            ) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the connection: another process makes its own."""
+        return {"kind": self.kind}
+
+    def address(self, path: str) -> str:
+        return str(self._files.unstrip_protocol(path))
+
+    def path(self, address: str) -> str:
+        return str(self._files._strip_protocol(address))
+
+    def look_again(self) -> None:
+        """Forget what was listed before."""
+        self._files.invalidate_cache()
+
+    def ask(self, question: Callable[[Any], Answer]) -> Answer:
+        """What the store answers. What may pass is asked again, later each time.
+
+        Raises ImageError: `missing` where the store says that there is no such thing, `unreadable`
+        for all else.
+        """
+        pauses: Iterator[float] = iter(_PAUSES)
+        while True:
+            try:
+                return question(self._files)
+            except FileNotFoundError:
+                raise ImageError("missing", "the store has no such object") from None
+            except HvaeoodError:
+                raise
+            except Exception as error:  # each library has errors of its own
+                pause = next(pauses, None) if _may_pass(error) else None
+                if pause is None:
+                    raise ImageError("unreadable", _reason(error)) from None
+                _wait(pause * random.uniform(0.5, 1.5))  # noqa: S311  # not all at once
+
+    def read(self, path: str, size: int | None) -> bytes:
+        """All bytes of an object. Raises ImageError."""
+        if size is not None:
+            return self.ask(lambda files: bytes(files.cat_file(path)))
+
+        def bounded(files: Any) -> bytes:
+            with files.open(path, "rb") as file:
+                return bytes(file.read(MAX_BYTES + 1))
+
+        return self.ask(bounded)
+
+    def facts(self, path: str) -> dict[str, Any]:
+        """What the store says of a path. Raises ImageError."""
+        return dict(self.ask(lambda files: files.info(path)))
+
+    def walk(self, path: str) -> Iterator[dict[str, Any]]:
+        """What the store says of each object below a path. Raises ImageError."""
+        below = self.ask(lambda files: list(files.ls(path, detail=True)))
+        for facts in below:
+            name = str(facts["name"])
+            if facts.get("type") != "directory":
+                yield facts
+            elif name.rstrip("/") != path.rstrip("/"):
+                yield from self.walk(name)
+
+
+def open_remote(argument: str, count: Count = lambda _: None) -> RemoteSource | None:
+    """The images below an address, or the one image there; None for what is no address.
+
+    Raises SourceError for what cannot be listed, and where there are none.
+    """
+    if not is_address(argument):
+        return None
+    if is_array_file(Path(argument)):
+        raise SourceError(
+            f"{argument}: array files are read from a disk alone", "download it first"
+        )
+    store, path = _store_of(argument)
+    try:
+        facts: Mapping[str, Any] = {} if _is_page(argument) else store.facts(path)
+        if facts.get("type") == "file":
+            return RemoteSource(store, [_object(facts)])
+        return _below(store, path, argument, count)
+    except ImageError as error:
+        raise _refused(argument, error) from None
+
+
+def remote_file(argument: str) -> RemoteFile | None:
+    """The file at an address; None for what is no address. Raises SourceError."""
+    if not is_address(argument):
+        return None
+    store, path = _store_of(argument)
+    try:
+        found = _object(store.facts(path))
+    except ImageError as error:
+        raise _refused(argument, error) from None
+    if found.size is None:
+        raise SourceError(
+            f"the server does not say how large {argument} is, so no part of it can be read",
+            "download it first",
+        )
+    return RemoteFile(store, found.path, found.size, found.stamp)
+
+
+def file_at(argument: str) -> File | None:
+    """The file at an address or a path; None where there is none. Raises SourceError."""
+    return remote_file(argument) or local_file(argument)
+
+
+def _below(store: Store, path: str, argument: str, count: Count) -> RemoteSource:
+    found, skipped = list[Object](), 0
+    for facts in store.walk(path):
+        if _is_image(str(facts["name"])):
+            found.append(_object(facts))
+        else:
+            skipped += 1
+        if len(found) % _SAID_EACH == 0:
+            count(len(found))
+    if not found:
+        others = f" ({skipped} other objects)" if skipped else ""
+        raise SourceError(
+            f"no images at {argument}{others}",
+            "objects are taken by their ending: .png .jpg .bmp .gif .tif .webp .pgm ...",
+        )
+    found.sort(key=lambda one: _bytes_of(one.path))
+    return RemoteSource(store, found, skipped)
+
+
+def _store_of(address: str) -> tuple[Store, str]:
+    """The store of an address, and the path there.
+
+    Raises UsageError for an address that holds a secret: score files and messages keep addresses.
+    """
+    if _SECRET.search(address):
+        kind = address.partition("://")[0]
+        raise UsageError(
+            f"{kind}://...: the address holds what may be a password or a token",
+            f"score files keep addresses; leave it out: {_WHERE}",
+        )
+    if "::" in address:
+        raise UsageError(f"{address}: an address within an address", "name the plain one")
+    kind = cast("re.Match[str]", _ADDRESS.match(address))[1].lower()
+    if kind in ("file", "local"):
+        raise UsageError(f"{address} is on this machine", "name its path")
+    store = Store(kind)
+    store.look_again()
+    return store, store.path(address)
+
+
+def _object(facts: Mapping[str, Any]) -> Object:
+    size = facts.get("size")
+    marks = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
+    mark = next((str(facts[name]) for name in marks if facts.get(name)), "")
+    return Object(str(facts["name"]), None if size is None else int(size), f"{size} {mark}")
+
+
+def _is_page(address: str) -> bool:
+    """Whether a web server's address is a page that lists files, and no file."""
+    return address.lower().startswith("http") and not _is_image(address)
+
+
+def _is_image(name: str) -> bool:
+    stem, dot, ending = name.rpartition(".")
+    return _bytes_of(f"{dot}{ending.lower()}") in EXTENSIONS and bool(stem)
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, _LASTING) or type(error).__name__ in _NO_CREDENTIALS:
+        return False
+    status = getattr(error, "status", getattr(error, "code", None))
+    return not isinstance(status, int) or not 400 <= status < 500 or status in _PASSING
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return f"refused: {words}"[:200] if isinstance(error, PermissionError) else words[:200]
+
+
+def _refused(argument: str, error: ImageError) -> SourceError:
+    hint = "check the address" if error.code == "missing" else _WHERE
+    return SourceError(f"cannot read {argument}: {error}", hint)
+
+
+def _bytes_of(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+_wait = time.sleep

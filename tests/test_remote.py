@@ -1,0 +1,283 @@
+"""Images behind addresses: a real S3 server on the loopback, and a network that fails."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from hvaeood_cli.errors import ImageError, SourceError, UsageError
+from hvaeood_cli.images import remote
+from hvaeood_cli.images.reader import ImageReader
+from hvaeood_cli.images.remote import open_remote
+from hvaeood_cli.images.sources import open_sources
+from hvaeood_cli.store.reader import read_scores
+from tests.conftest import make_images
+
+fsspec = pytest.importorskip("fsspec")
+s3fs = pytest.importorskip("s3fs")
+moto_server = pytest.importorskip("moto.server")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of an S3 server of our own."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    there = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    there.start()
+    yield "http://{}:{}".format(*there.get_host_and_port())
+    there.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, tmp_path) -> Iterator[s3fs.S3FileSystem]:
+    """A user's own connection to an empty bucket called `pictures`."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server,
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "no_proxy": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+    files.mkdir("pictures")
+    yield files
+    files.rm("pictures", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def sent(folder: Path, bucket: s3fs.S3FileSystem, to: str = "pictures/photos") -> None:
+    for path in folder.rglob("*.*"):
+        bucket.pipe(f"{to}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def test_a_bucket_has_the_scores_of_its_folder(run, folder, bucket):
+    (folder / "notes.txt").write_text("no image")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    sent(folder, bucket)
+    assert run("score", folder, "-o", "folder.h5")[0] == 4
+    code, _, err = run("score", "s3://pictures/photos/")
+    assert code == 4 and "left out: 1 file" in err, err
+    with h5py.File("folder.h5") as here, h5py.File("photos.scores.h5") as there:
+        for name in ("lower_bound", "llr", "kl"):
+            np.testing.assert_array_equal(here[f"scores/{name}"], there[f"scores/{name}"])
+        assert list(here["images/status"]) == list(there["images/status"])
+        names = [name.decode() for name in there["images/path"]]
+    assert names == [
+        f"s3://pictures/photos/{path.relative_to(folder)}" for path in sorted(folder.rglob("*.png"))
+    ]
+
+
+def test_a_bucket_that_grew_is_brought_up_to_date(run, folder, bucket):
+    sent(folder, bucket)
+    assert run("score", "s3://pictures/photos")[0] == 0
+    assert "nothing has changed" in run("score", "s3://pictures/photos")[1]
+    bucket.pipe("pictures/photos/new.png", (folder / "00.png").read_bytes()[:-1])
+    bucket.pipe("pictures/photos/03.png", (folder / "04.png").read_bytes())
+    bucket.rm("pictures/photos/05.png")
+    code, out, _ = run("score", "s3://pictures/photos")
+    assert code == 0 and "1 new, 1 changed, 1 gone" in out
+    assert len(read_scores(Path("photos.scores.h5")).present) == 12
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_an_archive_in_a_bucket_is_read_in_place(run, folder, bucket, tmp_path, ending):
+    archive = tmp_path / f"photos.{ending}"
+    if ending == "tar":
+        with tarfile.open(archive, "w") as packed:
+            packed.add(folder, "deep")
+    else:
+        with zipfile.ZipFile(archive, "w") as packed:
+            for path in sorted(folder.rglob("*.png")):
+                packed.write(path, f"deep/{path.relative_to(folder)}")
+    bucket.pipe(f"pictures/{archive.name}", archive.read_bytes())
+    source = open_sources([f"s3://pictures/{archive.name}"])
+    assert len(source) == 12
+    source = ForkingPickler.loads(ForkingPickler.dumps(source))
+    images = dict(zip(source.names(), range(12), strict=True))
+    name = f"s3://pictures/{archive.name}/deep/deeper/10.png".encode()
+    expected = open_sources([str(folder / "deeper" / "10.png")]).read(0)
+    np.testing.assert_array_equal(source.read(images[name])[0].pixels, expected[0].pixels)
+    assert source.sha256(images[name]) == expected[1]
+    np.testing.assert_array_equal(ImageReader(remote=True).read(name).pixels, expected[0].pixels)
+
+
+def test_an_archive_that_is_cut_in_a_bucket_is_refused(run, folder, bucket, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as packed:
+        packed.add(folder, "deep")
+    bucket.pipe("pictures/x.tar", (tmp_path / "x.tar").read_bytes()[:2000])
+    code, _, err = run("score", "s3://pictures/x.tar")
+    assert code == 3 and "error: cannot read s3://pictures/x.tar" in err and "hint:" in err
+
+
+def test_calibrate_on_a_bucket(run, bucket, tmp_path):
+    for i, image in enumerate(make_images(60)):
+        Image.fromarray(image[0]).save(tmp_path / "one.png")
+        bucket.pipe(f"pictures/usual/{i:02}.png", (tmp_path / "one.png").read_bytes())
+    code, _, err = run("calibrate", "s3://pictures/usual")
+    assert code == 0 and "maps stay in nats" not in err, err
+
+
+def test_what_is_shown_of_a_score_file_fetches_nothing_unasked(run, folder, bucket, monkeypatch):
+    sent(folder, bucket)
+    assert run("score", "s3://pictures/photos")[0] == 0
+    asked = []
+    monkeypatch.setattr(remote.Store, "ask", lambda self, question: asked.append(1))
+    with pytest.raises(ImageError, match="--remote fetches it"):
+        ImageReader().read(b"s3://pictures/photos/00.png")
+    with pytest.raises(ImageError, match="--remote fetches it"):
+        ImageReader().read(b"s3://pictures/photos.tar/00.png")
+    code, _, err = run("report", "photos.scores.h5", "--top", "2", "--format", "html")
+    assert code == 0 and "--remote fetches it" in err and not asked
+    monkeypatch.undo()
+
+
+def test_a_report_fetches_images_where_it_is_asked_to(run, folder, bucket):
+    sent(folder, bucket)
+    assert run("score", "s3://pictures/photos")[0] == 0
+    code, _, err = run("report", "photos.scores.h5", "--top", "2", "--remote", "-o", "r.html")
+    assert code == 0 and "could not be shown" not in err, err
+    assert Path("r.html").read_text().count("data:image/png") >= 2
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        ("s3://nowhere/photos", SourceError, "no such"),
+        ("s3://pictures/other", SourceError, "no such"),
+        ("s3://user:secret@host/x", UsageError, "password"),
+        ("https://host/x.png?X-Amz-Signature=secret", UsageError, "token"),
+        ("simplecache::s3://pictures/x", SourceError, "no such file"),
+        ("s3://a::b/c", UsageError, "within an address"),
+        ("file:///tmp/x", UsageError, "on this machine"),
+        ("nonsense://x/y", SourceError, "no kind of store"),
+        ("s3://pictures/x.npy", SourceError, "from a disk alone"),
+        ("s3://pictures/x.tar.gz", SourceError, "compressed as a whole"),
+    ],
+)
+def test_what_cannot_be_listed_is_an_error_with_a_hint(bucket, address, error, words):
+    with pytest.raises(error, match=words) as caught:
+        open_sources([address])
+    assert caught.value.hint and "secret" not in caught.value.message
+
+
+def test_no_credentials(run, bucket, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    s3fs.S3FileSystem.clear_instance_cache()
+    code, _, err = run("score", "s3://pictures/photos")
+    assert code == 3 and "redentials" in err and "hint: " in err and "~/.aws" in err, err
+
+
+@pytest.fixture
+def memory(folder, monkeypatch) -> Iterator[list[float]]:
+    """`memory://photos`; the pauses before a store is asked again are noted, not made."""
+    files = fsspec.filesystem("memory")
+    for path in folder.rglob("*.png"):
+        files.pipe(f"/photos/{path.name}", path.read_bytes())
+    pauses: list[float] = []
+    monkeypatch.setattr(remote, "_wait", pauses.append)
+    yield pauses
+    files.rm("/photos", recursive=True)
+
+
+def failing(monkeypatch, error: Exception, times: int) -> None:
+    """Make the store fail some times before it gives an object."""
+    cls = type(fsspec.filesystem("memory"))
+    fetch, left = cls.cat_file, [times]
+
+    def cat_file(self, path, **options):
+        if left[0] and path.endswith("03.png"):
+            left[0] -= 1
+            raise error
+        return fetch(self, path, **options)
+
+    monkeypatch.setattr(cls, "cat_file", cat_file)
+
+
+class StatusError(Exception):
+    """An answer of a web server, as libraries raise it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("slow"), ConnectionResetError(), OSError(5, "busy"), StatusError(503),
+              StatusError(429)]
+)  # fmt: skip
+def test_what_passes_is_asked_again_each_time_later(memory, monkeypatch, error):
+    failing(monkeypatch, error, 2)
+    assert open_sources(["memory://photos"]).read(3)[0].pixels.shape == (8, 8)
+    assert len(memory) == 2 and memory[1] > memory[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "n_asked", "status", "words"),
+    [
+        (TimeoutError("slow"), 4, "unreadable", "slow"),
+        (PermissionError("not yours"), 1, "unreadable", "refused: not yours"),
+        (StatusError(403), 1, "unreadable", "status 403"),
+        (FileNotFoundError(), 1, "missing", "no such object"),
+    ],
+)
+def test_an_image_that_does_not_come_is_a_row(
+    run, memory, monkeypatch, error, n_asked, status, words
+):
+    failing(monkeypatch, error, 100)
+    code, out, err = run("score", "memory://photos", "--jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    odd = [row for row in rows if row["status"] != "scored"]
+    assert code == 4 and len(rows) == 12 and len(memory) == n_asked - 1, err
+    assert [row["status"] for row in odd] == [status] and words in odd[0]["error"]
+    monkeypatch.undo()
+
+
+def test_an_image_that_did_not_come_is_tried_again(run, memory, monkeypatch):
+    with monkeypatch.context() as context:
+        failing(context, TimeoutError("slow"), 100)
+        assert run("score", "memory://photos")[0] == 4
+    assert run("score", "memory://photos")[0] == 0
+    assert read_scores(Path("photos.scores.h5")).n_scored == 12
+
+
+def test_without_the_library_an_error_says_what_to_install(monkeypatch):
+    def absent(kind):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "filesystem", absent)
+    with pytest.raises(SourceError) as caught:
+        open_sources(["s3://pictures/photos"])
+    assert caught.value.hint == "pip install 'hvaeood[cloud]'"
+
+
+def test_nothing_is_taken_from_an_address(run, folder, bucket):
+    sent(folder, bucket)
+    assert run("score", "s3://pictures/photos")[0] == 0
+    code, _, err = run("decide", "photos.scores.h5", "--fpr", "0.5", "--copy-to", "odd")
+    assert code in (3, 4), err
+    assert not Path("odd").exists() or not list(Path("odd").rglob("*.png"))
+    assert os.listdir(folder)
+
+
+def test_listing_says_how_many_were_found(memory, monkeypatch):
+    monkeypatch.setattr(remote, "_SAID_EACH", 5)
+    said: list[int] = []
+    assert len(open_remote("memory://photos", said.append) or ()) == 12
+    assert said[:2] == [5, 10]
