@@ -87,12 +87,13 @@ def test_rows_can_be_asked_for_and_read_again(tmp_path):
         open_sources([f"{path}#12:15"])
 
 
-def test_few_groups_of_rows_are_in_memory(tmp_path):
+def test_few_groups_of_rows_are_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "_KEPT", 2000)
     path = write(tmp_path / "x.parquet", image=plain(FILES * 5))
     (source,) = open_sources([str(path)]).sources
     for i in range(60):
         source.read(i)
-    assert len(source._kept._groups) == parquet._KEPT < 12
+    assert 1 <= len(source._kept._groups) < 5
 
 
 @pytest.mark.parametrize(

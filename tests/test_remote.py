@@ -53,12 +53,12 @@ def bucket(server, monkeypatch, tmp_path) -> Iterator[s3fs.S3FileSystem]:
         "no_proxy": "127.0.0.1",
     }.items():
         monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
+    remote._opened.cache_clear()
     files = s3fs.S3FileSystem(use_listings_cache=False)
     files.mkdir("pictures")
     yield files
     files.rm("pictures", recursive=True)
-    s3fs.S3FileSystem.clear_instance_cache()
+    remote._opened.cache_clear()
 
 
 def sent(folder: Path, bucket: s3fs.S3FileSystem, to: str = "pictures/photos") -> None:
@@ -179,7 +179,7 @@ def test_what_cannot_be_listed_is_an_error_with_a_hint(bucket, address, error, w
 def test_no_credentials(run, bucket, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    s3fs.S3FileSystem.clear_instance_cache()
+    remote._opened.cache_clear()
     code, _, err = run("score", "s3://pictures/photos")
     assert code == 3 and "redentials" in err and "hint: " in err and "~/.aws" in err, err
 
@@ -258,10 +258,11 @@ def test_an_image_that_did_not_come_is_tried_again(run, memory, monkeypatch):
 
 
 def test_without_the_library_an_error_says_what_to_install(monkeypatch):
-    def absent(kind):
+    def absent(kind, **options):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "filesystem", absent)
+    remote._opened.cache_clear()
     with pytest.raises(SourceError) as caught:
         open_sources(["s3://pictures/photos"])
     assert caught.value.hint == "pip install 'hvaeood[cloud]'"

@@ -22,8 +22,8 @@ from hvaeood_cli.images.file import File
 from hvaeood_cli.images.remote import file_at
 
 _SUFFIX = ".parquet"
-_KEPT = 3  # groups of rows in memory: one that is read, and its neighbours for other threads
-_MAX_GROUP = 2 << 30  # bytes of a group's images
+_MAX_GROUP = 256 << 20  # bytes of a group's images
+_KEPT = 2 * _MAX_GROUP  # bytes of the groups that stay in memory
 _USUAL = "image"  # the column's name in most data sets
 
 
@@ -96,9 +96,12 @@ class _Groups:
             found = self._groups.pop(group, None)
             found = source.read_group(group) if found is None else found
             self._groups[group] = found
-            while len(self._groups) > _KEPT:
+            while len(self._groups) > 1 and self._size() > _KEPT:
                 self._groups.popitem(last=False)
             return found
+
+    def _size(self) -> int:
+        return sum(group.nbytes for group in self._groups.values())
 
     def __reduce__(self) -> tuple[type[_Groups], tuple[()]]:
         """Another process begins with none."""

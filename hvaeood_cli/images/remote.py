@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -29,8 +30,12 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _SECRET = re.compile(r"://[^/]*@|^https?://.*\?", re.IGNORECASE)
 _PAUSES = (0.5, 2.0, 8.0)  # seconds before an answer is asked for again
 _PASSING = (408, 425, 429)  # "wait": the statuses below 500 that pass
-_LASTING = (NotImplementedError, PermissionError, IsADirectoryError, ImportError, ValueError)
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_LASTING = (
+    FileNotFoundError, IsADirectoryError, PermissionError, NotImplementedError, ImportError,
+    ValueError,
+)  # fmt: skip
+_CREDENTIALS = re.compile("Credential|Profile|Token")  # in the names of errors, which last, too
+_PAGE = 1000  # objects of a listing of S3
 _BUFFER = 1 << 20
 _SAID_EACH = 1000  # images between two words of how many were found
 _WHERE = (
@@ -80,7 +85,12 @@ class RemoteSource:
         path, size, _ = self.objects[i]
         if size is not None and size > MAX_BYTES:
             raise ImageError("too_large", f"{size} bytes; at most {MAX_BYTES} are read")
-        return self.store.read(path, size)
+        data = self.store.read(path, size)
+        if size is not None and len(data) != size:
+            raise ImageError("unreadable", "it has changed since it was listed")
+        if len(data) > MAX_BYTES:
+            raise ImageError("too_large", f"more than {MAX_BYTES} bytes")
+        return data
 
 
 @dataclass(frozen=True)
@@ -143,37 +153,16 @@ class Store:
 
     kind: str
 
-    @cached_property
+    @property
     def _files(self) -> Any:
         """fsspec's file system. Raises SourceError where there is none for this kind."""
-        try:
-            import fsspec
-
-            return fsspec.filesystem(self.kind)
-        except ImportError as error:
-            raise SourceError(
-                f"{self.kind}:// needs a library that is not installed ({error})",
-                "pip install 'hvaeood[cloud]'",
-            ) from None
-        except ValueError:
-            raise SourceError(
-                f"{self.kind}:// is no kind of store that is known",
-                "s3://, gs://, https:// ... or a path",
-            ) from None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the connection: another process makes its own."""
-        return {"kind": self.kind}
+        return _opened(self.kind, os.getpid())
 
     def address(self, path: str) -> str:
         return str(self._files.unstrip_protocol(path))
 
     def path(self, address: str) -> str:
         return str(self._files._strip_protocol(address))
-
-    def look_again(self) -> None:
-        """Forget what was listed before."""
-        self._files.invalidate_cache()
 
     def ask(self, question: Callable[[Any], Answer]) -> Answer:
         """What the store answers. What may pass is asked again, later each time.
@@ -185,14 +174,13 @@ class Store:
         while True:
             try:
                 return question(self._files)
-            except FileNotFoundError:
-                raise ImageError("missing", "the store has no such object") from None
             except HvaeoodError:
                 raise
-            except Exception as error:  # each library has errors of its own
+            except Exception as wrapped:  # each library has errors of its own
+                error = _root(wrapped)
                 pause = next(pauses, None) if _may_pass(error) else None
                 if pause is None:
-                    raise ImageError("unreadable", _reason(error)) from None
+                    raise _refusal(error) from None
                 _wait(pause * random.uniform(0.5, 1.5))  # noqa: S311  # not all at once
 
     def read(self, path: str, size: int | None) -> bytes:
@@ -211,14 +199,56 @@ class Store:
         return dict(self.ask(lambda files: files.info(path)))
 
     def walk(self, path: str) -> Iterator[dict[str, Any]]:
-        """What the store says of each object below a path. Raises ImageError."""
+        """What the store says of each object below a path. Raises ImageError.
+
+        Of a web server, of what one page links to: a site may have no end.
+        """
+        if self.kind == "s3":  # one listing of millions would take minutes, without a word
+            yield from self._pages(path)
+            return
         below = self.ask(lambda files: list(files.ls(path, detail=True)))
         for facts in below:
             name = str(facts["name"])
             if facts.get("type") != "directory":
                 yield facts
-            elif name.rstrip("/") != path.rstrip("/"):
+            elif not self.kind.startswith("http") and name.rstrip("/") != path.rstrip("/"):
                 yield from self.walk(name)
+
+    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
+        """As `walk`, of S3: page by page, and each asked for again by itself."""
+        bucket, _, prefix = path.partition("/")
+        asked = {"Bucket": bucket, "Prefix": prefix and f"{prefix}/", "MaxKeys": _PAGE}
+        while True:
+            page = self.ask(lambda files: files.call_s3("list_objects_v2", **asked))
+            for one in page.get("Contents", ()):
+                if not one["Key"].endswith("/"):  # a mark of a folder
+                    yield {"name": f"{bucket}/{one['Key']}", "size": one["Size"], **one}
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+@cache
+def _opened(kind: str, process: int) -> Any:
+    """fsspec's file system: one for all threads of a process, which a forked one cannot share."""
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if kind == "s3":  # few tries of botocore's own, since `Store.ask` tries again
+        options["config_kwargs"] = {"retries": {"total_max_attempts": 2}, "connect_timeout": 10}
+    if kind in ("http", "https"):
+        options["client_kwargs"] = {"trust_env": True}  # proxies, and passwords in ~/.netrc
+    try:
+        import fsspec
+
+        return fsspec.filesystem(kind, **options)
+    except ImportError as error:
+        raise SourceError(
+            f"{kind}:// needs a library that is not installed ({error})",
+            "pip install 'hvaeood[cloud]'",
+        ) from None
+    except ValueError:
+        raise SourceError(
+            f"{kind}:// is no kind of store that is known", "s3://, gs://, https:// ... or a path"
+        ) from None
 
 
 def open_remote(argument: str, count: Count = lambda _: None) -> RemoteSource | None:
@@ -274,7 +304,9 @@ def _below(store: Store, path: str, argument: str, count: Count) -> RemoteSource
         if len(found) % _SAID_EACH == 0:
             count(len(found))
     if not found:
-        others = f" ({skipped} other objects)" if skipped else ""
+        if not skipped:
+            raise ImageError("missing", "the store has no such object")
+        others = f" ({skipped} other objects)"
         raise SourceError(
             f"no images at {argument}{others}",
             "objects are taken by their ending: .png .jpg .bmp .gif .tif .webp .pgm ...",
@@ -300,7 +332,6 @@ def _store_of(address: str) -> tuple[Store, str]:
     if kind in ("file", "local"):
         raise UsageError(f"{address} is on this machine", "name its path")
     store = Store(kind)
-    store.look_again()
     return store, store.path(address)
 
 
@@ -321,16 +352,38 @@ def _is_image(name: str) -> bool:
     return _bytes_of(f"{dot}{ending.lower()}") in EXTENSIONS and bool(stem)
 
 
+def _root(error: Exception) -> Exception:
+    """What an error came from: fsspec says that there is no such file of whatever went wrong."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+def _status(error: Exception) -> int | None:
+    """The status of HTTP in an error of botocore, aiohttp or gcsfs."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for status in (response, getattr(error, "status", None), getattr(error, "code", None)):
+        if isinstance(status, int) and 400 <= status < 600:
+            return status
+    return None
+
+
 def _may_pass(error: Exception) -> bool:
-    if isinstance(error, _LASTING) or type(error).__name__ in _NO_CREDENTIALS:
-        return False
-    status = getattr(error, "status", getattr(error, "code", None))
-    return not isinstance(status, int) or not 400 <= status < 500 or status in _PASSING
+    if (status := _status(error)) is not None:
+        return status >= 500 or status in _PASSING
+    return not (isinstance(error, _LASTING) or _CREDENTIALS.search(type(error).__name__))
 
 
-def _reason(error: Exception) -> str:
+def _refusal(error: Exception) -> ImageError:
+    """Missing is only what the store says is not there."""
+    status = _status(error)
+    if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
+        return ImageError("missing", "the store has no such object")
     words = " ".join(str(error).split()) or type(error).__name__
-    return f"refused: {words}"[:200] if isinstance(error, PermissionError) else words[:200]
+    refused = status in (401, 403) or isinstance(error, PermissionError)
+    return ImageError("unreadable", (f"refused: {words}" if refused else words)[:200])
 
 
 def _refused(argument: str, error: ImageError) -> SourceError:
