@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -125,11 +126,12 @@ def test_an_archive_that_is_cut_in_a_bucket_is_refused(run, folder, bucket, tmp_
     assert code == 3 and "error: cannot read s3://pictures/x.tar" in err and "hint:" in err
 
 
-def test_calibrate_on_a_bucket(run, bucket, tmp_path):
+def test_calibrate_on_a_bucket(run, bundle, bucket, tmp_path):
+    shutil.copytree(bundle.folder, tmp_path / "own")
     for i, image in enumerate(make_images(60)):
         Image.fromarray(image[0]).save(tmp_path / "one.png")
         bucket.pipe(f"pictures/usual/{i:02}.png", (tmp_path / "one.png").read_bytes())
-    code, _, err = run("calibrate", "s3://pictures/usual")
+    code, _, err = run("calibrate", "s3://pictures/usual", "--model", "own")
     assert code == 0 and "maps stay in nats" not in err, err
 
 

@@ -90,7 +90,7 @@ def tui(
 
     def open_all(paths: list[Path]) -> list[Opened]:
         opened = [
-            _open(path, model or [], calibration, data_root, remote, device) for path in paths
+            _open(path, model or [], calibration, data_root, device, remote) for path in paths
         ]
         if rule := _rule_for(opened, rules):
             _check_rule(rule, [one.run for one in opened])
@@ -168,8 +168,8 @@ def _open(
     models: list[str],
     calibration: Path | None,
     data_root: Path | None,
-    remote: bool,
     device: str,
+    remote: bool = False,
 ) -> Opened:
     """A score file with its calibration and its model, where these can be found.
 
