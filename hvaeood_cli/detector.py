@@ -66,6 +66,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     with, else "torch". batch_size: how many images
     are read and scored together; None: as many as one pass takes. workers: threads that read
     images and, on a CPU, score them side by side; None: one a core, or 1 on a GPU; 0: none.
+    engine: "local", or "ray" for the machines of a Ray cluster, of which workers is then the number
+    of processes; None: one a core or a GPU of it. address: of that cluster, HOST:PORT, "auto" for
+    the one that this machine is in, or "local" to start one here.
     false_positive_rate: the share of images that belong that `predict` may call outliers.
 
     preset, training: what `fit` trains, a preset's name and the fields of `TrainSettings` to
@@ -93,6 +96,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         runtime: str = "auto",
         batch_size: int | None = None,
         workers: int | None = None,
+        engine: str = "local",
+        address: str = "auto",
         false_positive_rate: float = 0.01,
         preset: str = "compact-gray",
         training: Mapping[str, Any] | None = None,
@@ -108,6 +113,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.runtime = runtime
         self.batch_size = batch_size
         self.workers = workers
+        self.engine = engine
+        self.address = address
         self.false_positive_rate = false_positive_rate
         self.preset = preset
         self.training = training
@@ -350,6 +357,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         label: 0 if all its images belong, 1 if none does, None if that is not known.
         """
         device = "" if self.device == "auto" else self.device.partition(":")[0]
+        self._check_engine(manifest)
         return ScoringRun(
             manifest,
             self.bundle,
@@ -480,6 +488,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return named_runtime(self.runtime)
 
     def _engine(self, runtime: str, n_images: int) -> Engine:
+        if self.engine == "ray":
+            return self._ray_engine(runtime)
         from hvaeood_cli.scoring.engines.choosing import engine_for
         from hvaeood_cli.scoring.runtimes import on_runtime
 
@@ -489,6 +499,30 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             lambda: on_runtime(runtime, self.scorer, self.bundle, n_images),
         )
         return engine_for(scorer, self.batch_size, self.workers, note)
+
+    def _ray_engine(self, runtime: str) -> Engine:
+        from hvaeood_cli.model.bundle import packed
+        from hvaeood_cli.scoring.engines.ray import RayEngine
+        from hvaeood_cli.scoring.engines.worker import Work
+
+        model, folder = packed(self.bundle), str(Path.cwd())
+        work = Work(model, self.settings, self.device, runtime, self.batch_size, folder)
+        return RayEngine(work, self.address, self.workers)
+
+    def _check_engine(self, manifest: Manifest) -> None:
+        """Raise UsageError or SourceError for what an engine cannot do, before any work."""
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"no engine is called {self.engine!r}", "engines: local, ray")
+        if self.engine == "ray":
+            from hvaeood_cli.scoring.engines.ray import check_ray, check_travels
+
+            check_ray()
+            check_travels(manifest)
+            if ":" in self.device:
+                raise UsageError(
+                    f"device {self.device} is one of many: Ray gives each worker its own",
+                    "--device cuda",
+                )
 
     @property
     def _rule(self) -> Rule:

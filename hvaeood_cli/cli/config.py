@@ -29,7 +29,7 @@ MAY_BE_SET = frozenset(
     (
         # of a run: which model, how it samples, and on which device
         *("model", "samples", "samples-k", "proposal", "seed", "precision"),
-        *("device", "runtime", "batch-size", "workers"),
+        *("device", "runtime", "batch-size", "workers", "engine"),
         # of a decision, and of what is shown
         *("fpr", "fdr", "by", "top", "images"),
         # of a training

@@ -90,9 +90,26 @@ Workers = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        max=256,
-        help="Threads that read images and, on a CPU, score them, side by side; 0 for none.",
+        max=1024,
+        help="Threads that read images and, on a CPU, score them, side by side; 0 for none. With "
+        "--engine ray: processes.",
         show_default="one a core; 1 on a GPU",
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray",
+        envvar="HVAEOOD_ENGINE",
+        help="What shares out the work: this machine, or a Ray cluster.",
+    ),
+]
+Address = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|local|HOST:PORT",
+        envvar="HVAEOOD_ADDRESS",
+        help="The Ray cluster: the one this machine is in, one started here, or another.",
     ),
 ]
 Jsonl = Annotated[bool, typer.Option("--jsonl", help="One JSON object for each image.")]

@@ -36,6 +36,8 @@ def score(
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",
     workers: options.Workers = None,
+    engine: options.Engine = "local",
+    address: options.Address = "auto",
     shard: options.OfShard = None,
     label: Annotated[
         int | None,
@@ -89,6 +91,8 @@ def score(
         runtime=runtime,
         batch_size=batch_size,
         workers=workers,
+        engine=engine,
+        address=address,
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
     manifest = listed(sources, null, data_root, download, not quiet)

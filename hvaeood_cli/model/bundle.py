@@ -319,6 +319,24 @@ def write_cross_fitted(
     return read_bundle(folder)
 
 
+def packed(bundle: Bundle) -> dict[str, bytes]:
+    """The files that score with a model, by their names in its folder. Raises ModelError."""
+    files = {CONFIG: _read_bytes(bundle.folder / CONFIG, _MAX_CONFIG)}
+    if not bundle.folds:
+        files[WEIGHTS] = bundle.read_weights()
+    for fold in bundle.folds:
+        files |= {f"{fold.folder.name}/{name}": data for name, data in packed(fold).items()}
+    return files
+
+
+def unpacked(files: dict[str, bytes], folder: Path) -> Bundle:
+    """Write the files of `packed` into a folder. Raises ModelError, as `read_bundle` does."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    return read_bundle(folder)
+
+
 def _remove_calibrations(folder: Path) -> None:
     for ending in ("npz", "maps.safetensors"):
         for stale in folder.glob(f"{CALIBRATION}*.{ending}"):
