@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -126,7 +127,7 @@ def test_nodes_must_agree(bundle):
         check(SimpleNamespace(), Place("there", "cpu", "torch", old, 128, 32), here)
 
 
-# -- on a real cluster ------------------------------------------------------------------------------
+# -- on a real cluster --------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
 MAIN = "from hvaeood_cli.__main__ import main; main()"
@@ -158,7 +159,8 @@ class Cluster(NamedTuple):
                 name, _, rest = path.read_text().rpartition(")")
                 parents[int(path.parent.name)] = int(rest.split()[1]), "ray::Worker" in name
         found = []
-        for process, (parent, is_worker) in parents.items():
+        for process, (above, is_worker) in parents.items():
+            parent = above
             while is_worker and parent not in (0, self.head):
                 parent = parents.get(parent, (0, False))[0]
             if is_worker and parent == self.head:
@@ -175,16 +177,21 @@ def on_cluster() -> Iterator[Cluster]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     start = [ray, "start", "--head", f"--port={address.rpartition(':')[2]}", "--num-cpus=2"]
-    start += ["--node-ip-address=127.0.0.1", "--block", "--include-dashboard=false"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    start += ["--block", "--include-dashboard=false"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    head = subprocess.Popen([*start, "--disable-usage-stats"], env=env, **silent)
-    asked = [ray, "health-check", "--address", address]
-    while subprocess.run(asked, **silent, check=False).returncode:
-        assert head.poll() is None, "the cluster has ended"
-    yield Cluster(head.pid, ("--engine", "ray", "--address", address))
-    head.terminate()
-    head.wait(60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_AUTH_MODE", "token")  # a cluster lets in who has its token
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        head = subprocess.Popen([*start, "--disable-usage-stats"], **silent)
+        asked = [ray, "health-check", "--address", address]
+        for _ in range(60):
+            if subprocess.run(asked, **silent, check=False).returncode == 0:
+                break
+            assert head.poll() is None, "the cluster has ended"
+        yield Cluster(head.pid, ("--engine", "ray", "--address", address))
+        head.terminate()
+        head.wait(60)
 
 
 @pytest.fixture

@@ -35,7 +35,10 @@ LOWEST = (2, 54)
 BEGIN_SECONDS = 300.0  # to wait for the first worker of a busy cluster
 
 _INSTALL = "pip install 'hvaeood[ray]'"
-_NO_CLUSTER = "ray start --head begins one here; --address local needs none"
+_NO_CLUSTER = (
+    "ray start --head begins one here, and --address local needs none; one that asks for a token "
+    "takes RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+)
 
 
 def check_ray() -> None:
