@@ -84,6 +84,17 @@ def test_a_bucket_has_the_scores_of_its_folder(run, folder, bucket):
     ]
 
 
+def test_a_list_may_name_addresses_and_files(run, folder, bucket):
+    sent(folder, bucket)
+    names = ["s3://pictures/photos/00.png", str(folder / "01.png"), "s3://pictures/none.png"]
+    code, out, err = run("score", "-", "--jsonl", stdin="\n".join(names).encode())
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 4, err
+    assert {row["path"]: row["status"] for row in rows} == dict(
+        zip(names, ["scored", "scored", "missing"], strict=True)
+    )
+
+
 def test_a_bucket_that_grew_is_brought_up_to_date(run, folder, bucket):
     sent(folder, bucket)
     assert run("score", "s3://pictures/photos")[0] == 0

@@ -272,6 +272,18 @@ def open_remote(argument: str, count: Count = lambda _: None) -> RemoteSource | 
         raise _refused(argument, error) from None
 
 
+def named_object(address: str) -> RemoteSource:
+    """The one object at an address, though nothing may be there: then reading it says so.
+
+    Raises UsageError and SourceError for an address that is none.
+    """
+    store, path = _store_of(address)
+    try:
+        return RemoteSource(store, [_object(store.facts(path))])
+    except ImageError:
+        return RemoteSource(store, [Object(path, None, "")])
+
+
 def remote_file(argument: str) -> RemoteFile | None:
     """The file at an address; None for what is no address. Raises SourceError."""
     if not is_address(argument):

@@ -15,6 +15,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -27,9 +28,9 @@ from hvaeood_cli.images.arrays import is_array_file, open_array_file
 from hvaeood_cli.images.datasets import open_dataset
 from hvaeood_cli.images.decode import FORMATS, Decoded
 from hvaeood_cli.images.file import Count
-from hvaeood_cli.images.folder import is_no_image, open_file, open_folder, open_list
+from hvaeood_cli.images.folder import FileSource, is_no_image, open_file, open_folder, open_list
 from hvaeood_cli.images.parquet import is_parquet, open_parquet
-from hvaeood_cli.images.remote import is_address, open_remote
+from hvaeood_cli.images.remote import is_address, named_object, open_remote
 
 
 class Source(Protocol):
@@ -188,7 +189,7 @@ def _kinds(
     count: Count,
 ) -> Iterator[Source | None]:
     """Open the argument as each kind of source in turn; None where it is not of that kind."""
-    yield open_list(argument, stdin)
+    yield _open_list(argument, stdin, count)
     yield open_folder(argument, count)
     yield open_parquet(argument)
     yield open_array_file(argument)
@@ -196,6 +197,24 @@ def _kinds(
     yield open_remote(argument, count)
     yield open_file(argument)
     yield open_dataset(argument, data_root, download)
+
+
+def _open_list(argument: str, stdin: Iterable[bytes] | None, count: Count) -> Source | None:
+    """The images that a list names, by paths and addresses; None if the argument is not `-`.
+
+    A store is asked about each address by itself, which takes a moment each.
+    """
+    listed = open_list(argument, stdin)
+    if listed is None or not any(map(is_address, map(os.fsdecode, listed.paths))):
+        return listed
+    sources = list[Source]()
+    for behind, paths in groupby(listed.paths, lambda path: is_address(os.fsdecode(path))):
+        if behind:
+            sources += [named_object(os.fsdecode(path)) for path in paths]
+            count(len(sources))
+        else:
+            sources.append(FileSource(list(paths)))
+    return Manifest(sources)
 
 
 def _open(
