@@ -256,7 +256,7 @@ def test_nothing_is_lost_and_nothing_is_done_twice(on_cluster, ends):
     else:
         assert process.returncode == (-signal.SIGKILL if ends == "driver" else 130), err
         shutil.copy(journal, "copy")
-        with Journal.open(Path("copy"), read_scores("one.h5").header) as stood:
+        with Journal.open(Path("copy"), read_scores(Path("one.h5")).header) as stood:
             n_stood = stood.n_done
         assert 0 < n_stood < 6000
         err = score(*on_ray, program=COUNTING)[1]
