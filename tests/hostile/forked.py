@@ -36,7 +36,7 @@ class End:
     out: str
     err: str
 
-    def unexpected(self) -> str:
+    def unexpected(self, seconds: float = SECONDS) -> str:
         """What is wrong with it, whatever it was asked; empty for an end that is in order."""
         wrong = []
         if self.code not in KNOWN:
@@ -47,7 +47,7 @@ class End:
             wrong.append("no error with a hint")
         if self.grown > MEBIBYTES * 1024:
             wrong.append(f"{self.grown >> 10} MiB")
-        if self.seconds > SECONDS:
+        if self.seconds > seconds:
             wrong.append(f"{self.seconds:.0f} s")
         return ", ".join(wrong)
 
@@ -263,10 +263,12 @@ class Tally:
         self.unexpected: list[str] = []
         self.codes: dict[int, int] = {}
 
-    def add(self, what: str, command: object, end: End, wrong: str = "") -> None:
+    def add(
+        self, what: str, command: object, end: End, wrong: str = "", seconds: float = SECONDS
+    ) -> None:
         self.commands += 1
         self.codes[end.code] = self.codes.get(end.code, 0) + 1
-        wrong = ", ".join(filter(None, [end.unexpected(), wrong]))
+        wrong = ", ".join(filter(None, [end.unexpected(seconds), wrong]))
         if wrong:
             said = end.err.strip()[-400:]
             self.unexpected.append(f"{what}: {command}: {wrong}: {said}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_images
-from tests.hostile.forked import Server, Tally, byte_damages, needs_linux, places
+from tests.hostile.forked import SECONDS, Server, Tally, byte_damages, needs_linux, places
 from tests.hostile.test_faults import h5
 
 pytest.importorskip("openvino")
@@ -69,7 +69,8 @@ def sweep(server: Server, home: Path, n: int, only: Collection[str] = ()) -> Tal
         tally.files += 1
         end = server(*SCORE, cwd=home)
         same = end.code == 0 and h5(home / "s.h5") == h5(home / "whole.h5")
-        tally.add(what, "score", end, "" if same else "other scores")
+        # To export a graph anew takes about ten seconds of a slow processor by itself.
+        tally.add(what, "score", end, "" if same else "other scores", 3 * SECONDS)
     return tally
 
 
