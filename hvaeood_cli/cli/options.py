@@ -56,7 +56,7 @@ Remote = Annotated[
     typer.Option(
         "--remote",
         envvar="HVAEOOD_REMOTE",
-        help="Fetch images behind addresses. They are the score file's: name your own alone.",
+        help="Fetch images behind the addresses in a score file; for files that you trust.",
     ),
 ]
 Download = Annotated[
