@@ -359,7 +359,7 @@ def test_a_folder_that_changes_while_a_run_is_interrupted(
 def test_a_killed_update_goes_on_and_ends_with_the_same_file(tmp_path, bundle, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ("score", "many.npy", "-S", "32", "--quiet")
-    rows = make_images(1000)[:, 0]
+    rows = make_images(400)[:, 0]
     np.save("many.npy", rows[:50])
     with start(tmp_path, bundle, *arguments, "-o", "grown.h5") as few:
         assert few.wait() == 0
