@@ -74,6 +74,12 @@ def test_an_address_that_is_none(run, folder, monkeypatch, address):
     assert code == 2 and "HOST:PORT" in err
 
 
+def test_an_address_without_ray_is_refused(run, folder):
+    code, _, err = run("score", folder, "--address", "head:6379")
+    assert code == 2 and "--engine ray" in err
+    assert not list(Path().glob("*.h5"))
+
+
 def test_what_ray_cannot_do_is_said(run, folder, monkeypatch):
     with_ray(monkeypatch)
     code, _, err = run(*ON_RAY, "--device", "cuda:1")

@@ -7,8 +7,10 @@ import logging
 import os
 import shutil
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hvaeood_cli.errors import ImageError, SourceError, UsageError
+from hvaeood_cli.errors import ImageError, SourceError
 from hvaeood_cli.images import remote
 from hvaeood_cli.images.reader import ImageReader
 from hvaeood_cli.images.remote import open_remote
@@ -173,12 +175,12 @@ def test_a_report_fetches_images_where_it_is_asked_to(run, folder, bucket):
     [
         ("s3://nowhere/photos", SourceError, "no such"),
         ("s3://pictures/other", SourceError, "no such"),
-        ("s3://user:secret@host/x", UsageError, "password"),
-        ("https://host/x.png?X-Amz-Signature=secret", UsageError, "token"),
+        ("s3://user:secret@host/x", SourceError, "password"),
+        ("https://host/x.png?X-Amz-Signature=secret", SourceError, "token"),
         pytest.param(
-            "s3://a::b/c", UsageError, "within an address", id="within"
+            "s3://a::b/c", SourceError, "within an address", id="within"
         ),  # xdist would share tests out by what stands before `::`
-        ("file:///tmp/x", UsageError, "on this machine"),
+        ("file:///tmp/x", SourceError, "on this machine"),
         ("nonsense://x/y", SourceError, "no kind of store"),
         ("s3://pictures/x.npy", SourceError, "from a disk alone"),
         ("s3://pictures/x.tar.gz", SourceError, "compressed as a whole"),
@@ -291,8 +293,101 @@ def test_nothing_is_taken_from_an_address(run, folder, bucket):
     assert os.listdir(folder)
 
 
+@pytest.fixture
+def site(folder, monkeypatch) -> Iterator[tuple[str, dict[str, int], list[str]]]:
+    """A web server over the images: its address, what it refuses by path, what it was asked."""
+    refused: dict[str, int] = {}
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def send_head(self):
+            asked.append(f"{self.command} {self.path}")
+            if self.path in refused:
+                return self.send_error(refused[self.path])
+            return super().send_head()
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(remote, "_wait", lambda seconds: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", refused, asked
+        server.shutdown()
+
+
+def test_a_page_has_the_scores_of_what_it_links_to(run, folder, site):
+    address, refused, asked = site
+    refused.update({"/03.png": 403, "/04.png": 404, "/05.png": 503})
+    code, out, err = run("score", f"{address}/", "-o", "page.h5", "--jsonl")
+    rows = {row["path"]: row for line in out.splitlines() if (row := json.loads(line))}
+    assert code == 4 and len(rows) == 10, err
+    status = {name: row["status"] for name, row in rows.items() if row["status"] != "scored"}
+    assert status == {
+        f"{address}/03.png": "unreadable", f"{address}/04.png": "missing",
+        f"{address}/05.png": "unreadable",
+    }  # fmt: skip
+    refused.clear()
+    assert run("score", f"{address}/", "-o", "page.h5")[0] == 0
+    assert read_scores(Path("page.h5")).n_scored == 10
+    asked.clear()
+    assert "nothing has changed" in run("score", f"{address}/", "-o", "page.h5")[1]
+    assert not [line for line in asked if line.startswith("GET") and line.endswith(".png")]
+
+
+def test_an_image_that_changed_behind_a_page_is_scored_anew(run, folder, site):
+    address, _, _ = site
+    assert run("score", f"{address}/", "-o", "page.h5")[0] == 0
+    pixels = np.asarray(Image.open(folder / "00.png"))
+    Image.fromarray(255 - pixels).save(folder / "00.png")
+    os.utime(folder / "00.png", (1, 1))  # servers tell seconds
+    assert "1 changed" in run("score", f"{address}/", "-o", "page.h5")[1]
+
+
+def test_where_a_server_does_not_say_that_an_image_changed_it_is_read_again(
+    run, folder, site, monkeypatch
+):
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "date_time_string", lambda self, when=None: "")
+    address, _, asked = site
+    assert run("score", f"{address}/00.png", "-o", "one.h5")[0] == 0
+    asked.clear()
+    assert run("score", f"{address}/00.png", "-o", "one.h5")[0] == 0
+    assert "GET /00.png" in asked
+
+
+@pytest.mark.parametrize(
+    ("path", "words"), [("none/", "no such object"), ("none.png", "no such object")]
+)
+def test_a_page_that_is_not_there(run, site, path, words):
+    code, _, err = run("score", f"{site[0]}/{path}")
+    assert code == 3 and words in err and "hint: check the address" in err
+
+
+def test_a_public_bucket_is_read_without_credentials(folder, bucket, monkeypatch):
+    sent(folder, bucket)
+    bucket.chmod("pictures", "public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": "true"})  # as FSSPEC_S3_ANON sets it
+    remote._opened.cache_clear()
+    assert len(open_sources(["s3://pictures/photos"])) == 12
+
+
+def test_a_name_in_a_score_file_lists_nothing(folder, bucket, monkeypatch):
+    """Not even where images are to be fetched: it may name a bucket of millions."""
+    sent(folder, bucket)
+    monkeypatch.setattr(remote.Store, "walk", lambda *_: pytest.fail("it was listed"))
+    for name in (b"s3://pictures/photos", b"s3://user:secret@host/x.png"):
+        with pytest.raises((ImageError, SourceError)):
+            ImageReader(remote=True).read(name)
+
+
 def test_listing_says_how_many_were_found(memory, monkeypatch):
-    monkeypatch.setattr(remote, "_SAID_EACH", 5)
+    monkeypatch.setattr(remote, "COUNT_EACH", 5)
     said: list[int] = []
     assert len(open_remote("memory://photos", said.append) or ()) == 12
     assert said[:2] == [5, 10]

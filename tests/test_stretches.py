@@ -76,27 +76,21 @@ def test_what_a_lost_worker_had_is_scored_again():
 
 def test_a_slow_stretch_does_not_fill_memory():
     """The others go no further than `AHEAD` stretches for each worker."""
-    pool = Fake(2)
-    pool.random.choice = lambda answers: answers[-1]  # worker 0 is never heard
-    pool.has[0] = deque()
-    gave: list[int] = []
-    give = pool.give
-    pool.give = lambda worker, number, stretch: gave.append(number) or give(worker, number, stretch)
-    with pytest.raises(IndexError):  # in the end only worker 0 has anything, and then nobody
-        pool.wait = stopping_at(pool.wait, pool)
-        list(in_order(STRETCHES, pool))
-    assert max(gave) < AHEAD * 2
+    pool, gave = Fake(2), []
 
+    def others_first(workers: list[int]) -> int:
+        """The worker that has stretch 0 is heard only when no other has anything to say."""
+        slow = [w for w in workers if pool.has.get(w) and pool.has[w][0][0] == 0]
+        return next((w for w in workers if w not in slow), workers[0])
 
-def stopping_at(wait: Callable[[], Answer], pool: Fake) -> Callable[[], Answer]:
-    """As `wait`, but stretch 0 is never given back."""
+    def noted(worker: int, number: int, stretch: range) -> None:
+        gave.append((number, pool.scored[0]))
+        Fake.give(pool, worker, number, stretch)
 
-    def without_the_first() -> Answer:
-        free = [w for w, has in pool.has.items() if has and has[0][0] != 0] + [*pool.beginning]
-        pool.random.choice = lambda _: free[0]
-        return wait()
-
-    return without_the_first
+    pool.random.choice, pool.give = others_first, noted
+    assert places(in_order(STRETCHES, pool)) == list(range(5, 300))
+    before = [number for number, is_back in gave if not is_back]
+    assert max(before) == AHEAD * 2 - 1 < len(STRETCHES) - 1
 
 
 def test_an_image_that_kills_workers_ends_the_run_with_its_place():

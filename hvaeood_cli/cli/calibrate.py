@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import config, console, options, scoring
-from hvaeood_cli.cli.listing import any_address, listed
+from hvaeood_cli.cli.listing import listed
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.files import check_output
 from hvaeood_cli.text import printable
@@ -73,6 +73,7 @@ def calibrate(
     workers: options.Workers = None,
     null: options.Null = False,
     data_root: options.DataRoot = None,
+    remote: options.Remote = False,
     download: options.Download = False,
     json_: options.Json = False,
     force: options.Force = False,
@@ -127,6 +128,7 @@ def calibrate(
             found = found.of_rows(_held_out(detector, found.content, not quiet))
         kept: Path | None = found.path
     else:
+        remote = True  # the user names them, and no score file does
         manifest = listed(sources, null, data_root, download, not quiet)
         out = scores or scoring.scratch_for(sources, detector, manifest)
         check_output(out, "scores.h5", "--scores")
@@ -139,7 +141,7 @@ def calibrate(
     place = output or _place(detector, calibration)
     anew = _save(calibration, place, force)
     maps = scoring.keep_usual_maps(
-        detector, found, place, data_root, any_address(sources), anew, console.warner(quiet)
+        detector, found, place, data_root, remote, anew, console.warner(quiet)
     )
     if kept is None:
         found.path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import console, deciding, options, scoring, training
-from hvaeood_cli.cli.listing import any_address, listed
+from hvaeood_cli.cli.listing import listed
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import CalibrationError, ExitCode, UsageError
 from hvaeood_cli.files import check_output
@@ -131,15 +131,14 @@ def find(
 
     scores, fresh = scoring.score_into(detector.run(manifest), out, decide, force, not quiet)
     place = bundle.calibration_place()
-    remote = any_address(sources)
-    scoring.keep_usual_maps(detector, scores.present, place, data_root, remote, False, warn)
+    scoring.keep_usual_maps(detector, scores.present, place, data_root, True, False, warn)
     calibration = deciding.calibration_that_decided(scores, str(folder), warn)
     minutes_taken = (time.monotonic() - started) / 60.0
     done = f"in {minutes_taken:.1f} minutes" if fresh else "before; nothing has changed since"
     for line in scoring.remarks(detector, scores):
         warn(line)
     again = {"--data-root": str(data_root)} if data_root else {}
-    _write_report(out, page, folder, data_root, remote, device, quiet)
+    _write_report(out, page, folder, data_root, device, quiet)
     printing.show(scores, Ranking.of(scores, calibration), top, done, again, page)
     if scores.unreadable.any():
         raise typer.Exit(ExitCode.SOME_UNREADABLE)
@@ -200,13 +199,7 @@ def _progress(talk: bool) -> Iterator[Callable[[Sequence[Progress]], None]]:
 
 
 def _write_report(
-    out: Path,
-    page: Path,
-    model: Path,
-    data_root: Path | None,
-    remote: bool,
-    device: str,
-    quiet: bool,
+    out: Path, page: Path, model: Path, data_root: Path | None, device: str, quiet: bool
 ) -> None:
     """The page of `hvaeood report`. One that an earlier start made is replaced."""
     from hvaeood_cli.cli.report import report
@@ -218,7 +211,7 @@ def _write_report(
         format_="html",
         model=str(model),
         data_root=data_root,
-        remote=remote,
+        remote=True,  # whatever is in it, the user has named
         device=device,
         force=ours,
         quiet=quiet,

@@ -23,10 +23,3 @@ def listed(
 
     with console.counting("listing", talk) as count:
         return open_sources(sources, options.stdin_paths(sources, null), data_root, download, count)
-
-
-def any_address(sources: list[str]) -> bool:
-    """Whether the user named an address, so that its images may be fetched again."""
-    from hvaeood_cli.images.remote import is_address
-
-    return any(map(is_address, sources))

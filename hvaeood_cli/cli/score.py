@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvaeood_cli.cli import console, deciding, options, scoring
+from hvaeood_cli.cli.config import source_of
 from hvaeood_cli.cli.listing import listed
 from hvaeood_cli.cli.printing import Printing
 from hvaeood_cli.errors import ExitCode, UsageError
@@ -75,6 +76,8 @@ def score(
     """
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rules = deciding.Rules.of(context, fpr, fdr, by)
+    if source_of(context, "address") == "COMMANDLINE" and engine != "ray":
+        raise UsageError("--address names a Ray cluster", "give --engine ray as well")
     if shard:
         _check_undecided(rules.asked, calibration, fail_on_flagged, printing)
     from hvaeood_cli.calibration.ranking import Ranking

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, cast
 from weakref import finalize
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode_hashed
-from hvaeood_cli.images.file import Count, File
+from hvaeood_cli.images.decode import MAX_BYTES, Decoded, decode_hashed, has_ending
+from hvaeood_cli.images.file import File
+from hvaeood_cli.images.folder import COUNT_EACH, Count
 from hvaeood_cli.images.remote import file_at, is_address
 
 _SUFFIXES = (b".zip", b".tar")
@@ -183,7 +184,7 @@ def _open_zip(file: File, count: Count) -> ZipSource:
             name = _bytes_of(info.filename)
             if info.is_dir():
                 continue
-            if not _is_image(name):
+            if not has_ending(name):
                 skipped += 1
                 continue
             fault = "it is encrypted" if info.flag_bits & 1 else ""
@@ -201,13 +202,13 @@ def _open_tar(file: File, count: Count) -> TarSource:
         name = _bytes_of(info.name)
         if info.isdir():
             continue
-        if not _is_image(name):
+        if not has_ending(name):
             skipped += 1
             continue
         fault = "" if info.isreg() and not info.issparse() else _NO_FILE
         members.append(Member(name, info.size, fault))
         places.append(info.offset_data)
-        if len(members) % 1000 == 0:
+        if len(members) % COUNT_EACH == 0:
             count(len(members))
     return TarSource(file, members, origin, skipped, places)
 
@@ -234,10 +235,6 @@ def _last_of_each(members: Sequence[Member]) -> list[Member]:
         member if last[member.name] == i else member._replace(fault=replaced)
         for i, member in enumerate(members)
     ]
-
-
-def _is_image(name: bytes) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def _bytes_of(name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,11 @@ class Decoded(NamedTuple):
 
     pixels: Pixels
     conversions: Conversion
+
+
+def has_ending(name: bytes) -> bool:
+    """Whether a name ends as an image's."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def begins_as_image(file: BinaryIO) -> bool:

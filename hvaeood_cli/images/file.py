@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from hvaeood_cli.errors import SourceError
 from hvaeood_cli.images.folder import stamp_of
-
-Count = Callable[[int], None]
-"""Called with the number of images that have been found, while more are looked for."""
 
 
 class File(Protocol):

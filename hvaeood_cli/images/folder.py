@@ -12,7 +12,11 @@ from heapq import heappop, heappush
 from typing import BinaryIO
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, begins_as_image, decode_hashed
+from hvaeood_cli.images.decode import MAX_BYTES, Decoded, begins_as_image, decode_hashed, has_ending
+
+Count = Callable[[int], None]
+"""Called with the number of images that have been found, while more are looked for."""
+COUNT_EACH = 1000  # images between two such calls
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def open_list(argument: str, stdin: Iterable[bytes] | None) -> FileSource | None
     return FileSource([os.fsencode(path) for path in stdin or ()])
 
 
-def open_folder(argument: str, count: Callable[[int], None] = lambda _: None) -> FileSource | None:
+def open_folder(argument: str, count: Count = lambda _: None) -> FileSource | None:
     """The image files below a folder; None if the argument is no folder.
 
     Raises SourceError for a folder without image files.
@@ -71,7 +75,7 @@ def is_no_image(argument: str) -> bool:
 
     False for what cannot be read: that becomes a row which says why.
     """
-    if os.path.splitext(os.fsencode(argument))[1].lower() in EXTENSIONS:
+    if has_ending(os.fsencode(argument)):
         return False
     with contextlib.suppress(OSError, ValueError), _open_file(os.fsencode(argument)) as file:
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and not begins_as_image(file)
@@ -89,7 +93,7 @@ def stamp_of(path: str | bytes | os.PathLike[str]) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _walk(folder: bytes, count: Callable[[int], None]) -> tuple[list[bytes], int]:
+def _walk(folder: bytes, count: Count) -> tuple[list[bytes], int]:
     """The image files below a folder, sorted by path bytes, and how many other files there are.
 
     No folder is listed twice, so loops of links end. A folder with several names is always listed
@@ -112,9 +116,9 @@ def _walk(folder: bytes, count: Callable[[int], None]) -> tuple[list[bytes], int
                 for entry in entries:
                     if _is_folder(entry):
                         heappush(pending, (entry.is_symlink(), entry.path))
-                    elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                    elif has_ending(entry.name):
                         found.append(entry.path)
-                        if len(found) % 1000 == 0:
+                        if len(found) % COUNT_EACH == 0:
                             count(len(found))
                     else:
                         others += 1

@@ -13,7 +13,7 @@ from hvaeood_cli.images.arrays import is_array_file, split_rows
 from hvaeood_cli.images.decode import Decoded
 from hvaeood_cli.images.folder import FileSource, stamp_of
 from hvaeood_cli.images.parquet import is_parquet
-from hvaeood_cli.images.remote import is_address, open_remote
+from hvaeood_cli.images.remote import is_address, named_object
 from hvaeood_cli.images.sources import Manifest, open_sources
 
 _KEPT = 2  # array files and archives that stay open; a gzipped one is in memory as a whole
@@ -57,7 +57,8 @@ class ImageReader:
             return archive.read(place)[0]
         path, row = row_of_array(os.fsdecode(found))
         if row is None:
-            kept = open_remote(path) or FileSource([os.fsencode(path)])
+            behind = is_address(path)
+            kept = named_object(path) if behind else FileSource([os.fsencode(path)])
             return kept.read(0)[0]
         with self._lock:  # two threads that want one file wait for one unpacking
             images = self._open(path)

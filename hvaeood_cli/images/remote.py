@@ -19,10 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
-from hvaeood_cli.errors import HvaeoodError, ImageError, SourceError, UsageError
+from hvaeood_cli.errors import HvaeoodError, ImageError, SourceError
 from hvaeood_cli.images.arrays import is_array_file
-from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode_hashed
-from hvaeood_cli.images.file import Count, File, local_file
+from hvaeood_cli.images.decode import MAX_BYTES, Decoded, decode_hashed, has_ending
+from hvaeood_cli.images.file import File, local_file
+from hvaeood_cli.images.folder import COUNT_EACH, Count
 
 Answer = TypeVar("Answer")
 
@@ -37,11 +38,16 @@ _LASTING = (
 _CREDENTIALS = re.compile("Credential|Profile|Token")  # in the names of errors, which last, too
 _PAGE = 1000  # objects of a listing of S3
 _BUFFER = 1 << 20
-_SAID_EACH = 1000  # images between two words of how many were found
-_WHERE = (
-    "credentials are taken from where the store's own tools look (for s3:// the environment and "
-    "~/.aws), another server from AWS_ENDPOINT_URL; FSSPEC_S3_ANON=true reads public buckets"
-)
+_MARKS = (  # what says that an object has changed, as the stores call it
+    "ETag", "etag", "generation", "mtime", "LastModified", "Last-Modified", "last_modified",
+    "created",
+)  # fmt: skip
+_HINTS = {
+    "s3": "credentials are looked for in the environment and ~/.aws; AWS_ENDPOINT_URL names "
+    "another server than Amazon's, and FSSPEC_S3_ANON=true reads public buckets",
+    "gs": "credentials are looked for where gcloud auth application-default login keeps them",
+}
+_OTHER_HINT = "check the address and the network; passwords are looked for in ~/.netrc"
 
 
 def is_address(name: str) -> bool:
@@ -154,6 +160,10 @@ class Store:
     kind: str
 
     @property
+    def is_web(self) -> bool:
+        return self.kind in ("http", "https")
+
+    @property
     def _files(self) -> Any:
         """fsspec's file system. Raises SourceError where there is none for this kind."""
         return _opened(self.kind, os.getpid())
@@ -211,7 +221,7 @@ class Store:
             name = str(facts["name"])
             if facts.get("type") != "directory":
                 yield facts
-            elif not self.kind.startswith("http") and name.rstrip("/") != path.rstrip("/"):
+            elif not self.is_web and name.rstrip("/") != path.rstrip("/"):
                 yield from self.walk(name)
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
@@ -234,7 +244,7 @@ def _opened(kind: str, process: int) -> Any:
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if kind == "s3":  # few tries of botocore's own, since `Store.ask` tries again
         options["config_kwargs"] = {"retries": {"total_max_attempts": 2}, "connect_timeout": 10}
-    if kind in ("http", "https"):
+    if Store(kind).is_web:
         options["client_kwargs"] = {"trust_env": True}  # proxies, and passwords in ~/.netrc
     try:
         import fsspec
@@ -264,7 +274,8 @@ def open_remote(argument: str, count: Count = lambda _: None) -> RemoteSource | 
         )
     store, path = _store_of(argument)
     try:
-        facts: Mapping[str, Any] = {} if _is_page(argument) else store.facts(path)
+        is_page = store.is_web and not _is_image(path)  # every page is a file to a web server
+        facts = {} if is_page else store.facts(path)
         if facts.get("type") == "file":
             return RemoteSource(store, [_object(facts)])
         return _below(store, path, argument, count)
@@ -275,13 +286,10 @@ def open_remote(argument: str, count: Count = lambda _: None) -> RemoteSource | 
 def named_object(address: str) -> RemoteSource:
     """The one object at an address, though nothing may be there: then reading it says so.
 
-    Raises UsageError and SourceError for an address that is none.
+    Raises SourceError for an address that is none.
     """
     store, path = _store_of(address)
-    try:
-        return RemoteSource(store, [_object(store.facts(path))])
-    except ImageError:
-        return RemoteSource(store, [Object(path, None, "")])
+    return RemoteSource(store, [_asked(store, path)])
 
 
 def remote_file(argument: str) -> RemoteFile | None:
@@ -309,11 +317,13 @@ def file_at(argument: str) -> File | None:
 def _below(store: Store, path: str, argument: str, count: Count) -> RemoteSource:
     found, skipped = list[Object](), 0
     for facts in store.walk(path):
-        if _is_image(str(facts["name"])):
-            found.append(_object(facts))
-        else:
+        name = str(facts["name"])
+        if not _is_image(name):
             skipped += 1
-        if len(found) % _SAID_EACH == 0:
+            continue
+        # A page says nothing of what it links to, neither a size nor a time.
+        found.append(_asked(store, name) if store.is_web else _object(facts))
+        if len(found) % COUNT_EACH == 0:
             count(len(found))
     if not found:
         if not skipped:
@@ -330,38 +340,40 @@ def _below(store: Store, path: str, argument: str, count: Count) -> RemoteSource
 def _store_of(address: str) -> tuple[Store, str]:
     """The store of an address, and the path there.
 
-    Raises UsageError for an address that holds a secret: score files and messages keep addresses.
+    Raises SourceError for an address that holds a secret: score files and messages keep addresses.
     """
+    kind = cast("re.Match[str]", _ADDRESS.match(address))[1].lower()
     if _SECRET.search(address):
-        kind = address.partition("://")[0]
-        raise UsageError(
+        raise SourceError(
             f"{kind}://...: the address holds what may be a password or a token",
-            f"score files keep addresses; leave it out: {_WHERE}",
+            f"score files keep addresses; leave it out: {_hint(kind)}",
         )
     if "::" in address:
-        raise UsageError(f"{address}: an address within an address", "name the plain one")
-    kind = cast("re.Match[str]", _ADDRESS.match(address))[1].lower()
+        raise SourceError(f"{address}: an address within an address", "name the plain one")
     if kind in ("file", "local"):
-        raise UsageError(f"{address} is on this machine", "name its path")
+        raise SourceError(f"{address} is on this machine", "name its path")
     store = Store(kind)
     return store, store.path(address)
 
 
 def _object(facts: Mapping[str, Any]) -> Object:
+    """An object by what its store says of it. Where nothing says whether it has changed, its stamp
+    is another one each time, so that it is read again."""
     size = facts.get("size")
-    marks = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
-    mark = next((str(facts[name]) for name in marks if facts.get(name)), "")
+    mark = next((str(facts[name]) for name in _MARKS if facts.get(name)), f"at {time.time_ns()}")
     return Object(str(facts["name"]), None if size is None else int(size), f"{size} {mark}")
 
 
-def _is_page(address: str) -> bool:
-    """Whether a web server's address is a page that lists files, and no file."""
-    return address.lower().startswith("http") and not _is_image(address)
+def _asked(store: Store, path: str) -> Object:
+    """An object by what its store says of it alone; if it says nothing, reading it will say why."""
+    try:
+        return _object(store.facts(path))
+    except ImageError:
+        return Object(path, None, "")
 
 
 def _is_image(name: str) -> bool:
-    stem, dot, ending = name.rpartition(".")
-    return _bytes_of(f"{dot}{ending.lower()}") in EXTENSIONS and bool(stem)
+    return has_ending(_bytes_of(name))
 
 
 def _root(error: Exception) -> Exception:
@@ -393,14 +405,19 @@ def _refusal(error: Exception) -> ImageError:
     status = _status(error)
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError)):
         return ImageError("missing", "the store has no such object")
-    words = " ".join(str(error).split()) or type(error).__name__
+    words = re.sub(r"\?\S+", "?...", " ".join(str(error).split())) or type(error).__name__
     refused = status in (401, 403) or isinstance(error, PermissionError)
     return ImageError("unreadable", (f"refused: {words}" if refused else words)[:200])
 
 
 def _refused(argument: str, error: ImageError) -> SourceError:
-    hint = "check the address" if error.code == "missing" else _WHERE
+    kind = argument.partition("://")[0].lower()
+    hint = "check the address" if error.code == "missing" else _hint(kind)
     return SourceError(f"cannot read {argument}: {error}", hint)
+
+
+def _hint(kind: str) -> str:
+    return _HINTS.get(kind, _OTHER_HINT)
 
 
 def _bytes_of(name: str) -> bytes:

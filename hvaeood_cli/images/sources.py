@@ -27,8 +27,14 @@ from hvaeood_cli.images.archives import is_archive, open_archive
 from hvaeood_cli.images.arrays import is_array_file, open_array_file
 from hvaeood_cli.images.datasets import open_dataset
 from hvaeood_cli.images.decode import FORMATS, Decoded
-from hvaeood_cli.images.file import Count
-from hvaeood_cli.images.folder import FileSource, is_no_image, open_file, open_folder, open_list
+from hvaeood_cli.images.folder import (
+    Count,
+    FileSource,
+    is_no_image,
+    open_file,
+    open_folder,
+    open_list,
+)
 from hvaeood_cli.images.parquet import is_parquet, open_parquet
 from hvaeood_cli.images.remote import is_address, named_object, open_remote
 

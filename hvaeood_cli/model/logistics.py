@@ -192,10 +192,8 @@ def _pit(raw: Tensor, x: Tensor, uniform: Tensor) -> Tensor:
         upper = torch.where(value > 1.0 - _HALF_BIN, _FAR, value + _HALF_BIN)
         lower = torch.where(value < -1.0 + _HALF_BIN, -_FAR, value - _HALF_BIN)
         below = (lower - location).mul_(sharpness).sigmoid_()
-        mass = (
-            (upper - location).mul_(sharpness).sigmoid_().sub_(below).mul_(weights)
-        )  # (N, K, ...)
-        total = mass.sum(1)
+        mass = (upper - location).mul_(sharpness).sigmoid_().sub_(below)  # (N, K, ...)
+        total = mass.mul_(weights).sum(1)
         levels.append(below.mul_(weights).sum(1).addcmul_(uniform[:, channel], total))
         if channel + 1 < channels:
             # Where no component has any mass, as the model has failed, they stay as they are.

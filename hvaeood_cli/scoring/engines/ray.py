@@ -122,7 +122,7 @@ class RayPool:
         if not begun:
             raise HvaeoodError(
                 f"no worker has begun within {BEGIN_SECONDS:.0f} s: the cluster is busy",
-                "ray status shows with what; fewer --workers do not help here",
+                "ray status shows with what",
             )
         try:
             place: Place = self._get(begun[0])
@@ -229,7 +229,7 @@ def _connected(address: str, workers: int | None) -> tuple[Any, bool]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         ray.init(address=address, **how)
-    except Exception as error:  # of many kinds; an old cluster has one more
+    except (Exception, SystemExit) as error:  # of many kinds
         raise HvaeoodError(f"no Ray at {address}: {_reason(error)}", _NO_CLUSTER) from None
     finally:
         if threading.current_thread() is threading.main_thread():
