@@ -284,13 +284,19 @@ def test_without_the_library_an_error_says_what_to_install(monkeypatch):
     assert caught.value.hint == "pip install 'hvaeood[cloud]'"
 
 
-def test_nothing_is_taken_from_an_address(run, folder, bucket):
+@pytest.mark.parametrize("how", ["--copy-to", "--move-to"])
+def test_nothing_is_taken_from_an_address(run, bundle, folder, bucket, tmp_path, how):
+    shutil.copytree(bundle.folder, tmp_path / "own")
+    np.save(tmp_path / "usual.npy", make_images(60, seed=5)[:, 0])
+    assert run("calibrate", "usual.npy", "--model", "own", "-q")[0] == 0
     sent(folder, bucket)
-    assert run("score", "s3://pictures/photos")[0] == 0
-    code, _, err = run("decide", "photos.scores.h5", "--fpr", "0.5", "--copy-to", "odd")
-    assert code in (3, 4), err
-    assert not Path("odd").exists() or not list(Path("odd").rglob("*.png"))
-    assert os.listdir(folder)
+    score = ("score", "s3://pictures/photos", "--model", "own", "--fpr", "0.9")
+    code, out, _ = run(*score)
+    assert code == 0 and "hvaeood report photos.scores.h5 --model own --remote" in out
+    n_flagged = read_scores(Path("photos.scores.h5")).decision.n_flagged
+    code, _, err = run("decide", "photos.scores.h5", "--fpr", "0.9", how, "odd", "--model", "own")
+    assert n_flagged and code == 4 and f"{n_flagged} images not taken" in err, err
+    assert "from which nothing is taken" in err and not list(Path("odd").rglob("*.png"))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from hvaeood_cli.calibration.foreign import OWN_MODEL, Foreign, foreign
 from hvaeood_cli.calibration.ranking import AGAINST_BATCH, Ranking
 from hvaeood_cli.calibration.reasons import Reason, reasons
 from hvaeood_cli.errors import ModelError
+from hvaeood_cli.images.remote import is_address
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.text import format_p, printable, shorten
@@ -248,7 +249,9 @@ def _tail(
     if page:
         text.append("\nreport  ").append(printable(str(page)), style="bold")
     verb = "tui" if page else "report"
-    commands = [["hvaeood", verb, str(scores.path), *_given(options, *_OF_FILE)]]
+    behind = len(order) and is_address(scores.name(order[0]))
+    shown_by = [*_given(options, *_OF_FILE), *(["--remote"] if behind else [])]
+    commands = [["hvaeood", verb, str(scores.path), *shown_by]]
     if unknown:
         commands = [*map(str.split, OWN_MODEL), *commands]
     elif len(order) and (model := _model(scores, options)) is not None:

@@ -56,8 +56,8 @@ class Finder:
 
     def is_file(self, row: int) -> bool:
         """Whether it is a file of its own, and in no array, data set or archive."""
-        if is_address(self._scores.name(row)):
-            return False
+        if is_address(self._scores.name(row)):  # from which `find` takes nothing, and says so
+            return True
         places = self.places(row)
         in_nothing = (
             row_of_array(str(place))[1] is None and split_member(os.fsencode(place)) is None
