@@ -9,7 +9,8 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 
@@ -18,6 +19,9 @@ from hvaeood_cli.settings import Precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+_WAITING = timedelta(hours=12)  # that training processes wait for one another
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -43,29 +47,66 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+class Launch(NamedTuple):
+    """How a launcher has started this process, beside others that run the same command."""
+
+    by: str
+    here: int  # processes on this machine
+    machines: int
+
+
+def launch() -> Launch | None:
+    """Who started this process as one of several: torchrun or Slurm's srun; None if nobody did."""
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        everywhere, here = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
+        return Launch("torchrun", here, everywhere // here) if everywhere > 1 else None
+    if _number("SLURM_STEP_NUM_TASKS") > 1:  # a job without srun has SLURM_NTASKS alone
+        here = _number("SLURM_NTASKS_PER_NODE", _number("SLURM_STEP_NUM_TASKS"))
+        return Launch("srun", here, _number("SLURM_NNODES"))
+    return None
+
+
+def _number(name: str, otherwise: int = 1) -> int:
+    """A launcher's variable. Raises UsageError for one that is no number from 1 on."""
+    value = os.environ.get(name, str(otherwise))
+    if not value.isdigit() or not int(value):
+        raise UsageError(f"{name}={value} is not a number of processes", "torchrun or srun sets it")
+    return int(value)
+
+
 def make_fabric(
     device: torch.device, precision: Precision = "32-true", devices: int = 1, strategy: str = "auto"
 ) -> Fabric:
-    """Set up Lightning Fabric to train on `devices` devices of this kind.
+    """Set up Lightning Fabric to train on `devices` devices of this kind, on each machine.
 
     strategy: how the devices share the work, by Fabric's name. With "ddp" each device has a
-    process of its own: this call starts them, they run the same command, and they share every
-    batch. Raises UsageError for more devices than there are, a strategy that Fabric lacks, or a
-    precision that the device lacks.
+    process of its own: a launcher has started them, or else this call does; they run the same
+    command, and they share every batch. Raises UsageError for more devices than there are, or
+    others than the launcher has processes, a strategy that Fabric lacks, or a precision that the
+    device lacks.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import MixedPrecision
     from lightning_fabric.plugins import Precision as FabricPrecision
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs each process
+    started = launch()
+    if started and devices not in (1, started.here):
+        raise UsageError(
+            f"--devices {devices}, but {started.by} has started {started.here} processes here",
+            "leave --devices out",
+        )
+    devices = started.here if started else devices
     if devices > 1 and device.index is not None:
         raise UsageError(
-            f"{device} is one device, but --devices is {devices}", f"--device {device.type}"
+            f"{device} is one device, and {devices} are asked for", f"--device {device.type}"
         )
     present = os.cpu_count() or 1
     if device.type == "cpu" and devices > present:
         raise UsageError(
-            f"--devices {devices} is more than the {present} cores here", f"--devices {present}"
+            f"{devices} processes are more than the {present} cores here", f"--devices {present}"
         )
     if precision in ("tf32", "16-mixed") and device.type != "cuda":
         raise UsageError(
@@ -78,19 +119,31 @@ def make_fabric(
     # takes. A pixel in 8 bits of mantissa would be another pixel, and its noise another noise.
     plugin.precision = precision  # type: ignore[assignment]
     plugin.convert_input = lambda data: data  # type: ignore[method-assign]
-    how: dict[str, Any] = {"plugins": plugin}
+    # Without a launcher this call starts the processes, whatever a batch system's variables say.
+    plugins: list[Any] = [plugin] if started else [plugin, LightningEnvironment()]
     count: int | list[int] = devices
     if device.index is not None and devices == 1:
         count = [device.index]
+    machines = started.machines if started else 1
+    several = devices * machines > 1
+    how: Any = strategy
+    if several and strategy in ("auto", "ddp"):  # one process may read images much longer
+        how = DDPStrategy(timeout=_WAITING)
     try:
-        fabric = Fabric(accelerator=device.type, devices=count, strategy=strategy, **how)
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=count,
+            num_nodes=machines,
+            strategy=how,
+            plugins=plugins,
+        )
     except (ValueError, RuntimeError, ImportError) as error:
         reason = str(error).split("\n")[0]
         raise UsageError(
             f"cannot train on {devices} x {device.type} by {strategy!r}: {reason}",
             "fewer --devices, or --strategy ddp",
         ) from None
-    if strategy != "auto" or fabric.world_size > 1:
+    if strategy != "auto" or several:
         fabric.launch()
     return fabric
 

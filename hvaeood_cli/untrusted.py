@@ -30,24 +30,28 @@ class ArrayHeader(NamedTuple):
     dtype: np.dtype[Any]
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, or one that a link leads to. Raises OSError for a pipe, device or folder."""
+    # O_NONBLOCK: opening a pipe that nobody writes to would wait forever
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """All bytes of a regular file, or of one that a link leads to.
 
-    Raises OSError for a pipe, a device or a folder, for more than `most` bytes, and for a file that
-    shrinks meanwhile.
+    Raises OSError as `open_regular` does, for more than `most` bytes, and for a file that shrinks
+    meanwhile.
     """
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait forever
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if status.st_size > most:
-            raise OSError(
-                errno.EFBIG, f"{status.st_size} bytes; at most {most} are read", str(path)
-            )
-        data = file.read(status.st_size)
-    if len(data) < status.st_size:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"{size} bytes; at most {most} are read", str(path))
+        data = file.read(size)
+    if len(data) < size:
         raise OSError(errno.EIO, "it became shorter while it was read", str(path))
     return data
 

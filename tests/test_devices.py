@@ -19,8 +19,9 @@ from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.training import loop
 from hvaeood_cli.training.checkpoint import Checkpoints
-from hvaeood_cli.training.learner import shares
+from hvaeood_cli.training.learner import Share
 from hvaeood_cli.training.objective import pressure_at
+from hvaeood_cli.training.pixels import PixelRows
 from tests.conftest import SMALL, make_images, make_ladder, make_noise
 from tests.devices import PRESENT, Place, real
 
@@ -164,13 +165,12 @@ def real_one(built, *args):
 def step(run: loop.Run, fabric: Fabric, pixels, number: int) -> bool:
     batch = torch.from_numpy(pixels).to(fabric.device)
     x, noise, k = loop._draw(run.ladder, batch, SETTINGS, number)
-    parts = list(shares(x, noise, 2, fabric))
+    parts = list(Share.of(len(x), fabric).parts(x, noise, 2))
     return run.learner.step(parts, k, pressure_at(SETTINGS, 0.1), number, lambda terms, n: None)
 
 
 def begun(config, fabric, saved=None) -> loop.Run:
-    data = torch.from_numpy(pixels_of(config))
-    return loop.begin(data, config, SETTINGS, fabric, saved)
+    return loop.begin(PixelRows.of(pixels_of(config)), config, SETTINGS, fabric, saved)
 
 
 @pytest.mark.parametrize("weight_norm", [False, True])

@@ -60,6 +60,7 @@ def find(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     top: options.Top = 10,
+    cached: options.Cached = True,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     json_: options.Json = False,
@@ -118,8 +119,13 @@ def find(
         command=["hvaeood", *sys.argv[1:]],
     )
     training.make_folder(folder)
+    cache = training.cache_of(manifest, chosen.config, cached, not quiet)
     with _progress(not quiet) as draw, training.interruptible() as stop:
-        bundle = cross_fit.of(manifest, force, stop, draw)
+
+        def read() -> None:
+            training.read(manifest, chosen.config, cache, not quiet, stop)
+
+        bundle = cross_fit.of(manifest, force, stop, draw, cache, read)
 
     detector = Detector(folder, seed=seed, device=device)
 

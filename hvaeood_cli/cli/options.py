@@ -313,6 +313,14 @@ TrainPrecision = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile with torch.compile: pays off in long runs.")
 ]
+Cached = Annotated[
+    bool,
+    typer.Option(
+        "--cache/--no-cache",
+        help="Keep the pixels as the model takes them in the user's cache folder, so that images "
+        "are read once and need not fit in memory; hvaeood cache shows what is there.",
+    ),
+]
 CheckpointEvery = Annotated[
     float, typer.Option(metavar="SECONDS", min=0.0, help="The most work that a kill may cost.")
 ]

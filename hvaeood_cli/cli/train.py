@@ -49,6 +49,7 @@ def train(
     precision: options.TrainPrecision = "32-true",
     compile_: options.Compile = False,
     checkpoint_every: options.CheckpointEvery = 60.0,
+    cached: options.Cached = True,
     null: options.Null = False,
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -67,7 +68,9 @@ def train(
     started = time.monotonic()
 
     _check_precision(precision)
-    if devices > 1 and "-" in sources:
+    from hvaeood_cli.device import choose_device, launch, make_fabric
+
+    if "-" in sources and (devices > 1 or launch()):
         raise UsageError(
             "a list on standard input cannot be read by several processes",
             "write it to files or name a folder",
@@ -88,20 +91,22 @@ def train(
     }
     settings = _settings(chosen.settings, given, setting or [])
 
-    from hvaeood_cli.device import choose_device, make_fabric
-    from hvaeood_cli.training.reading import check_channels, read_pixels
+    from hvaeood_cli.training.reading import check_channels
     from hvaeood_cli.training.run import TrainingRun
 
     fabric = make_fabric(choose_device(device), cast(Any, precision), devices, strategy)
     if not fabric.is_global_zero:
         console.mute()
     talk = not quiet and fabric.is_global_zero
-    read = read_pixels(manifest, config)
+    cache = training.cache_of(manifest, config, cached, talk)
+    with training.interruptible() as stop:
+        read = training.read(manifest, config, cache, talk, stop, fabric)
     if channels is None:
         check_channels(read, config)
     training.make_folder(out)
     if talk:
-        where = f"{devices} x {fabric.device.type}" if devices > 1 else str(fabric.device)
+        n = fabric.world_size
+        where = f"{n} x {fabric.device.type}" if n > 1 else str(fabric.device)
         _say_what_was_read(read, config.image_size)
         n = len(read.images)
         console.say(f"{n:,} images, preset {chosen.preset}{chosen.why}, on {where}, into {out}")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
+from hvaeood_cli.cli import console
 from hvaeood_cli.errors import ExitCode, HvaeoodError, TrainingError, UsageError
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.model.config import ModelConfig
     from hvaeood_cli.settings import TrainSettings
     from hvaeood_cli.training.choosing import Survey
+    from hvaeood_cli.training.pixel_cache import PixelCache
+    from hvaeood_cli.training.reading import Read
 
 
 class Asked(NamedTuple):
@@ -107,6 +113,46 @@ def _in_words(config: ModelConfig, survey: Survey) -> str:
         f"images of about {width}x{height} are taken by tiles: {n:,} {tiling} "
         "(--tile, --stride, --scale or --fit take others)"
     )
+
+
+def read(
+    manifest: Manifest,
+    config: ModelConfig,
+    cache: PixelCache | None,
+    talk: bool,
+    stop: Callable[[], bool],
+    fabric: Fabric | None = None,
+) -> Read:
+    """The pixels to train on, with a bar. stop: whether to raise KeyboardInterrupt.
+
+    cache: None to hold them in memory. fabric: of the processes that read together, if there are
+    several. Raises TrainingError as `read_pixels` does.
+    """
+    from hvaeood_cli.training.reading import ALONE, Readers, read_pixels
+
+    readers = ALONE
+    if fabric is not None:
+        readers = Readers(fabric.global_rank, fabric.world_size, fabric.barrier)
+    with console.progress("reading images", talk) as show:
+        started = time.monotonic()
+
+        def report(n_done: int, n_all: int) -> None:
+            if stop():
+                raise KeyboardInterrupt
+            rate = n_done / max(time.monotonic() - started, 1e-9)
+            remark = f"{n_done:,} of {n_all:,}, {rate:,.0f} a second"
+            show(n_done / n_all, remark, (n_all - n_done) / max(rate, 1e-9))
+
+        return read_pixels(manifest, config, cache, readers, report)
+
+
+def cache_of(
+    manifest: Manifest, config: ModelConfig, wanted: bool, talk: bool
+) -> PixelCache | None:
+    """Where the pixels of these images are kept; None where that is not wanted."""
+    from hvaeood_cli.training.pixel_cache import PixelCache
+
+    return PixelCache.of(manifest, config, console.warner(not talk)) if wanted else None
 
 
 def make_folder(out: Path) -> None:

@@ -35,6 +35,7 @@ from hvaeood_cli.scoring.folds import fold_of
 from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training.budget import scoring_seconds
 from hvaeood_cli.training.loop import Progress
+from hvaeood_cli.training.pixel_cache import PixelCache
 from hvaeood_cli.training.reading import about_how_many_tiles, read_pixels
 from hvaeood_cli.training.run import TrainingRun
 
@@ -67,13 +68,17 @@ class CrossFit:
         force: bool = False,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Sequence[Progress]], None] = lambda progress: None,
+        cache: PixelCache | None = None,
+        read: Callable[[], None] = lambda: None,
     ) -> Bundle:
         """Train every fold on the images of the others, and make them one bundle.
 
         An interrupted run goes on; a finished one is returned as it is, or with force made anew.
-        stop: if it returns True, every fold saves a checkpoint and KeyboardInterrupt is raised.
-        report: called with how far each fold is. Raises TrainingError as `TrainingRun.of` does, and
-        where `out` holds another model.
+        cache: where the images' pixels are kept; None for in the memory of every fold. read: called
+        before the first fold begins, to read them into the cache once for all. stop: if it returns
+        True, every fold saves a checkpoint and KeyboardInterrupt is raised. report: called with how
+        far each fold is. Raises TrainingError as `TrainingRun.of` does, and where `out` holds
+        another model.
         """
         made_of = self._fingerprint(manifest)
         if (self.out / CONFIG).is_file():
@@ -84,7 +89,10 @@ class CrossFit:
         n_tiles = about_how_many_tiles(manifest, self.config)
         reserved = scoring_seconds(self.config, device, n_tiles)
         started = self.started - reserved - self.reserved_seconds
-        jobs = [Job(fold, self, manifest, started, force) for fold in range(self.n_folds)]
+        if cache:
+            read()
+        kept = cache.folder if cache else None
+        jobs = [Job(fold, self, manifest, started, force, kept) for fold in range(self.n_folds)]
         _train_side_by_side(jobs, stop, report)
         folds = [read_bundle(fold_folder(self.out, fold)) for fold in range(self.n_folds)]
         return write_cross_fitted(self.out, self.name, folds, self._provenance(folds, made_of))
@@ -144,6 +152,7 @@ class Job(NamedTuple):
     manifest: Manifest
     started: float  # when the minutes began, by time.monotonic(), had scoring come first
     force: bool
+    kept: Path | None  # the folder of the cache's entry, if there is one
 
 
 class _Ended(NamedTuple):
@@ -233,10 +242,12 @@ def _train_fold(job: Job, n_side_by_side: int, to: Connection, stopping: Event) 
     cross_fit, parent = job.cross_fit, os.getppid()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_side_by_side))
     try:
-        read = read_pixels(job.manifest, cross_fit.config)
+        cache = PixelCache(job.kept) if job.kept else None
+        read = read_pixels(job.manifest, cross_fit.config, cache)
         folds = [fold_of(content, cross_fit.n_folds) for content in read.images.contents]
         chosen = np.flatnonzero(np.array(folds) != job.fold)
-        others, images = read.pixels[read.images.rows_of(chosen)], read.images.of(chosen)
+        others = read.pixels.pick(read.images.rows_of(chosen))
+        images = read.images.of(chosen)
         out = fold_folder(cross_fit.out, job.fold)
         out.mkdir(parents=True, exist_ok=True)
         run = TrainingRun(

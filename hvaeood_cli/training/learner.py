@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -31,22 +32,35 @@ class Part(NamedTuple):
     weight: float  # of the part's mean loss in the mean loss of the whole batch
 
 
-def shares(x: Tensor, noise: Noise, n_parts: int, fabric: Fabric) -> Iterator[Part]:
-    """This process's share of a batch, in up to n_parts parts.
+@dataclass(frozen=True)
+class Share:
+    """The images that one of several processes takes of a batch.
 
-    With their weights, the parts' losses, summed over parts and averaged over processes, are the
-    mean over the whole batch, even if it does not divide evenly. A process without an image takes
-    the first one with weight 0.
+    A process without an image takes the first one with weight 0.
     """
-    mine = slice(fabric.global_rank, None, fabric.world_size)
-    n_mine = len(range(len(x))[mine])
-    if n_mine == 0:
-        mine = slice(0, 1)
-    n_parts = min(n_parts, max(n_mine, 1))
-    by_part = [eps[:, mine].tensor_split(n_parts, dim=1) for eps in noise]
-    for share, *of_share in zip(x[mine].tensor_split(n_parts), *by_part, strict=True):
-        weight = fabric.world_size * min(len(share), n_mine) / len(x)
-        yield Part(share.contiguous(memory_format=torch.channels_last), of_share, weight)
+
+    of_batch: int  # images of the whole batch
+    rows: slice  # which of them this process takes
+    n_mine: int  # how many of them count
+    n_processes: int
+
+    @classmethod
+    def of(cls, n_images: int, fabric: Fabric) -> Share:
+        rows = slice(fabric.global_rank, None, fabric.world_size)
+        n_mine = len(range(n_images)[rows])
+        return cls(n_images, rows if n_mine else slice(0, 1), n_mine, fabric.world_size)
+
+    def parts(self, x: Tensor, noise: Noise, n_parts: int) -> Iterator[Part]:
+        """These images in up to n_parts parts. x, noise: of these alone.
+
+        With their weights, the parts' losses, summed over parts and averaged over processes, are
+        the mean over the whole batch, even if it does not divide evenly.
+        """
+        n_parts = min(n_parts, max(self.n_mine, 1))
+        by_part = [eps.tensor_split(n_parts, dim=1) for eps in noise]
+        for share, *of_share in zip(x.tensor_split(n_parts), *by_part, strict=True):
+            weight = self.n_processes * min(len(share), self.n_mine) / self.of_batch
+            yield Part(share.contiguous(memory_format=torch.channels_last), of_share, weight)
 
 
 class Learner:

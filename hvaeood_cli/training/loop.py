@@ -40,8 +40,9 @@ from hvaeood_cli.scoring.noise import normals, step_key, uniforms
 from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.settings import TrainSettings
 from hvaeood_cli.training.checkpoint import Checkpoint, Checkpoints
-from hvaeood_cli.training.learner import Learner, shares
+from hvaeood_cli.training.learner import Learner, Share
 from hvaeood_cli.training.objective import Objective, Terms, pressure_at
+from hvaeood_cli.training.pixels import PixelRows
 
 Pixels = NDArray[np.uint8]
 
@@ -112,7 +113,7 @@ class Trained:
 
 
 def train(
-    pixels: Pixels,
+    pixels: PixelRows | Pixels,
     validation: Pixels,
     config: ModelConfig,
     settings: TrainSettings,
@@ -125,7 +126,7 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     reserved_seconds: float = 0.0,
 ) -> Trained:
-    """Train on `pixels` (N, C, H, W) uint8, or continue where the last checkpoint stands.
+    """Train on `pixels`, (N, C, H, W) uint8, or continue where the last checkpoint stands.
 
     validation: images for the curve; they change nothing else. fabric: launched, with its device,
     precision and processes. force: remove the checkpoints of another run. compiled: compile the
@@ -140,7 +141,7 @@ def train(
     gradient for a while.
     """
     keep_memory()
-    data = torch.from_numpy(np.ascontiguousarray(pixels))
+    data = PixelRows.of(pixels)
     steps_an_epoch = math.ceil(len(data) / settings.batch_size)
     n_steps = settings.epochs * steps_an_epoch
     with training_products(fabric):
@@ -163,10 +164,11 @@ def train(
             epoch, position = divmod(state.step, steps_an_epoch)
             start = position * settings.batch_size
             rows = _order(settings.seed, epoch, len(data))[start : start + settings.batch_size]
-            batch = data[rows].to(fabric.device)
-            x, noise, k = _draw(run.ladder, batch, settings, state.step, ahead)
+            mine = Share.of(len(rows), fabric)
+            batch = torch.from_numpy(data[rows[mine.rows]]).to(fabric.device)
+            x, noise, k = _draw(run.ladder, batch, settings, state.step, ahead, mine)
             pressure = pressure_at(settings, fraction())
-            parts = list(shares(x, noise, settings.accumulate, fabric))
+            parts = list(mine.parts(x, noise, settings.accumulate))
             if run.learner.step(parts, k, pressure, state.step, means.add):
                 if run.average is not None:
                     run.average.update_parameters(run.ladder)
@@ -202,7 +204,7 @@ def train(
 
 
 def begin(
-    data: Tensor,
+    data: PixelRows,
     config: ModelConfig,
     settings: TrainSettings,
     fabric: Fabric,
@@ -269,22 +271,22 @@ def evaluate(
 def _initialise(
     ladder: ConvolutionalLadder,
     objective: Objective,
-    data: Tensor,
+    data: PixelRows,
     settings: TrainSettings,
     device: torch.device,
 ) -> None:
     """Set weights and biases before the first step, where their layers' own choice is not kept."""
     if ladder.config.weight_norm:
         batch = data[_order(settings.seed, 0, len(data))[: settings.batch_size]]
-        x, noise, _ = _draw(ladder, batch.to(device), settings, step=-1)
+        x, noise, _ = _draw(ladder, torch.from_numpy(batch).to(device), settings, step=-1)
         initialise_from_data(ladder, lambda: objective(x, noise, 1, pressure_at(settings, 0.0)))
     narrow_posteriors(ladder, settings.posterior_scale)
 
 
 @lru_cache(maxsize=1)  # every step of the epoch asks for it
-def _order(seed: int, epoch: int, n: int) -> Tensor:
+def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The shuffle of one epoch, a function of the seed and the epoch alone."""
-    return torch.randperm(n, generator=seeded_generator(seed, "order", epoch))
+    return torch.randperm(n, generator=seeded_generator(seed, "order", epoch)).numpy()
 
 
 @dataclass
@@ -329,19 +331,22 @@ def _draw(
     settings: TrainSettings,
     step: int,
     ahead: _Ahead | None = None,
+    share: Share | None = None,
 ) -> tuple[Tensor, Noise, int | None]:
     """A batch observed anew, its latents' noise, and k of the semantic term; keyed by the step.
 
     pixels: (B, C, H, W) uint8, on the device that makes the noise. It is the same on every device.
     ahead: what draws for several steps at once; None where no step follows. A smaller batch takes
-    the first numbers of a whole one.
+    the first numbers of a whole one. share: which images of the batch these are; None for all. Each
+    gets the numbers of its place in the batch, whoever draws them.
     """
-    sizes = (pixels.numel(), len(pixels) * ladder.n_latents)
+    n, rows = (len(pixels), slice(None)) if share is None else (share.of_batch, share.rows)
+    sizes = (n * pixels[0].numel(), n * ladder.n_latents)
     numbers = ahead or _Ahead(settings.seed, sizes, pixels.device, 1)
     uniform, normal = (row[:n] for row, n in zip(numbers.of(step), sizes, strict=True))
-    observed = ladder.likelihood.observe(pixels, uniform.view(pixels.shape))
-    x = observed.contiguous(memory_format=torch.channels_last)
-    noise = ladder.by_layer(normal.view(1, len(pixels), -1))
+    uniform = uniform.view(n, *pixels.shape[1:])[rows]
+    x = ladder.likelihood.observe(pixels, uniform).contiguous(memory_format=torch.channels_last)
+    noise = ladder.by_layer(normal.view(1, n, -1)[:, rows])
     if settings.semantic_weight == 0.0:
         return x, noise, None
     generator = seeded_generator(settings.seed, "k", step)

@@ -7,7 +7,6 @@ images  ->  train on most     ->  score those set aside  ->  bundle
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import sys
 import time
@@ -37,9 +36,11 @@ from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.scoring.usual import usual_maps
 from hvaeood_cli.settings import ScoreSettings, TrainSettings
 from hvaeood_cli.store.conversions import done_to_most
+from hvaeood_cli.training.agreement import check_same_folder, check_same_images
 from hvaeood_cli.training.budget import scoring_seconds
 from hvaeood_cli.training.checkpoint import Checkpoints
 from hvaeood_cli.training.loop import CHECKPOINT_SECONDS, Progress, Trained, train
+from hvaeood_cli.training.pixels import PixelRows
 from hvaeood_cli.training.reading import Images
 from hvaeood_cli.version import __version__
 
@@ -83,7 +84,7 @@ class TrainingRun:
 
     def of(
         self,
-        pixels: Pixels,
+        pixels: PixelRows | Pixels,
         force: bool = False,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
@@ -96,9 +97,14 @@ class TrainingRun:
         written. stop, report: as in `train`. images: which image each tile is of; None where each
         row is an image. What is set aside are images, with all their tiles. Raises UsageError for
         settings that do not fit the model, and TrainingError for too few images, for other settings
-        than those of the run in `out`, and for a loss that is not finite.
+        than those of the run in `out`, for a loss that is not finite, and where several processes
+        do not see the same images and the same `out`.
         """
         self._check_settings()
+        pixels = PixelRows.of(pixels)
+        if self.fabric.world_size > 1:
+            check_same_images(self.fabric, pixels.sha256)
+            check_same_folder(self.fabric, self.out)
         fingerprint = self._fingerprint(pixels)
         if (self.out / CONFIG).is_file() and not force:
             return self._finished(fingerprint)
@@ -106,7 +112,7 @@ class TrainingRun:
         images = _each_a_row(pixels) if images is None else images
         split = self.split(len(images), len(pixels) / len(images))
         aside = pixels[_at_most(_MOST_VALIDATION, images.rows_of(split.validation))]
-        used = pixels[images.rows_of(split.trained_on)]
+        used = pixels.pick(images.rows_of(split.trained_on))
         checkpoints = Checkpoints(self.out / "checkpoints", fingerprint)
         trained = train(
             used,
@@ -163,13 +169,13 @@ class TrainingRun:
                 "--precision bf16-mixed or 32-true",
             )
 
-    def _fingerprint(self, pixels: Pixels) -> dict[str, Any]:
+    def _fingerprint(self, pixels: PixelRows) -> dict[str, Any]:
         """What must be the same each time that the run goes on."""
         return {
             "model": self.config.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json"),
             "precision": precision_of(self.fabric),
-            "images_sha256": hashlib.sha256(pixels.data).hexdigest(),
+            "images_sha256": pixels.sha256,
         }
 
     def _finished(self, fingerprint: dict[str, Any]) -> Bundle:
@@ -257,11 +263,13 @@ class TrainingRun:
         }
 
 
-def _each_a_row(pixels: Pixels) -> Images:
-    """Whole images that are in memory, (N, C, H, W), as the model takes them."""
-    array = pixels[:, 0] if pixels.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)
+def _each_a_row(pixels: PixelRows) -> Images:
+    """Whole images, each of which is a row as the model takes it."""
+    arrays = [a[:, 0] if a.shape[1] == 1 else a.transpose(0, 2, 3, 1) for a in pixels.arrays]
+    manifest = Manifest([array_in_memory(array) for array in arrays])
+    if pixels.chosen is not None:
+        manifest = manifest.pick(pixels.chosen)
     contents = [content_key(image) for image in pixels]
-    manifest = Manifest([array_in_memory(array)])
     return Images(np.arange(len(pixels)), contents, np.ones(len(pixels), np.int64), manifest)
 
 
