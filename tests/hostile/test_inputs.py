@@ -58,6 +58,9 @@ def clear(folder: Path) -> Path:
 # -- records of moves -----------------------------------------------------------------------------
 
 
+_BACK = re.compile("put back ([0-9]+)|([0-9]+) back already")
+
+
 def lines(home: Path) -> bytes:
     """The record of three images that were moved into `odd`."""
     moves = []
@@ -105,8 +108,9 @@ def sweep_records(server: Server, home: Path, n_random: int, every: int) -> Tall
         end = server("decide", "--undo-move", "odd", cwd=home)
         wrong = "" if before.items() <= listing(home).items() else "it changes what was there"
         n_left = len(list((home / "odd").glob("*.png")))
-        n_back = int((re.findall("put back ([0-9]+)", end.err) or ["0"])[0])
-        if n_left + n_back < 3:  # a line may say another place, and there they are then
+        # A line may say another place, and there they are then; or were, since an earlier sweep.
+        n_back = sum(int(n) for pair in _BACK.findall(end.err) for n in pair if n)
+        if n_left + n_back < 3:
             wrong = wrong or f"{3 - n_left - n_back} images are lost"
         if n_left and end.code == 0 and not whole.startswith(data):  # an end that is torn
             wrong = wrong or f"{n_left} are left without a word"
