@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -64,6 +66,64 @@ def test_what_several_processes_cannot_do(images):
 def test_one_device_may_have_a_strategy(images):
     done = train(images, "--out", "m", "--strategy", "ddp", "--epochs", "1")
     assert done.returncode == 0, done.stderr.decode()
+
+
+def two_machines(folders: list[Path], *arguments: str) -> list[tuple[int, str]]:
+    """What srun does on two machines, as far as one can stand for them: exit codes and errors.
+
+    Each has a folder of its own to start in, and a cache of its own.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
+    job |= {"SLURM_NNODES": "2", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7"}
+    job |= {"SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = []
+    for i, folder in enumerate(folders):
+        mine = {"SLURM_PROCID": str(i), "SLURM_NODEID": str(i)}
+        mine["XDG_CACHE_HOME"] = str(folder / f"cache-{i}")
+        processes.append(
+            subprocess.Popen(
+                [*COMMAND, *arguments],
+                cwd=folder,
+                env=os.environ | job | mine,
+                stderr=subprocess.PIPE,
+            )
+        )
+    errors = [process.communicate(timeout=300)[1].decode() for process in processes]
+    return [(process.returncode, err) for process, err in zip(processes, errors, strict=True)]
+
+
+def test_torchrun_and_srun_start_the_same_training(images):
+    arguments = ["--epochs", "1", "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, *COMMAND[1:], *arguments, "torchrun"],
+        cwd=images, capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    ends = two_machines([images, images], *arguments, "srun")
+    assert [code for code, _ in ends] == [0, 0], ends
+    for out in ("torchrun", "srun"):
+        assert json.loads((images / out / "training.json").read_text())["n_processes"] == 2
+    one, two = (load_file(images / out / "model.safetensors") for out in ("torchrun", "srun"))
+    assert all(np.array_equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("differs", ["images", "folder"])
+def test_machines_that_do_not_see_the_same_end_together(images, tmp_path, differs):
+    """Rather than train on two sets of images, or wait for one another forever."""
+    other = tmp_path / "other"
+    other.mkdir()
+    pixels = np.load(images / "images.npy")
+    pixels[3, 5, 5] ^= differs == "images"
+    np.save(other / "images.npy", pixels)
+    ends = two_machines([images, other], "--out", "m")
+    assert [code for code, _ in ends] == [3, 3]
+    said = "has read other images than" if differs == "images" else "does not see what process 0"
+    assert said in ends[0][1] and "hint:" in ends[0][1] and not ends[1][1]
+    assert not list((images / "m").iterdir())
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hvaeood_cli.cli import console
+from hvaeood_cli.cli.cache import cache
 from hvaeood_cli.cli.calibrate import calibrate
 from hvaeood_cli.cli.config import ConfiguredCommand, load_defaults, place_of, source_of
 from hvaeood_cli.cli.decide import decide
@@ -49,6 +50,7 @@ app.command(cls=ConfiguredCommand)(calibrate)
 app.command(cls=ConfiguredCommand)(train)
 app.command(cls=ConfiguredCommand)(models)
 app.command(cls=ConfiguredCommand)(reconstruct)
+app.command(cls=ConfiguredCommand)(cache)
 
 
 def _print_version(wanted: bool) -> None:

@@ -143,15 +143,23 @@ def read(
             remark = f"{n_done:,} of {n_all:,}, {rate:,.0f} a second"
             show(n_done / n_all, remark, (n_all - n_done) / max(rate, 1e-9))
 
-        return read_pixels(manifest, config, cache, readers, report)
+        found = read_pixels(manifest, config, cache, readers, report)
+    if talk and cache and cache.folder.is_dir():
+        console.say(f"their pixels are kept in {cache.folder.parent} (hvaeood cache)")
+    return found
 
 
 def cache_of(
     manifest: Manifest, config: ModelConfig, wanted: bool, talk: bool
 ) -> PixelCache | None:
-    """Where the pixels of these images are kept; None where that is not wanted."""
-    from hvaeood_cli.training.pixel_cache import PixelCache
+    """Where the pixels of these images are kept; None where that is not wanted.
 
+    Raises UsageError where HVAEOOD_CACHE_GB is no number.
+    """
+    from hvaeood_cli.training.pixel_cache import PixelCache
+    from hvaeood_cli.user_cache import most_bytes
+
+    most_bytes()
     return PixelCache.of(manifest, config, console.warner(not talk)) if wanted else None
 
 

@@ -13,10 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from hvaeood_cli.files import replacing
 from hvaeood_cli.untrusted import read_regular
+from hvaeood_cli.user_cache import cache_folder
 
 _FORMAT = "hvaeood-graph 1"
 _MAX_BYTES = 1 << 30  # of a file: a graph holds the weights of its model
@@ -42,7 +41,7 @@ def keep(identity: dict[str, Any], blob: bytes) -> None:
 
 def _place(identity: dict[str, Any]) -> Path:
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    return platformdirs.user_cache_path("hvaeood") / "graphs" / name
+    return cache_folder("graphs") / name
 
 
 def _head(identity: dict[str, Any], blob: bytes) -> bytes:

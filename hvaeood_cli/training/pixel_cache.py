@@ -20,15 +20,12 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 from PIL import __version__ as pillow_version
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,11 +34,11 @@ from hvaeood_cli.files import replacing
 from hvaeood_cli.images.preprocess import Takes, rules_of
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.untrusted import open_regular, parse_json
+from hvaeood_cli.user_cache import cache_folder
 from hvaeood_cli.version import __version__
 
 Pixels = NDArray[np.uint8]
 
-MOST_GB = 20.0  # what all entries together may take, unless HVAEOOD_CACHE_GB says otherwise
 _FORMAT = "hvaeood-pixels 1"
 _MAX_LINE = 1 << 24  # bytes of each of a file's first two lines
 _BLOCK = 1 << 22  # bytes that are hashed at a time
@@ -94,7 +91,7 @@ class PixelCache:
             "versions": [__version__, pillow_version],
         }
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-        return cls(cache_folder() / name, remark)
+        return cls(cache_folder("pixels") / name, remark)
 
     def load(self, number: int) -> Part | None:
         """A part, its pixels mapped from the file; None if it is not there or damaged."""
@@ -131,17 +128,6 @@ class PixelCache:
             return part
         return self.load(number) or part
 
-    def use(self) -> None:
-        """Mark the entry as used now, and remove those used longest ago until all fit."""
-        with suppress(OSError):
-            os.utime(self.folder)
-        entries = sorted(_entries(), key=lambda entry: entry.used, reverse=True)
-        room = _most_bytes()
-        for entry in entries:
-            room -= entry.n_bytes
-            if room < 0 and entry.folder != self.folder:
-                shutil.rmtree(entry.folder, ignore_errors=True)
-
     def _place(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}"
 
@@ -153,34 +139,6 @@ class PixelCache:
             digest.update(content[start : start + _BLOCK].data)
         head = {"format": _FORMAT, "entry": self.folder.name, "part": number}
         return json.dumps(head | {"sha256": digest.hexdigest()}).encode() + b"\n"
-
-
-class Entry(NamedTuple):
-    """An entry of the cache, as it lies on disk."""
-
-    folder: Path
-    n_bytes: int
-    used: float  # when, in seconds since the epoch
-
-
-def cache_folder() -> Path:
-    """Where the entries are."""
-    return platformdirs.user_cache_path("hvaeood") / "pixels"
-
-
-def _entries() -> list[Entry]:
-    found = []
-    for folder in cache_folder().glob("*"):
-        with suppress(OSError):  # another process may just remove it
-            n_bytes = sum(file.stat().st_size for file in folder.iterdir())
-            found.append(Entry(folder, n_bytes, folder.stat().st_mtime))
-    return found
-
-
-def _most_bytes() -> float:
-    with suppress(ValueError):
-        return float(os.environ.get("HVAEOOD_CACHE_GB", MOST_GB)) * 1e9
-    return MOST_GB * 1e9
 
 
 def _mapped(file: BinaryIO, shape: tuple[int, ...]) -> Pixels:

@@ -28,6 +28,7 @@ from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.side_by_side import side_by_side
 from hvaeood_cli.training.pixel_cache import About, Part, PixelCache
 from hvaeood_cli.training.pixels import PixelRows
+from hvaeood_cli.user_cache import bound_pixels
 
 Pixels = NDArray[np.uint8]
 Report = Callable[[int, int], None]
@@ -118,7 +119,7 @@ def read_pixels(
             "remove or mend them first; hvaeood score lists those that cannot be read",
         )
     if cache:
-        cache.use()
+        bound_pixels(cache.folder)
     n_rows = [n for about in abouts for n in about.n_rows]
     images = Images(
         of_row=np.repeat(np.arange(len(n_rows)), n_rows),
