@@ -7,6 +7,7 @@ tiles, only tiles are kept: no image gives more than its share.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -42,6 +43,7 @@ _SAMPLED = 50  # images by which the number of all tiles is estimated
 # memory while it is made, and what a kill may cost.
 _LEAST_PARTS, _MOST_IMAGES, _MOST_BYTES = 8, 1024, 1 << 26
 _AT_ONCE = 16  # images that a thread reads in a row
+_BRIEF_SECONDS = 0.0005  # for an image: in less, threads would wait for one another
 _MAY_PASS = ("unreadable", "missing")  # the codes of an ImageError after which to ask again
 
 
@@ -193,7 +195,7 @@ class _Reader:
             for start in range(0, len(self.parts[number]), _AT_ONCE)
         ]
         n_done, n_all = 0, sum(len(self.parts[number]) for number in numbers)
-        read = side_by_side(lambda chunk: list(map(self._read, chunk[1])), chunks, threads())
+        read = side_by_side(self._chunk, chunks, self._threads(chunks))
         for number, of_part in groupby(zip(chunks, read, strict=True), lambda pair: pair[0][0]):
             images = list[_Usable | _Unusable]()
             for _, some in of_part:
@@ -202,6 +204,18 @@ class _Reader:
                 report(n_done, n_all)
             part = self._joined(images)
             yield self.cache.keep(number, part) if self.cache else part
+
+    def _chunk(self, chunk: tuple[int, range]) -> list[_Usable | _Unusable]:
+        return [self._read(i) for i in chunk[1]]
+
+    def _threads(self, chunks: Sequence[tuple[int, range]]) -> int:
+        """How many threads read: one, where images are so small that Python takes most of it."""
+        if threads() == 1 or len(chunks) <= _AT_ONCE:
+            return threads()
+        started = time.monotonic()
+        self._chunk(chunks[0])
+        brief = (time.monotonic() - started) / len(chunks[0][1]) < _BRIEF_SECONDS
+        return 1 if brief else threads()
 
     @cached_property
     def parts(self) -> list[range]:
@@ -223,7 +237,7 @@ class _Reader:
         except ImageError as error:
             name = self.manifest.name(i).decode("utf-8", "backslashreplace")
             return _Unusable(f"{name}: {error}", error.code in _MAY_PASS)
-        coloured = image.pixels.ndim == 3 and bool(np.ptp(image.pixels, axis=2).any())
+        coloured = _is_coloured(image.pixels)
         pixels, done = preprocess(image, config)
         content, names = content_key(pixels), [(one.name or "").lower() for one in done]
         if tiling is None:
@@ -263,6 +277,14 @@ class _Reader:
     def _most_tiles(self) -> int:
         """How many tiles are kept of an image."""
         return 1 if self._tiling is None else max(1, _MOST_TILES // len(self.manifest))
+
+
+def _is_coloured(pixels: Pixels) -> bool:
+    """Whether an image as it was read, (H, W) or (H, W, 3), has more than shades of grey."""
+    if pixels.ndim == 2:
+        return False
+    red, green, blue = (pixels[..., i] for i in range(3))
+    return not (np.array_equal(red, green) and np.array_equal(green, blue))
 
 
 def some_tiles(tiling: Tiling, pixels: Pixels, content: bytes, most: int) -> Pixels:
