@@ -61,7 +61,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     samples of the ELBO. n_importance_samples_k: S', the samples of each L^{>k}. proposal: how
     the k lowest latents leave the conditional prior, as its "mean" or as a "sample". seed: keys
     the noise, together with each image's pixels. precision: of the network, "float32", "tf32"
-    or "bfloat16". device: "auto", "cpu", "cuda", "cuda:N" or "mps". runtime:
+    or "bfloat16". statistics: what else is measured, by name with commas between, or "all":
+    "complexity", "gradient", "path", "perturbed", "regret". device: "auto", "cpu", "cuda",
+    "cuda:N" or "mps". runtime:
     what computes the scores on a CPU, "torch" or "openvino"; "auto" is what a score file was begun
     with, else "torch". batch_size: how many images
     are read and scored together; None: as many as one pass takes. workers: threads that read
@@ -92,6 +94,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         proposal: str = "mean",
         seed: int = 0,
         precision: str = "float32",
+        statistics: str = "",
         device: str = "auto",
         runtime: str = "auto",
         batch_size: int | None = None,
@@ -109,6 +112,7 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.proposal = proposal
         self.seed = seed
         self.precision = precision
+        self.statistics = statistics
         self.device = device
         self.runtime = runtime
         self.batch_size = batch_size
@@ -428,7 +432,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
-            raise UsageError(f"{name}: {first['msg']}, not {getattr(self, name)!r}") from None
+            what = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{name}: {what}, not {getattr(self, name)!r}") from None
 
     @property
     def scorer(self) -> Scorer | FoldScorer:
@@ -446,9 +451,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def calibration(self) -> Calibration | None:
         """What `calibrate` made, else the model's own; None if neither has these settings."""
         made: Calibration | None = getattr(self, "calibration_", None)
-        if made is not None and not made.mismatches(self.calibration_settings):
+        wanted = self.wanted_settings
+        if made is not None and not made.mismatches(wanted):
             return made
-        wanted = self.calibration_settings
         found = self._kept(
             "calibration",
             tuple(wanted.values()),
@@ -477,6 +482,11 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rules = rules_of(self.bundle.config)
         known |= {"model_sha256": self.bundle.sha256, "preprocessing": rules}
         return {key: known[key] for key in MUST_AGREE}
+
+    @property
+    def wanted_settings(self) -> dict[str, Any]:
+        """The same, and the statistics that its scores have for a calibration to take."""
+        return self.calibration_settings | {"statistics": self.settings.statistics}
 
     @property
     def _named_runtime(self) -> str:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Proposal = Literal["mean", "sample"]
 Precision = Literal["32-true", "tf32", "bf16-mixed", "16-mixed"]  # of training
+
+
+# What can be measured of an image besides what always is: `scoring/asked.py`.
+STATISTICS = ("complexity", "gradient", "path", "perturbed", "regret")
+
+
+def _sorted_names(text: str) -> str:
+    """Names of statistics, with commas or spaces between, as settings keep them."""
+    names = {*text.replace(",", " ").split()}
+    if unknown := sorted(names - {*STATISTICS, "all"}):
+        raise ValueError(f"no statistic is called {unknown[0]!r}: {', '.join(STATISTICS)}, all")
+    return " ".join(STATISTICS if "all" in names else sorted(names))
 
 
 class TrainSettings(BaseModel):
@@ -59,3 +71,10 @@ class ScoreSettings(BaseModel):
     proposal: Proposal = "mean"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # of the network alone
+    # more statistics that are measured: their names, sorted, with a space between
+    statistics: Annotated[str, AfterValidator(_sorted_names)] = ""
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names of the statistics that are asked for."""
+        return tuple(self.statistics.split())

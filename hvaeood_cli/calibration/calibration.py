@@ -44,7 +44,7 @@ from hvaeood_cli.calibration.packed import (
 )
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
-from hvaeood_cli.store.columns import Sizes
+from hvaeood_cli.store.columns import Sizes, column
 from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.score_file import ScoreFile
@@ -185,6 +185,11 @@ class Calibration:
         """The names of the columns that the combined score takes."""
         return statistics_of(self.aspects)
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Which statistics the combined score takes that are only measured when asked for."""
+        return tuple(sorted({column(name).asked for name in self.statistics} - {""}))
+
     @cached_property
     def sorted_llr(self) -> NDArray[np.float32]:
         """(n, L - 1) nats, each column sorted upwards."""
@@ -245,19 +250,21 @@ class Calibration:
     def mismatches(self, settings: Mapping[str, Any]) -> list[str]:
         """The settings that differ from the calibration's, in words with both values; else empty.
 
-        settings: of the scores to decide, as `settings_of` gives them.
+        settings: of the scores to decide, as `wanted_of` gives them. What they have besides what
+        the calibration takes does no harm.
         """
+        lacking = set(self.asked) - set(settings.get("statistics", "").split())
         pairs = {key: (self.settings.get(key), settings.get(key)) for key in MUST_AGREE}
         return [
             f"{MUST_AGREE[key]}: {_short(there)} calibrated, {_short(here)} here"
             for key, (there, here) in pairs.items()
             if there != here
-        ]
+        ] + [f"the statistics: {name} calibrated, not measured here" for name in sorted(lacking)]
 
     def mismatches_of(self, header: RunHeader) -> list[str]:
         """As `mismatches`, of a run. Its layers agree too, unless somebody made up its file."""
         layers = f"the layers: {self.n_layers} calibrated, {header.n_layers} here"
-        return self.mismatches(settings_of(header)) + [layers] * (self.n_layers != header.n_layers)
+        return self.mismatches(wanted_of(header)) + [layers] * (self.n_layers != header.n_layers)
 
     def check(self, settings: Mapping[str, Any] | RunHeader) -> None:
         """Raise CalibrationError where `mismatches` finds a difference, or `mismatches_of`."""
@@ -393,6 +400,7 @@ def find_calibration(
     for error in unreadable:
         skipped(error)
     fitting = [one for one in there if not one.mismatches(settings)]
+    fitting.sort(key=lambda one: -len(one.asked))  # what is measured is to count
     wanted = [one for one in fitting if one.id == preferred]
     return next(iter([*wanted, *fitting, *there]), None)
 
@@ -456,6 +464,11 @@ def check_enough(n_images: int) -> None:
 def settings_of(header: RunHeader) -> dict[str, Any]:
     """The settings of a run that a calibration must share with it."""
     return {key: getattr(header, key) for key in MUST_AGREE}
+
+
+def wanted_of(header: RunHeader) -> dict[str, Any]:
+    """The settings of a run, and the statistics that it has for a calibration to take."""
+    return settings_of(header) | {"statistics": header.statistics}
 
 
 def _check_version(path: str, head: Version, again: str) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
 from hvaeood_cli.calibration.density import Density, Float64
-from hvaeood_cli.store.columns import column, columns
+from hvaeood_cli.store.columns import ASKED, column, columns
 
 _OWN: dict[str, tuple[str, ...]] = {
     "residuals": ("residual",),
@@ -40,9 +40,12 @@ def aspects(tiled: bool, there: Collection[str]) -> dict[str, tuple[str, ...]]:
     tiled: whether the images were scored by tiles. there: the columns that the scores have; older
     files lack some.
     """
-    together = (c.name for c in columns("scores") if c.density is not None)
+    together = (c.name for c in columns("scores", asked=()) if c.density is not None)
     bounds = tuple(name for name in together if name not in _APART)
-    named = _OF_TILES if tiled else {"bounds": bounds} | _OWN
+    others = {
+        asked: tuple(c.name for c in columns("scores", asked=[asked]) if c.asked) for asked in ASKED
+    }
+    named = _OF_TILES if tiled else {"bounds": bounds} | _OWN | others
     found = {
         aspect: tuple(name for name in names if name in there) for aspect, names in named.items()
     }
@@ -51,7 +54,7 @@ def aspects(tiled: bool, there: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 def lacking(tiled: bool, there: Collection[str]) -> list[str]:
     """The statistics that scores do not have: those of an older file."""
-    wanted = statistics_of(aspects(tiled, [column.name for column in columns("scores")]))
+    wanted = statistics_of(aspects(tiled, [column.name for column in columns("scores", asked=())]))
     return [name for name in wanted if name not in there]
 
 

@@ -68,6 +68,7 @@ def calibrate(
     proposal: options.Proposal = "mean",
     seed: options.Seed = 0,
     precision: options.Precision = "float32",
+    statistics: options.Statistics = "",
     device: options.Device = "auto",
     runtime: options.Runtime = "auto",
     workers: options.Workers = None,
@@ -101,6 +102,7 @@ def calibrate(
         proposal=proposal,
         seed=seed,
         precision=precision,
+        statistics=statistics,
         device=device,
         runtime=runtime,
         workers=workers,
@@ -218,9 +220,11 @@ def _place(detector: Detector, calibration: Calibration) -> Path:
             f"cannot make {plain.parent}: {error.strerror}", "choose a place: -o calibration.npz"
         ) from None
     there = _load(plain)
-    if there is None or not there.mismatches(calibration.settings):
+    same = there is not None and there.settings == calibration.settings
+    if there is None or (same and there.asked == calibration.asked):
         return plain
-    return detector.bundle.calibration_place(f"-{calibration.settings_id}")
+    names = "-".join(("", calibration.settings_id, *calibration.asked))
+    return detector.bundle.calibration_place(names)
 
 
 def _save(calibration: Calibration, place: Path, force: bool) -> bool:

@@ -192,7 +192,7 @@ def _calibration_to_score_by(decider: Decider, out: Path, n_images: int) -> Cali
     from hvaeood_cli.store.decision import Rule
 
     detector, warn = decider.detector, decider.warn
-    bundle, settings = detector.bundle, detector.calibration_settings
+    bundle, settings = detector.bundle, detector.wanted_settings
     path, standing = decider.asked.calibration, decider.standing
     try:
         if path:
@@ -208,6 +208,11 @@ def _calibration_to_score_by(decider: Decider, out: Path, n_images: int) -> Cali
         if found is not None:
             found.check(settings)
             check_level(decider.rule or Rule(), found, n_images)
+            if others := sorted({*detector.settings.asked} - {*found.asked}):
+                warn(
+                    f"decided without {', '.join(others)}: no calibration of these settings has "
+                    "it; hvaeood calibrate --statistics makes one"
+                )
     except CalibrationError as error:
         if decider.is_needed:
             raise
@@ -227,7 +232,7 @@ def calibration_of(
     scored it; None where that model is not among the models here. Raises CalibrationError for a
     broken calibration, and ModelError for a `model` that does not exist or did not score the file.
     """
-    from hvaeood_cli.calibration.calibration import Calibration, settings_of
+    from hvaeood_cli.calibration.calibration import Calibration, wanted_of
     from hvaeood_cli.looks.looker import bundle_of
 
     if path is not None:
@@ -242,7 +247,7 @@ def calibration_of(
     if kept:
         _warn_of_newer(bundle, kept, warn)
         return kept
-    return _find(bundle, settings_of(scores.header), scores.decision, warn)
+    return _find(bundle, wanted_of(scores.header), scores.decision, warn)
 
 
 def _warn_of_newer(bundle: Bundle, kept: Calibration, warn: Warn) -> None:
@@ -250,7 +255,8 @@ def _warn_of_newer(bundle: Bundle, kept: Calibration, warn: Warn) -> None:
     from hvaeood_cli.calibration.calibration import read_calibrations
 
     there, _ = read_calibrations(bundle.calibrations)
-    fitting = [one for one in there if not one.mismatches(kept.settings)]
+    wanted = kept.settings | {"statistics": " ".join(kept.asked)}
+    fitting = [one for one in there if not one.mismatches(wanted) and one.asked == kept.asked]
     if fitting and kept.id not in [one.id for one in fitting]:
         warn(
             f"decided by the calibration {kept.id}, which the score file keeps; the model's own is "

@@ -77,6 +77,15 @@ Precision = Annotated[
     str,
     typer.Option(metavar="float32|tf32|bfloat16", help="Of the network; the last two suit GPUs."),
 ]
+Statistics = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,...",
+        help="Measure these too: complexity, path, perturbed, gradient (3 times as long), regret "
+        "(20 times), or all.",
+        show_default="none",
+    ),
+]
 Runtime = Annotated[
     str,
     typer.Option(

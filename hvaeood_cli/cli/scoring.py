@@ -35,7 +35,7 @@ def parts_for(sources: list[str], manifest: Manifest) -> Path:
 
 def scratch_for(sources: list[str], detector: Detector, manifest: Manifest) -> Path:
     """Where calibrate keeps scores until it is done: other settings have another file."""
-    settings = {"seed": detector.seed, **detector.calibration_settings}
+    settings = {"seed": detector.seed, **detector.wanted_settings}
     known = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     return Path(f"{_stem(sources[0], manifest)}.calibration-{known}.scores.h5")
 

@@ -70,6 +70,10 @@ class Route:
         """Sample the part of z_i inferred on the way down, (S * B, ...): its last channels."""
         return posterior.sample(self.noise[i - 1][:, :, -posterior.n_channels :])
 
+    def inferred(self, i: int, posterior: Gaussian, up: bool) -> Gaussian:
+        """q of a part of z_i as the pass takes it: as it was inferred, on the way up or down."""
+        return posterior
+
     def draw_prior(self, i: int, prior: Gaussian) -> Tensor:
         """z_i from p(z_i | z_{>i}): where i <= k by the proposal, where i >= l as a sample."""
         if i <= self.k and self.proposal == "mean":

@@ -83,6 +83,7 @@ class ConvolutionalLadder(Ladder):
         if down is None:
             assert z_up is not None and rung.posterior is not None
             return z_up, rung.posterior
+        down = route.inferred(i, down, up=False)
         z_down = route.draw_down(i, down)
         if rung.posterior is None:
             return z_down, down

@@ -69,6 +69,8 @@ def follow(ladder: Ladder, means: list[Rung], route: Route) -> Descent:
         shared = not z and i <= len(means)  # no sample below yet: the chain has this rung
         rungs[i] = means[i - 1] if shared else ladder.next_rung(i, rungs[i - 1], z.get(i - 1))
         if (posterior := rungs[i].posterior) is not None:
+            posterior = route.inferred(i, posterior, up=True)
+            rungs[i] = rungs[i]._replace(posterior=posterior)
             z[i] = route.draw_up(i, posterior)  # (S * B, ...)
     return ladder.descend(rungs, z, route)
 

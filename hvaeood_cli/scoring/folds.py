@@ -21,6 +21,7 @@ from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.scorer import Float, ImageNoise, Pixels, Reconstructions, Scorer
 from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.store.columns import Sizes
 
 Part = TypeVar("Part")
 
@@ -46,6 +47,11 @@ class FoldScorer:
     @property
     def config(self) -> ModelConfig:
         return self.scorers[0].config
+
+    @property
+    def sizes(self) -> Sizes:
+        """As `Scorer.sizes`."""
+        return self.scorers[0].sizes
 
     @property
     def device(self) -> torch.device:

@@ -127,7 +127,7 @@ def _identity(scorer: Scorer, model_sha256: str) -> dict[str, Any]:
         code.update(path.read_bytes())
     return {
         "model_sha256": model_sha256,
-        **scorer.settings.model_dump(exclude={"seed"}),
+        **scorer.settings.model_dump(exclude={"seed", "statistics"}),
         "images_per_pass": scorer.images_per_pass,
         "versions": [__version__, torch.__version__, version("openvino")],
         "code": code.hexdigest(),

@@ -18,11 +18,13 @@ from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.ladder import Descent, Ladder
 from hvaeood_cli.scoring.bounds import Scores, Visit, lower_bound, score
+from hvaeood_cli.scoring.evaluation import Evaluation
 from hvaeood_cli.scoring.maps import maps
 from hvaeood_cli.scoring.noise import image_key, normals, uniforms
 from hvaeood_cli.scoring.side_by_side import side_by_side
-from hvaeood_cli.scoring.statistics import Evaluation, measure
+from hvaeood_cli.scoring.statistics import measure
 from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.store.columns import Sizes
 
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -54,6 +56,8 @@ class Pass(NamedTuple):
     x: Tensor  # (B, C, H, W), observed
     normal: Tensor  # (S, B, n_latents): the noise of all layers
     uniform: Tensor  # (B, C, H, W) in [0, 1): what is left of the noise that x was observed with
+    pixels: Tensor  # (B, C, H, W) uint8: what was observed
+    drawn: Tensor  # (B, C, H, W) in [0, 1): the noise that it was observed with
 
 
 class Network(Protocol):
@@ -100,6 +104,11 @@ class Scorer:
         return self.ladder.config
 
     @property
+    def sizes(self) -> Sizes:
+        """What the shapes of its scores depend on."""
+        return Sizes(self.config.n_layers, self.config.n_channels, self.settings.asked)
+
+    @property
     def runtime(self) -> str:
         """What computes the passes: "torch", or another and its version."""
         return self.network.runtime if self.network else "torch"
@@ -143,8 +152,7 @@ class Scorer:
         parts = []
         with self.computing():
             for one in self.passes(pixels, noises):
-                compute = self.network or self.bounds
-                measured = measure(Evaluation(self.ladder, one.x, compute(one)))
+                measured = measure(self._evaluated(one), self.settings.asked)
                 parts.append({name: values[: one.n] for name, values in measured.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -176,10 +184,17 @@ class Scorer:
             np.concatenate(observed), np.concatenate(from_k, 1), np.concatenate(costs, 1)
         )
 
+    def _evaluated(self, one: Pass) -> Evaluation:
+        """A pass with its bounds. What is measured beside them runs PyTorch on one sample."""
+        bounds = (self.network or self.bounds)(one)
+        noise = [eps[:1] for eps in self.ladder.by_layer(one.normal)]
+        return Evaluation(self.ladder, one.x, bounds, one.pixels, one.drawn, noise)
+
     @property
     def of_one_sample(self) -> Scorer:
         """The same, with one sample of each bound and in full precision: for pictures."""
-        plain = {"n_importance_samples": 1, "n_importance_samples_k": 1, "precision": "float32"}
+        plain: dict[str, object] = {"n_importance_samples": 1, "n_importance_samples_k": 1}
+        plain |= {"precision": "float32", "statistics": ""}
         return replace(self, settings=self.settings.model_copy(update=plain))
 
     def ratio(self, pixels: Pixels, k: int, l: int | None = None) -> Float:
@@ -250,7 +265,8 @@ class Scorer:
             batch = torch.from_numpy(pixels[rows]).to(self.device)
             uniform, likelihood = uniform.view(batch.shape), self.ladder.likelihood
             x = likelihood.observe(batch, uniform).contiguous(memory_format=torch.channels_last)
-            yield Pass(n, x, normal, likelihood.remainder(batch, uniform))
+            left = likelihood.remainder(batch, uniform)
+            yield Pass(n, x, normal, left, batch, uniform)
 
     def _noise_of(self, noises: list[ImageNoise]) -> tuple[Tensor, Tensor]:
         """(B, C * H * W) uniform and (S, B, n_latents) normal, on the device."""

@@ -7,8 +7,7 @@ in `hvaeood_cli.store.columns.TABLE`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from hvaeood_cli.model.ladder import Ladder
-from hvaeood_cli.scoring.bounds import Scores, bits_per_dim
+from hvaeood_cli.scoring.asked import ASKED
+from hvaeood_cli.scoring.bounds import bits_per_dim
+from hvaeood_cli.scoring.evaluation import Evaluation
 from hvaeood_cli.store.columns import columns
 
 _LEAST_COST = 1.0  # nats: a binarised blank image may cost nothing
@@ -25,14 +25,6 @@ _SPOT = 5  # pixels, height and width of what a peak is a mean over
 _RARE_PIXELS = 0.01  # the share of pixels that cost more than `spot_cost`
 _END = 5e-4  # how near to 0 and 1 a probability is taken
 _LEAST_KL = 1e-6  # nats a place: a channel that nothing goes through has about as much
-
-
-class Evaluation(NamedTuple):
-    """B images and their bounds."""
-
-    ladder: Ladder
-    x: Tensor  # (B, C, H, W), observed
-    bounds: Scores
 
 
 def lower_bound(of: Evaluation) -> Tensor:
@@ -123,9 +115,13 @@ STATISTICS: dict[str, Callable[[Evaluation], Tensor]] = {
 }
 
 
-def measure(evaluation: Evaluation) -> dict[str, NDArray[np.float32]]:
-    """Every score of the column table, by name: (B,) or (B, n)."""
+def measure(evaluation: Evaluation, asked: Collection[str] = ()) -> dict[str, NDArray[np.float32]]:
+    """Every score of the column table, by name: (B,) or (B, n). asked: which others as well."""
     return {
         column.name: STATISTICS[column.name](evaluation).float().cpu().numpy()
-        for column in columns("scores")
+        for column in columns("scores", asked=())
+    } | {
+        name: values.float().cpu().numpy()
+        for statistic in asked
+        for name, values in ASKED[statistic](evaluation).items()
     }

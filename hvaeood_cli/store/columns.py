@@ -7,6 +7,7 @@ here and a function of the same name in `scoring/statistics.py`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 Rows = NDArray[np.void]  # a structured array of `row_dtype(sizes)`
 Tiles = NDArray[np.void]  # a structured array of `tile_dtype(sizes)`
 
-Each = Literal["image", "k", "k > 0", "layer", "channel", "residual", "byte"]
+Each = Literal["image", "k", "k > 0", "layer", "channel", "residual", "perturbation", "byte"]
 Group = Literal["images", "scores", "decision"]
 
 _SHA256_BYTES = 32
 RESIDUALS = ("spread", "1 apart", "2 apart", "diagonal")  # what is measured of the residuals
+PERTURBATIONS = ("inverted", "shuffled")  # of an image, beside which it is scored
 
 
 class Sizes(NamedTuple):
@@ -28,10 +30,12 @@ class Sizes(NamedTuple):
 
     n_layers: int  # L
     n_channels: int = 0  # of z_1; 0 in files from before there were columns of them
+    asked: tuple[str, ...] = ()  # the statistics that are measured because somebody asked for them
 
     def beside(self, other: Sizes) -> Sizes:
         """What has room for both."""
-        return Sizes(max(self.n_layers, other.n_layers), max(self.n_channels, other.n_channels))
+        most = max(self.n_layers, other.n_layers), max(self.n_channels, other.n_channels)
+        return Sizes(*most, tuple(sorted({*self.asked, *other.asked})))
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Column:
     below: str = ""  # ... and a value below theirs
     over_tiles: Literal["mean", "max"] = "mean"  # what a row keeps of its image's tiles
     of_each_tile: bool = False  # whether the table of tiles keeps it, too
+    asked: str = ""  # the name under which it is asked for; empty: it is always measured
     optional: bool = False  # added within this version of the format: older files may lack it
     least: float | None = None  # no value is less; NaN, where there is none, is always allowed
     most: float | None = None  # ... nor more
@@ -73,13 +78,14 @@ class Column:
             "layer": range(1, sizes.n_layers + 1),
             "channel": range(1, sizes.n_channels + 1),
             "residual": range(len(RESIDUALS)),
+            "perturbation": range(len(PERTURBATIONS)),
             "byte": range(_SHA256_BYTES),
         }[self.each]
 
     def words(self, sizes: Sizes) -> list[str]:
         """What stands for {} of each value: its index, or in words what it is."""
-        if self.each == "residual":
-            return list(RESIDUALS)
+        if self.each in ("residual", "perturbation"):
+            return list(RESIDUALS if self.each == "residual" else PERTURBATIONS)
         return [str(i) for i in self.indices(sizes) or ()]
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
@@ -295,6 +301,118 @@ TABLE: list[Column] = [
         optional=True,
     ),
     Column(
+        "complexity",
+        "image",
+        "float32",
+        "scores",
+        "-L minus the length of the image as a PNG file",
+        unit="nats",
+        heading="complexity",
+        title="-L - PNG",
+        csv="complexity",
+        density=slice(None),
+        above="dearer for how complex it is",
+        below="cheaper for how complex it is",
+        asked="complexity",
+        optional=True,
+    ),
+    Column(
+        "gradient",
+        "layer",
+        "float32",
+        "scores",
+        "log of the squared length of the ELBO's gradient in the weights of each stage",
+        heading="gradient",
+        title="gradient {}",
+        csv="gradient_{}",
+        density=slice(None),
+        odd_end="either",
+        above="pulling harder at the weights of stage {}",
+        below="pulling less at the weights of stage {}",
+        asked="gradient",
+        optional=True,
+    ),
+    Column(
+        "path_mean",
+        "layer",
+        "float32",
+        "scores",
+        "length of the mean of q(z_i)",
+        heading="|mean|",
+        title="|mean| {}",
+        csv="path_mean_{}",
+        density=slice(None),
+        odd_end="either",
+        above="further out in layer {}",
+        below="nearer to the middle in layer {}",
+        asked="path",
+        optional=True,
+    ),
+    Column(
+        "path_scale",
+        "layer",
+        "float32",
+        "scores",
+        "length of the scale of q(z_i)",
+        heading="|scale|",
+        title="|scale| {}",
+        csv="path_scale_{}",
+        density=slice(None),
+        odd_end="either",
+        above="less certain in layer {}",
+        below="more certain in layer {}",
+        asked="path",
+        optional=True,
+    ),
+    Column(
+        "path_error",
+        "image",
+        "float32",
+        "scores",
+        "length of x - E[x|z]",
+        heading="error",
+        title="|x - E[x|z]|",
+        csv="path_error",
+        density=slice(None),
+        above="reconstructed worse",
+        below="reconstructed better",
+        asked="path",
+        optional=True,
+    ),
+    Column(
+        "perturbed",
+        "perturbation",
+        "float32",
+        "scores",
+        "the ELBO minus that of the image with its pixels inverted, or its quarters shuffled",
+        unit="nats",
+        heading="beside",
+        title="beside {}",
+        csv="perturbed_{}",
+        density=slice(None),
+        odd_end="low",
+        above="far likelier than when it is {}",
+        below="hardly likelier than when it is {}",
+        asked="perturbed",
+        optional=True,
+    ),
+    Column(
+        "regret",
+        "image",
+        "float32",
+        "scores",
+        "by how much the ELBO rises when q is fitted to this image alone",
+        unit="nats",
+        heading="regret",
+        title="regret",
+        csv="regret",
+        density=slice(None),
+        above="explained worse than it could be",
+        below="explained nearly as well as it could be",
+        asked="regret",
+        optional=True,
+    ),
+    Column(
         "combined",
         "image",
         "float64",
@@ -347,9 +465,16 @@ def what_is_wrong(values: NDArray[Any], least: float | None, most: float | None)
     return ""
 
 
-def columns(*groups: Group) -> list[Column]:
-    """The columns of these groups, in the table's order."""
-    return [column for column in TABLE if column.group in groups]
+ASKED = tuple(sorted({column.asked for column in TABLE} - {""}))  # what can be asked for
+
+
+def columns(*groups: Group, asked: Collection[str] = ASKED) -> list[Column]:
+    """The columns of these groups, in the table's order.
+
+    asked: the statistics that somebody asked for; by default all that there are.
+    """
+    known = {"", *asked}
+    return [column for column in TABLE if column.group in groups and column.asked in known]
 
 
 def column(name: str) -> Column:
@@ -359,10 +484,8 @@ def column(name: str) -> Column:
 
 def row_dtype(sizes: Sizes) -> np.dtype[np.void]:
     """The dtype of one image's row in a journal: all columns but those of the decision."""
-    fields = [
-        (column.name, column.dtype, column.shape(sizes)) for column in columns("images", "scores")
-    ]
-    return np.dtype(fields)
+    kept = columns("images", "scores", asked=sizes.asked)
+    return np.dtype([(column.name, column.dtype, column.shape(sizes)) for column in kept])
 
 
 def tile_columns() -> list[Column]:
@@ -379,6 +502,6 @@ def tile_dtype(sizes: Sizes) -> np.dtype[np.void]:
 def blank_rows(n: int, sizes: Sizes) -> Rows:
     """n rows without scores: status 0, NaN scores."""
     rows = np.zeros(n, row_dtype(sizes))
-    for column in columns("scores"):
+    for column in columns("scores", asked=sizes.asked):
         rows[column.name] = np.nan
     return rows

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hvaeood_cli.store.columns import Sizes
+from hvaeood_cli.store.columns import ASKED, Sizes
 from hvaeood_cli.store.shard import Shard
 
 FORMAT = "hvaeood-scores"
@@ -50,6 +50,7 @@ class RunHeader(BaseModel):
     n_importance_samples_k: _Samples  # S'
     proposal: Literal["mean", "sample"]
     precision: Word
+    statistics: Annotated[str, Field(max_length=200)] = ""  # those that were asked for, by space
     runtime: Word = "torch"  # what computed: files from before there was a choice do not say
     n_images: Annotated[int, Field(ge=1)]  # of the listing; rows of gone images do not count
     listing_sha256: Sha256  # of names, sizes and times: has the folder changed?
@@ -62,7 +63,7 @@ class RunHeader(BaseModel):
     @property
     def sizes(self) -> Sizes:
         """What the shapes of its columns depend on."""
-        return Sizes(self.n_layers, self.n_channels)
+        return Sizes(self.n_layers, self.n_channels, tuple(self.statistics.split()))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -72,6 +73,9 @@ class RunHeader(BaseModel):
             raise ValueError("tiles have tile_stride and tile_scale, and nothing else has")
         if self.tile_stride is not None and self.tile_stride > self.image_size:
             raise ValueError(f"tiles {self.tile_stride} pixels apart would leave pixels out")
+        asked = self.statistics.split()
+        if " ".join(sorted({*asked} & {*ASKED})) != self.statistics:
+            raise ValueError(f"no statistics are called {self.statistics!r}")
         self._check_shard()
         return self
 
@@ -101,6 +105,7 @@ IDENTITY = {
     "n_importance_samples_k": "the importance samples of L>k",
     "proposal": "the proposal",
     "precision": "the precision",
+    "statistics": "the statistics that were asked for",
     "preprocessing": "the preprocessing",
     "device": "the device",
     "runtime": "the runtime",

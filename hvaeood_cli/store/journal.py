@@ -456,7 +456,10 @@ def _is_sound(batch: Batch, header: RunHeader) -> bool:
     places = range(batch.first, last)
     return (
         last <= header.n_images
-        and not any(column.wrong(rows[column.name]) for column in columns("images", "scores"))
+        and not any(
+            column.wrong(rows[column.name])
+            for column in columns("images", "scores", asked=header.sizes.asked)
+        )
         and bool(np.isin(rows["status"], list(STATUS_CODES.values())).all())
         and not (rows["conversions"] >> len(WORDS)).any()
         and all(place in places for place in batch.errors)

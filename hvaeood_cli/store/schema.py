@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from hvaeood_cli.store.columns import RESIDUALS, Column, columns, tile_columns
+from hvaeood_cli.store.columns import PERTURBATIONS, RESIDUALS, Column, columns, tile_columns
 from hvaeood_cli.store.decision import CALIBRATION
 from hvaeood_cli.store.header import Sha256
 from hvaeood_cli.store.score_file import ScoreFile
@@ -28,6 +28,7 @@ _SHAPES: dict[str, tuple[str, ...]] = {
     "layer": ("N", "L"),
     "channel": ("N", "channels"),
     "residual": ("N", str(len(RESIDUALS))),
+    "perturbation": ("N", str(len(PERTURBATIONS))),
     "byte": ("N", "32"),
 }
 
@@ -133,7 +134,10 @@ def disagreement(scores: ScoreFile) -> str:
         np.array(list(scores.conversion_codes.values()), np.int64), initial=0
     )
     channels = scores.columns.get("kl_channel")
+    asked = {column.name for column in columns("scores") if column.asked in scores.sizes.asked}
+    asked_there = {column.name for column in scores.scores if column.asked}
     cannot_be = {
+        "/scores holds other statistics than were asked for": np.array(asked != asked_there),
         "/scores/kl_channel is of no channel": np.array(channels is not None and not channels.size),
         "/images/status holds a code that has no name": ~np.isin(
             scores.status, list(scores.status_codes.values())

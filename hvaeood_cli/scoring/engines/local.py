@@ -21,7 +21,7 @@ from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.scoring.folds import FoldScorer
 from hvaeood_cli.scoring.scorer import ImageNoise, Scorer
 from hvaeood_cli.scoring.side_by_side import side_by_side
-from hvaeood_cli.store.columns import Rows, Sizes, blank_rows
+from hvaeood_cli.store.columns import Rows, blank_rows
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.status import STATUS_CODES
 
@@ -91,7 +91,7 @@ class LocalEngine:
 
 def _prepare(manifest: Manifest, scorer: Scorer | FoldScorer, first: int, last: int) -> _Prepared:
     config = scorer.config
-    rows = blank_rows(last - first, Sizes(config.n_layers, config.n_channels))
+    rows = blank_rows(last - first, scorer.sizes)
     batch, contents = _Prepared(first, rows, {}, [], []), []
     for row, i in zip(rows, range(first, last), strict=True):
         row["stamp"] = stamp_key(manifest.stamp(i))  # before it is read: it may change meanwhile

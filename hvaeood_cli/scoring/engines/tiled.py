@@ -125,7 +125,7 @@ class TiledEngine:
     def _read(self, manifest: Manifest, i: int) -> _Image:
         """An image, scaled, with the places of its tiles."""
         config = self.scorer.config
-        row = blank_rows(1, Sizes(config.n_layers, config.n_channels))
+        row = blank_rows(1, self.scorer.sizes)
         row["stamp"] = stamp_key(manifest.stamp(i))  # before it is read: it may change meanwhile
         try:
             image, sha256 = manifest.read(i)
@@ -206,7 +206,10 @@ def _finished(image: _Image, tiling: Tiling) -> Tiles:
     tiles = np.zeros(n, tile_dtype(Sizes(image.row["lower_bound"].shape[1])))
     if image.pixels is None or n == 0:
         return tiles
+    measured = set(image.found[0])
     for column in columns("scores"):
+        if column.name not in measured:
+            continue
         values = np.concatenate([part[column.name] for part in image.found])  # (n, ...)
         if column.over_tiles == "max":
             image.row[column.name] = values.max(0)
