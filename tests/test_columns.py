@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.scoring import statistics
+from hvaeood_cli.scoring import asked, statistics
+from hvaeood_cli.settings import STATISTICS
 from hvaeood_cli.store import columns
-from hvaeood_cli.store.columns import Column, Sizes, row_dtype
+from hvaeood_cli.store.columns import ASKED, Column, Sizes, row_dtype
 from hvaeood_cli.store.judgements import Judgements
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.tui.cells import table_columns
@@ -108,14 +109,15 @@ def test_files_from_before_a_score_are_read_without_it(tmp_path, monkeypatch, ru
 def test_every_score_has_a_function_and_a_name_of_its_own():
     names = [column.name for column in columns.TABLE]
     assert len(set(names)) == len(names)
-    scored = {column.name for column in columns.columns("scores")}
+    scored = {column.name for column in columns.columns("scores", asked=())}
     assert scored == set(statistics.STATISTICS)
+    assert set(STATISTICS) == set(columns.ASKED) == set(asked.ASKED)
 
 
-@pytest.mark.parametrize("sizes", [Sizes(2, 1), Sizes(3), Sizes(10, 128)])
+@pytest.mark.parametrize("sizes", [Sizes(2, 1), Sizes(3), Sizes(10, 128, ASKED)])
 def test_shapes_titles_and_names_agree(sizes):
     dtype = row_dtype(sizes)
-    for column in columns.columns("images", "scores"):
+    for column in columns.columns("images", "scores", asked=sizes.asked):
         n = int(np.prod(column.shape(sizes), dtype=int))
         assert dtype[column.name].shape == column.shape(sizes)
         assert len(column.titles(sizes)) == n

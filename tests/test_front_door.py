@@ -136,6 +136,7 @@ def test_the_score_files_page_has_every_attribute_and_dataset():
     text = (ROOT / "docs" / "score-file.md").read_text()
     kinds = {"image": "(N,)", "k": "(N, L)", "layer": "(N, L)", "k > 0": "(N, L-1)"}
     kinds |= {"byte": "(N, 32)", "residual": "(N, 4)", "channel": "(N, n_channels)"}
+    kinds["perturbation"] = "(N, 2)"
     for column in TABLE:
         assert f"| `{column.dataset}` | {kinds[column.each]} {column.dtype}" in text, column.name
     for name in RunHeader.model_fields:

@@ -304,7 +304,8 @@ def test_labels_and_several_files_are_compared(report, tmp_path):
     by_name = {row["score"]: row for row in comparison["scores"]}
     assert list(by_name) == [
         *("L", "L>1", "L>2", "LLR>1", "LLR>2", "LLR>1/-L", "LLR>2/-L"),
-        *("peak", "peak, k = 1", "peak, k = 2", "combined"),
+        *("peak", "peak, k = 1", "peak, k = 2", "typicality"),
+        *("aspect: bounds", "aspect: residuals", "aspect: spots", "aspect: channels", "combined"),
     ]
     for row in by_name.values():
         assert row["n"] == 100

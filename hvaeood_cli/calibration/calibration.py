@@ -234,6 +234,28 @@ class Calibration:
         values = statistics(scores, self.statistics)
         return _combined(self.combinations, values, folds_of(scores, len(values)))
 
+    def rarities(self, scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+        """How rare every row is in each aspect, by the aspect's name: (N,) nats."""
+        values = statistics(scores, self.statistics)
+        folds = folds_of(scores, len(values))
+        found = {aspect: np.full(len(values), np.inf) for aspect in self.aspects}
+        for fold, combination in enumerate(self.combinations):
+            here = folds == fold
+            for aspect, rarity in zip(
+                self.aspects, combination.rarities(values[here]), strict=True
+            ):
+                found[aspect][here] = rarity
+        return found
+
+    def typicality(self, lower_bound: NDArray[np.float32]) -> NDArray[np.float64]:
+        """|-L - H|, (N,) nats, H the mean of -L over usual images (Nalisnick et al., 2019).
+
+        lower_bound: (N, L). The typicality test for a batch of one image.
+        """
+        usual = self.columns["lower_bound"][:, 0].astype(np.float64)
+        off: NDArray[np.float64] = np.abs(lower_bound[:, 0] - usual[np.isfinite(usual)].mean())
+        return off
+
     def k_differing_most(self, llr: NDArray[np.float32]) -> NDArray[np.int64]:
         """The k >= 1 whose LLR^{>k} is most unlike the calibration's, (N,).
 

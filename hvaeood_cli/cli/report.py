@@ -191,6 +191,13 @@ def _output(output: Path | None, format_: str) -> Path | None:
     return out
 
 
+def _one_calibration(inputs: list[Input]) -> Calibration | None:
+    """The calibration that decided all of the files; None where there is no such one."""
+    found = {one.calibration.id: one.calibration for one in inputs if one.calibration}
+    is_one = len(found) == 1 and all(one.calibration for one in inputs)
+    return next(iter(found.values())) if is_one else None
+
+
 def _named(path: Path, files: list[ScoreFile]) -> Calibration:
     """The calibration that is named. Raises CalibrationError where it decided no decided file."""
     from hvaeood_cli.calibration.calibration import Calibration
@@ -222,7 +229,7 @@ def _data(
     if format_ == "csv":
         yield from rows.files_as_csv(listings, _labels_of(files, labels))
         return
-    compared = evaluate(files, _names(files), labels)
+    compared = evaluate(files, _names(files), labels, _one_calibration(inputs))
     yield from rows.files_as_json(listings, [one.facts() for one in compared], remarks)
 
 
@@ -258,7 +265,9 @@ def _written(
     from hvaeood_cli.report.gallery import PAGE
 
     files = [one.scores for one in inputs]
-    compared = evaluate(files, _names(files), labels)  # raises for wrong labels: so it comes first
+    compared = evaluate(
+        files, _names(files), labels, _one_calibration(inputs)
+    )  # raises for wrong labels: so it comes first
     room = PAGE // len(inputs)
     sections = []
     for one in inputs:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.calibration.calibration import MUST_AGREE, settings_of
+from hvaeood_cli.calibration.calibration import MUST_AGREE, Calibration, settings_of
 from hvaeood_cli.errors import SourceError, StoreError
 from hvaeood_cli.report.labels import Labels, match_files
 from hvaeood_cli.report.metrics import Float64, Intervals, Metrics, bootstrap, compare, curves
@@ -51,17 +51,23 @@ class Comparison:
         return names | {"n_inside": self.n_inside, "n_outside": self.n_outside, "scores": rows}
 
 
-def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) -> list[Comparison]:
+def evaluate(
+    files: list[ScoreFile],
+    names: list[str],
+    labels: Labels | None,
+    calibration: Calibration | None = None,
+) -> list[Comparison]:
     """Compare every score of in-distribution images with that of each set of others.
 
     `labels`, if given, say which images of all files belong; else the labels in the files do; else,
     of several files, the first is in-distribution and each other one is a set. Returns an empty
-    list where nothing of this is known. Raises SourceError for labels that name no image, that name
-    one kind only, or that only some of the files have; StoreError for files of different models or
-    settings.
+    list where nothing of this is known. calibration: that decided all files, by which typicality
+    and each aspect of the combined score are compared as well. Raises SourceError for labels that
+    name no image, that name one kind only, or that only some of the files have; StoreError for
+    files of different models or settings.
     """
     check_comparable(files)
-    ranked = [ranking_scores(scores) for scores in files]
+    ranked = [ranking_scores(scores, calibration) for scores in files]
     if not have_one_calibration(files):
         for of_file in ranked:  # scores of different densities cannot be compared
             of_file.pop("combined", None)
@@ -82,8 +88,10 @@ def evaluate(files: list[ScoreFile], names: list[str], labels: Labels | None) ->
     return []
 
 
-def ranking_scores(scores: ScoreFile) -> Scores:
+def ranking_scores(scores: ScoreFile, calibration: Calibration | None = None) -> Scores:
     """Every score that can rank images, by title; bounds are negated, so that higher is odder.
+
+    calibration: that decided them, for the scores that compare an image with usual ones.
 
     LLR>k/-L is the ratio as a share of what the image costs. Plain images have few nats to lose at
     any k: every other score takes that for a sign that they belong.
@@ -93,6 +101,11 @@ def ranking_scores(scores: ScoreFile) -> Scores:
         if column.density is not None and column.odd_end != "either":
             sign = 1.0 if column.odd_end == "high" else -1.0
             found |= {title: sign * each.astype(np.float64) for title, each in scores.each(column)}
+    if calibration and not calibration.mismatches_of(scores.header):
+        found["typicality"] = calibration.typicality(scores.lower_bound)
+        if len(calibration.aspects) > 1:
+            rare = calibration.rarities(scores.columns)
+            found |= {f"aspect: {aspect}": values for aspect, values in rare.items()}
     if scores.decision:
         found["combined"] = scores.decision.combined
     return found

@@ -85,14 +85,14 @@ def regret(of: Evaluation) -> dict[str, Tensor]:
     of the others: q would else be fitted to the one noise. The best step counts, so that it is
     never negative.
     """
-    n, ladder = len(of.x), of.ladder
-    shapes = [(2, n, *ladder.latent_shape(i)) for i in range(1, ladder.n_layers + 1)]
-    shifts = [torch.zeros(shape, device=of.x.device, requires_grad=True) for shape in shapes]
-    optimizer = torch.optim.Adam(shifts, lr=_STEP)
-    route = _Fitted(of.noise, 0, ladder.n_layers + 1, "mean", shifts)
+    ladder = of.ladder
+    route = _Fitted(of.noise, 0, ladder.n_layers + 1, "mean", {})
     elbos: list[Tensor] = []  # (B,) nats, of every step
     with torch.no_grad():
         first_rungs = climb_means(ladder, of.x, 1)
+        follow(ladder, first_rungs, route)  # which makes the shifts, all 0
+    shifts = [part for parts in route.shifts.values() for part in parts]
+    optimizer = torch.optim.Adam(shifts, lr=_STEP)
     with torch.enable_grad():
         for _ in range(_STEPS + 1):
             descent = follow(ladder, first_rungs, route)
@@ -153,13 +153,22 @@ ASKED: dict[str, Callable[[Evaluation], dict[str, Tensor]]] = {
 
 @dataclass(frozen=True)
 class _Fitted(Route):
-    """The ELBO's pass with each posterior moved: entry i - 1 is (2, B, ...), for mean and scale."""
+    """The ELBO's pass with each posterior moved.
 
-    shifts: list[Tensor]
+    shifts: of the mean and the scale of each part of z_i, inferred on the way up or down. They are
+    tensors of their own, as the exponential of a slice may round otherwise from image to image.
+    """
+
+    shifts: dict[tuple[int, bool], tuple[Tensor, Tensor]]
 
     def inferred(self, i: int, posterior: Gaussian, up: bool) -> Gaussian:
-        n, shift = posterior.n_channels, self.shifts[i - 1]
-        mean, scale = shift[:, :, :n] if up else shift[:, :, -n:]
+        if (i, up) not in self.shifts:
+            mean, scale = (
+                torch.zeros(part.shape, device=part.device, requires_grad=True)
+                for part in posterior
+            )
+            self.shifts[i, up] = mean, scale
+        mean, scale = self.shifts[i, up]
         return Gaussian(posterior.mean + mean * posterior.scale, posterior.scale * scale.exp())
 
 
