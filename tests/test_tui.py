@@ -549,7 +549,8 @@ def test_without_a_calibration(bare):
 def test_without_any_scores(scores, calibration):
     n = len(scores)
     nothing = {
-        column.name: np.full_like(scores[column.name], np.nan) for column in columns("scores")
+        column.name: np.full_like(scores[column.name], np.nan)
+        for column in columns("scores", asked=())
     }
     nothing["status"] = np.full(n, 2, np.int8)
     empty = replace(scores, columns=scores.columns | nothing)

@@ -40,7 +40,7 @@ from tests.tui_files import make_calibration, make_run, make_scores
 NOTHING = Judgements({})
 CALIBRATION = make_calibration()
 
-MEASURES = [*(column.name for column in of_table("scores")), P]
+MEASURES = [*(column.name for column in of_table("scores", asked=())), P]
 
 
 @pytest.fixture(scope="module")
