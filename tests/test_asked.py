@@ -49,6 +49,19 @@ def test_they_are_finite_and_depend_on_the_image_alone(config):
     assert (found["regret"] >= 0.0).all() and (found["path_scale"] > 0.0).all()
 
 
+def test_several_threads_measure_at_once(bundle):
+    """None of them changes the network under another's hands, as an exchange of weights would."""
+    images = make_images(500)[:, 0]
+
+    def scores(workers: int):
+        how = {"n_importance_samples": 1, "statistics": "all", "workers": workers}
+        return Detector(bundle.folder, **how).score(images)
+
+    one_by_one, at_once = scores(0), scores(4)
+    for name, values in one_by_one.columns.items():
+        assert np.array_equal(values, at_once[name]), name
+
+
 def test_the_gradient_is_that_of_each_image_alone():
     """Against autograd on one image after the other, stage by stage."""
     of = scorer()

@@ -8,6 +8,7 @@ columns in the table.
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -115,7 +116,10 @@ def gradient(of: Evaluation) -> dict[str, Tensor]:
     long as usual. Stage i is what stands between z_{i-1} and z_i, both ways; those at the pixels
     belong to stage 1.
     """
-    ladder, elbo = of.ladder, _Elbo(of.ladder)
+    # `functional_call` exchanges the weights of a module while it runs, and other threads may be
+    # running the ladder: so it gets one of its own.
+    ladder = copy.deepcopy(of.ladder)
+    elbo = _Elbo(ladder)
     weights = {f"ladder.{name}": one.detach() for name, one in ladder.named_parameters()}
     # d log p(x|z) / d w = d log p(x|z) / d r . d r / d w, r the parameters of p(x|z): the first
     # factor is computed for all images together, as the likelihood does it best.
