@@ -63,10 +63,9 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     the noise, together with each image's pixels. precision: of the network, "float32", "tf32"
     or "bfloat16". statistics: what else is measured, by name with commas between, or "all":
     "complexity", "gradient", "path", "perturbed", "regret". device: "auto", "cpu", "cuda",
-    "cuda:N" or "mps". runtime:
-    what computes the scores on a CPU, "torch" or "openvino"; "auto" is what a score file was begun
-    with, else "torch". batch_size: how many images
-    are read and scored together; None: as many as one pass takes. workers: threads that read
+    "cuda:N" or "mps". runtime: what computes the scores on a CPU, "torch" or "openvino"; "auto" is
+    what a score file was begun with, else "torch". batch_size: how many images are read and scored
+    together; None: as many as one pass takes. workers: threads that read
     images and, on a CPU, score them side by side; None: one a core, or 1 on a GPU; 0: none.
     engine: "local", or "ray" for the machines of a Ray cluster, of which workers is then the number
     of processes; None: one a core or a GPU of it. address: of that cluster, HOST:PORT, "auto" for

@@ -14,6 +14,7 @@ import torch
 
 from hvaeood_cli import Detector
 from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.model.bundle import write_bundle
 from hvaeood_cli.scoring.bounds import lower_bound
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import STATISTICS, ScoreSettings
@@ -135,6 +136,8 @@ def test_score_calibrate_and_decide_with_them(run, tmp_path, bundle):
     assert made.asked == ("complexity", "path") and "path" in made.aspects
     code, _, err = run("score", "x.npy", "-o", "t.h5", "--calibration", "with.npz", "--fpr", "0.1")
     assert code == 3 and "complexity calibrated, not measured here" in err
+    code, _, err = run("calibrate", "s.h5", "-o", "more.npz", "--statistics", "path,regret")
+    assert code == 2 and "has no regret" in err
     code, out, err = run(
         "score",
         "x.npy",
@@ -168,6 +171,20 @@ def test_a_calibration_with_them_stands_beside_that_without(tmp_path, bundle):
     assert find_calibration(paths, wanted).asked == ("path",)
     assert find_calibration(paths, wanted | {"statistics": ""}).asked == ()
     assert find_calibration(paths, wanted | {"statistics": "gradient path"}).asked == ("path",)
+
+
+def test_of_tiles_they_are_measured_and_do_not_count(run, tmp_path):
+    """Which is said: such images are decided by their peak."""
+    config = SMALL.model_copy(update={"fit": "tile", "tile_stride": 4, "tile_scale": 1.0})
+    none = np.arange(0, dtype=np.uint64)
+    write_bundle(tmp_path / "m", "m", config, make_ladder(config), {}, none)
+    np.save(tmp_path / "x.npy", make_images(60, size=12)[:, 0])
+    asked = ("--model", "m", "-S", "1", "--statistics", "path")
+    code, _, err = run("calibrate", "x.npy", *asked)
+    assert code == 0 and "does without path" in err, err
+    code, out, err = run("score", "x.npy", "-o", "s.h5", "--fpr", "0.1", "--csv", *asked)
+    assert code == 0 and "decided without path: images that are taken by tiles" in err, err
+    assert all(float(row["path_mean_1"]) > 0 for row in csv.DictReader(io.StringIO(out)))
 
 
 def test_a_file_that_has_other_statistics_than_it_says_is_refused(run, tmp_path):

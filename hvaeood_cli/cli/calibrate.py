@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvaeood_cli.cli import config, console, options, scoring
+from hvaeood_cli.cli import config, console, deciding, options, scoring
 from hvaeood_cli.cli.listing import listed
 from hvaeood_cli.errors import CalibrationError, StoreError, UsageError
 from hvaeood_cli.files import check_output
@@ -108,6 +108,8 @@ def calibrate(
         workers=workers,
     )
     _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
+    if statistics and detector.bundle.config.fit == "tile" and not quiet:
+        console.warn(f"the calibration does without {statistics}: {deciding.OF_TILES}")
     if allow_training_images and skip_training_images:
         raise UsageError(
             "--allow-training-images and --skip-training-images exclude one another", "choose one"
@@ -199,6 +201,7 @@ def _score(run: ScoringRun, out: Path, force: bool, keep: bool, talk: bool) -> S
 def _check_as_asked(context: typer.Context, scores: ScoreFile) -> None:
     """Raise UsageError for options that a score file was not made with."""
     from hvaeood_cli.calibration.calibration import MUST_AGREE
+    from hvaeood_cli.settings import ScoreSettings
 
     for option, setting in _SETTINGS.items():
         there, value = getattr(scores.header, setting), context.params[option]
@@ -208,6 +211,12 @@ def _check_as_asked(context: typer.Context, scores: ScoreFile) -> None:
                 f"{there} there, {value} asked for",
                 "leave the option out, or name the images to score them anew",
             )
+    wanted = ScoreSettings(statistics=context.params["statistics"]).asked
+    if absent := sorted({*wanted} - {*scores.sizes.asked}):
+        raise UsageError(
+            f"{scores.path} has no {', '.join(absent)}",
+            "leave --statistics out, or name the images to score them anew",
+        )
 
 
 def _place(detector: Detector, calibration: Calibration) -> Path:

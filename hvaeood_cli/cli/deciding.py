@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Warn = Callable[[str], None]
 
+_CALIBRATE = "no calibration here has what is usual of it; hvaeood calibrate --statistics makes one"
+OF_TILES = "images that are taken by tiles are decided by their peak alone"
+
 
 class Rules(NamedTuple):
     """The rules that a user wants; each None if there is none."""
@@ -209,10 +212,8 @@ def _calibration_to_score_by(decider: Decider, out: Path, n_images: int) -> Cali
             found.check(settings)
             check_level(decider.rule or Rule(), found, n_images)
             if others := sorted({*detector.settings.asked} - {*found.asked}):
-                warn(
-                    f"decided without {', '.join(others)}: no calibration of these settings has "
-                    "it; hvaeood calibrate --statistics makes one"
-                )
+                tiled = bundle.config.fit == "tile"
+                warn(f"decided without {', '.join(others)}: {OF_TILES if tiled else _CALIBRATE}")
     except CalibrationError as error:
         if decider.is_needed:
             raise

@@ -68,13 +68,8 @@ def train(
     started = time.monotonic()
 
     _check_precision(precision)
-    from hvaeood_cli.device import choose_device, launch, make_fabric
-
-    if "-" in sources and (devices > 1 or launch()):
-        raise UsageError(
-            "a list on standard input cannot be read by several processes",
-            "write it to files or name a folder",
-        )
+    if "-" in sources:
+        _check_alone(devices)
     manifest = listed(sources, null, data_root, download, not quiet)
     asked = training.Asked(preset, channels, image_size, fit, tile, stride, scale)
     chosen = training.choose(asked, manifest)
@@ -91,6 +86,7 @@ def train(
     }
     settings = _settings(chosen.settings, given, setting or [])
 
+    from hvaeood_cli.device import choose_device, make_fabric
     from hvaeood_cli.training.reading import check_channels
     from hvaeood_cli.training.run import TrainingRun
 
@@ -144,6 +140,17 @@ def _check_precision(name: str) -> None:
 
     if name not in get_args(Precision):
         raise UsageError(f"no precision {name!r}", ", ".join(get_args(Precision)))
+
+
+def _check_alone(devices: int) -> None:
+    """Raise UsageError where several processes would read a list on standard input."""
+    from hvaeood_cli.device import launch
+
+    if devices > 1 or launch():
+        raise UsageError(
+            "a list on standard input cannot be read by several processes",
+            "write it to files or name a folder",
+        )
 
 
 def _say_what_was_read(read: Read, image_size: int) -> None:

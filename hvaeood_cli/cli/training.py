@@ -159,8 +159,10 @@ def cache_of(
     from hvaeood_cli.training.pixel_cache import PixelCache
     from hvaeood_cli.user_cache import most_bytes
 
+    if not wanted:
+        return None
     most_bytes()
-    return PixelCache.of(manifest, config, console.warner(not talk)) if wanted else None
+    return PixelCache.of(manifest, config, console.warner(not talk))
 
 
 def make_folder(out: Path) -> None:

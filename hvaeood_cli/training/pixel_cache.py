@@ -23,16 +23,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import __version__ as pillow_version
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hvaeood_cli.files import replacing
-from hvaeood_cli.images.preprocess import Takes, rules_of
+from hvaeood_cli.images.preprocess import rules_of
 from hvaeood_cli.images.sources import Manifest
+from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.untrusted import open_regular, parse_json
 from hvaeood_cli.user_cache import cache_folder
 from hvaeood_cli.version import __version__
@@ -61,6 +62,13 @@ class About(BaseModel):
     conversions: dict[str, _Count]  # how many images had each `Conversion`, by its name
     n_coloured: _Count  # how many images have more than shades of grey
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        lengths = {len(self.places), len(self.contents), len(self.n_rows), len(self.n_tiles)}
+        if len(lengths) > 1 or sum(self.n_rows) != self.shape[0]:
+            raise ValueError("it says different things of how many images there are")
+        return self
+
 
 class Part(NamedTuple):
     """What was read of some images in a row."""
@@ -78,16 +86,17 @@ class PixelCache:
 
     @classmethod
     def of(
-        cls, manifest: Manifest, takes: Takes, remark: Callable[[str], None] = lambda _: None
+        cls, manifest: Manifest, config: ModelConfig, remark: Callable[[str], None] = lambda _: None
     ) -> PixelCache:
         """The entry of these images for a model."""
         identity = {
             "format": _FORMAT,
             "listing": manifest.listing_sha256(),
             "folder": str(Path.cwd()),  # relative names are of files below it
-            "rules": rules_of(takes),
-            "size": takes.image_size,
-            "channels": takes.image_channels,
+            "rules": rules_of(config),
+            "size": config.image_size,
+            "channels": config.image_channels,
+            "stride": config.stride,  # smaller images cannot be used
             "versions": [__version__, pillow_version],
         }
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ _SAMPLED = 50  # images by which the number of all tiles is estimated
 # memory while it is made, and what a kill may cost.
 _LEAST_PARTS, _MOST_IMAGES, _MOST_BYTES = 8, 1024, 1 << 26
 _AT_ONCE = 16  # images that a thread reads in a row
-_BRIEF_SECONDS = 0.0005  # for an image: in less, threads would wait for one another
+_BRIEF_SECONDS = 0.0005  # for an image: in less it is mostly Python, which runs one thread at once
 _MAY_PASS = ("unreadable", "missing")  # the codes of an ImageError after which to ask again
 
 
@@ -189,13 +189,18 @@ class _Reader:
 
     def _made(self, numbers: Sequence[int], report: Report) -> Iterator[Part]:
         """Read some parts, several images at once, and keep each as soon as it is whole."""
+        if not numbers:
+            return
         chunks = [
             (number, self.parts[number][start : start + _AT_ONCE])
             for number in numbers
             for start in range(0, len(self.parts[number]), _AT_ONCE)
         ]
         n_done, n_all = 0, sum(len(self.parts[number]) for number in numbers)
-        read = side_by_side(self._chunk, chunks, self._threads(chunks))
+        started = time.monotonic()
+        first = self._chunk(chunks[0])
+        brief = (time.monotonic() - started) / len(first) < _BRIEF_SECONDS
+        read = chain([first], side_by_side(self._chunk, chunks[1:], 1 if brief else threads()))
         for number, of_part in groupby(zip(chunks, read, strict=True), lambda pair: pair[0][0]):
             images = list[_Usable | _Unusable]()
             for _, some in of_part:
@@ -207,15 +212,6 @@ class _Reader:
 
     def _chunk(self, chunk: tuple[int, range]) -> list[_Usable | _Unusable]:
         return [self._read(i) for i in chunk[1]]
-
-    def _threads(self, chunks: Sequence[tuple[int, range]]) -> int:
-        """How many threads read: one, where images are so small that Python takes most of it."""
-        if threads() == 1 or len(chunks) <= _AT_ONCE:
-            return threads()
-        started = time.monotonic()
-        self._chunk(chunks[0])
-        brief = (time.monotonic() - started) / len(chunks[0][1]) < _BRIEF_SECONDS
-        return 1 if brief else threads()
 
     @cached_property
     def parts(self) -> list[range]:
@@ -236,7 +232,8 @@ class _Reader:
                 )
         except ImageError as error:
             name = self.manifest.name(i).decode("utf-8", "backslashreplace")
-            return _Unusable(f"{name}: {error}", error.code in _MAY_PASS)
+            why = str(error).encode("utf-8", "backslashreplace").decode()  # fit for JSON
+            return _Unusable(f"{name}: {why}", error.code in _MAY_PASS)
         coloured = _is_coloured(image.pixels)
         pixels, done = preprocess(image, config)
         content, names = content_key(pixels), [(one.name or "").lower() for one in done]
