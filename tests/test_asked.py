@@ -138,18 +138,8 @@ def test_score_calibrate_and_decide_with_them(run, tmp_path, bundle):
     assert code == 3 and "complexity calibrated, not measured here" in err
     code, _, err = run("calibrate", "s.h5", "-o", "more.npz", "--statistics", "path,regret")
     assert code == 2 and "has no regret" in err
-    code, out, err = run(
-        "score",
-        "x.npy",
-        "-o",
-        "s.h5",
-        "--calibration",
-        "with.npz",
-        "--fpr",
-        "0.1",
-        "--json",
-        *asked,
-    )
+    by_it = ("--calibration", "with.npz", "--fpr", "0.1")
+    code, out, err = run("score", "x.npy", "-o", "s.h5", "--json", *by_it, *asked)
     assert code == 0, err
     assert json.loads(out)["images"][0]["combined"] is not None
 

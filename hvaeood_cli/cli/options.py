@@ -81,8 +81,8 @@ Statistics = Annotated[
     str,
     typer.Option(
         metavar="NAME,...",
-        help="Measure these too: complexity, path, perturbed, gradient (3 times as long), regret "
-        "(20 times), or all.",
+        help="Measure these too: complexity, path, perturbed, gradient (4 times as long at S = 1), "
+        "regret (14 times), or all.",
         show_default="none",
     ),
 ]
