@@ -130,7 +130,7 @@ def test_score_calibrate_and_decide_with_them(run, tmp_path, bundle):
         assert set(file["scores"]) >= {"complexity", "path_mean"} and "regret" not in file["scores"]
         assert float(first["complexity"]) == pytest.approx(file["scores/complexity"][0], rel=1e-5)
     code, _, err = run("score", "x.npy", "-o", "s.h5")
-    assert code == 3 and "statistics that were asked for" in err
+    assert code == 3 and "asked for: complexity path there, none here" in err
     code, _, err = run("calibrate", "s.h5", "-o", "with.npz")
     made = Calibration.load(tmp_path / "with.npz")
     assert made.asked == ("complexity", "path") and "path" in made.aspects

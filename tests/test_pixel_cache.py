@@ -270,7 +270,7 @@ def test_train_with_and_without(run, photographs):
         return Path(out, "model.safetensors").read_bytes()
 
     code, _, err = run(*TRAIN, "--out", "kept")
-    assert code == 0 and "their pixels are kept in" in err
+    assert code == 0 and "pixels of the images are kept in" in err
     code, _, err = run(*TRAIN, "--out", "in-memory", "--no-cache")
     assert code == 0 and "kept in" not in err and weights("kept") == weights("in-memory")
     code, out, err = run("cache")

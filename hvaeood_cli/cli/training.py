@@ -145,7 +145,7 @@ def read(
 
         found = read_pixels(manifest, config, cache, readers, report)
     if talk and cache and cache.folder.is_dir():
-        console.say(f"their pixels are kept in {cache.folder.parent} (hvaeood cache)")
+        console.say(f"pixels of the images are kept in {cache.folder.parent} (hvaeood cache)")
     return found
 
 

@@ -141,6 +141,7 @@ def differences(there: RunHeader, here: RunHeader, ignored: Collection[str] = ()
             continue
         if field == "model_sha256":
             old, new = f"{there.model_name} ({old[:12]})", f"{here.model_name} ({new[:12]})"
+        old, new = ("none" if value == "" else value for value in (old, new))
         found.append(f"{words}: {old} there, {new} here")
     return found
 
