@@ -7,8 +7,9 @@
 
 MODEL, images to calibrate on, images that belong, and any number of NAME=SOURCE that do not. Of
 colour images that belong, corrupted versions are made as well (`benchmarks.corrupted`). Each way of
-combining is fitted to the images to calibrate on as `hvaeood calibrate` does it. One line is the
-AUROC, the one below it the share flagged at an FPR of 1 %.
+combining is fitted to the images to calibrate on as `hvaeood calibrate` does it. --statistics: as
+of `hvaeood score`; each of them alone, beside what is used, and all of them beside it. One line is
+the AUROC, the one below it the share flagged at an FPR of 1 %.
 """
 
 from __future__ import annotations
@@ -78,8 +79,10 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("odd", nargs="*", help="NAME=SOURCE")
     parser.add_argument("-S", type=int, default=1)
+    parser.add_argument("--statistics", default="")
     given = parser.parse_args()
-    detector = Detector(given.model, n_importance_samples=given.S, device="cpu")
+    how: dict[str, Any] = {"n_importance_samples": given.S, "statistics": given.statistics}
+    detector = Detector(given.model, device="cpu", **how)
     sources: dict[str, Any] = dict(one.split("=", 1) for one in given.odd)
     if detector.bundle.config.image_channels == 3:
         manifest = open_sources([given.usual])
@@ -88,7 +91,13 @@ def main() -> None:
     calibrating, usual = detector.score(given.calibrate), detector.score(given.usual)
     odd = {name: detector.score(source) for name, source in sources.items()}
     print(f"{given.model}, S = {given.S}, n = {len(usual)}", *odd, sep="\t")
-    for title, variant in VARIANTS.items():
+    asked, used = detector.settings.asked, VARIANTS["... and channels"][0]
+    others: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+        f"{name} alone": ((name,), ()) for name in asked
+    }
+    others |= {f"what is used, and {name}": ((*used, name), ()) for name in asked}
+    others |= {"what is used, and all of them": ((*used, *asked), ())} if asked else {}
+    for title, variant in (others | VARIANTS).items():
         calibration = calibrated(calibrating, *variant)
         say(title, usual, odd, lambda s, c=calibration: c.combine(s.columns), calibration.combined)
     highest = rarest(calibration)
