@@ -13,11 +13,12 @@ import platformdirs
 
 from hvaeood_cli.errors import UsageError
 
-Kind = Literal["pixels", "graphs"]
+Kind = Literal["pixels", "graphs", "listings"]
 
 KINDS: dict[Kind, str] = {
     "pixels": "images as models take them, for train and find",
     "graphs": "networks as OpenVINO runs them, for score",
+    "listings": "names and places of the images in large archives",
 }
 MOST_GB = 20.0  # of pixels that are kept, unless HVAEOOD_CACHE_GB says otherwise
 _NAME = re.compile(r"[0-9a-f]{32}")  # of an entry: nothing else in the folder is ours

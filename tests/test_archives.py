@@ -14,13 +14,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from hvaeood_cli.errors import ImageError, SourceError
 from hvaeood_cli.images.archives import open_archive
+from hvaeood_cli.images.members import FAULTS, Members
 from hvaeood_cli.images.reader import ImageReader
 from hvaeood_cli.images.sources import open_sources
 from hvaeood_cli.store.reader import read_scores
+from hvaeood_cli.user_cache import entries
 from tests.conftest import make_images
 
 
@@ -202,3 +206,126 @@ def test_an_archive_that_grew_is_brought_up_to_date(run, photos, tmp_path):
     after = read_scores(tmp_path / "x.h5")
     assert code == 0 and len(after) == 13
     np.testing.assert_array_equal(after.llr[:12], before.llr)
+
+
+# --- listings that are kept
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Makes an archive of so many images that its listing is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def make(ending: str, n: int = 1000) -> Path:
+        path, data = tmp_path / f"large.{ending}", png()
+        if ending == "tar":
+            return tar_of(path, *((tarfile.TarInfo(f"{i}.png"), data) for i in range(n)))
+        with zipfile.ZipFile(path, "w") as archive:
+            for i in range(n):
+                archive.writestr(f"{i}.png", data)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def listings(monkeypatch) -> list[str]:
+    """The archives that were listed, not taken from what is kept."""
+    from hvaeood_cli.images import archives
+
+    listed = list[str]()
+    for name in ("_list_tar", "_list_zip"):
+        lists = getattr(archives, name)
+
+        def noted(file, count, lists=lists):
+            listed.append(os.path.basename(os.fsdecode(file.name)))
+            return lists(file, count)
+
+        monkeypatch.setattr(archives, name, noted)
+    return listed
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_a_large_archive_is_listed_once(large, listings, ending, monkeypatch):
+    path = large(ending)
+    first = open_sources([str(path)])
+    monkeypatch.chdir(path.parent)
+    again = open_sources([path.name])  # under another name of it
+    assert listings == [path.name]
+    assert [name.rpartition(b"/")[2] for name in again.names()] == [
+        name.rpartition(b"/")[2] for name in first.names()
+    ]
+    assert again.read(999)[1] == first.read(999)[1]
+    assert [again.stamp(i) for i in (0, 999)] == [first.stamp(i) for i in (0, 999)]
+    assert (entries("listings")[0].path.parent.stat().st_mode & 0o777) == 0o700
+
+
+def test_an_archive_that_changed_is_listed_again(large, listings):
+    open_sources([str(large("tar"))])
+    path = large("tar", 1001)
+    assert len(open_sources([str(path)])) == 1001
+    assert listings == ["large.tar"] * 2
+    assert len(entries("listings")) == 1, "the listing of what is no longer there is replaced"
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda data: data[:-9], lambda data: b"", lambda data: data + b"x"]
+)
+def test_a_listing_that_is_damaged_is_made_anew(large, listings, harm):
+    path = large("tar")
+    open_sources([str(path)])
+    (entry,) = entries("listings")
+    entry.path.write_bytes(harm(entry.path.read_bytes()))
+    assert len(open_sources([str(path)])) == 1000
+    assert listings == ["large.tar"] * 2
+
+
+def test_where_no_listing_can_be_kept_it_is_made_each_time(large, listings, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    path = large("tar")
+    for _ in range(2):
+        assert len(open_sources([str(path)])) == 1000
+    assert listings == ["large.tar"] * 2
+
+
+members = st.lists(
+    st.tuples(
+        st.sampled_from([b"", b"a.png", b"b/\xff.png", b"c.png"]),
+        st.integers(0, 2**70),
+        st.integers(0, 2**63 - 1),
+        st.integers(0, len(FAULTS) - 2),
+    )
+)
+
+
+@given(members)
+def test_a_table_of_members_is_what_was_added(added):
+    found = Members()
+    for one in added:
+        found.add(*one)
+    found.mark_replaced()
+    last = {name: i for i, (name, *_) in enumerate(added)}
+    for i, (name, size, place, fault) in enumerate(added):
+        expected = FAULTS[fault] if last[name] == i else FAULTS[-1]
+        assert found[i] == (name, min(size, 2**63 - 1), place, expected)
+    assert all(found.find(name) == i for name, i in last.items())
+    assert found.find(b"other.png") is None
+    data = found.to_bytes()
+    assert list(Members.from_bytes(data)) == list(found)
+
+
+@given(members, st.data())
+def test_what_is_no_table_of_members_is_refused_or_is_one(added, data):
+    found = Members()
+    for one in added:
+        found.add(*one)
+    spoilt = bytearray(found.to_bytes())
+    place = data.draw(st.integers(0, len(spoilt) - 1))
+    spoilt[place] ^= data.draw(st.integers(1, 255))
+    cut = spoilt[: data.draw(st.integers(0, len(spoilt)))]
+    for one in (spoilt, cut):
+        try:
+            read = Members.from_bytes(bytes(one))
+        except ValueError:
+            continue
+        assert len(list(read)) == len(read)

@@ -9,32 +9,28 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
 from weakref import finalize
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.decode import MAX_BYTES, Decoded, decode_hashed, has_ending
+from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode_hashed, has_ending
 from hvaeood_cli.images.file import File
 from hvaeood_cli.images.folder import COUNT_EACH, Count
+from hvaeood_cli.images.members import ENCRYPTED, NO_FILE, Member, Members
 from hvaeood_cli.images.remote import file_at, is_address
+from hvaeood_cli.kept import keep, kept
 
 _SUFFIXES = (b".zip", b".tar")
-_NO_FILE = "it is a link, or no ordinary file, in the archive"
+_WORTH_KEEPING = 1000  # images of which a listing takes some time
 _PACKED = (b".tar.gz", b".tgz", b".tar.bz2", b".tar.xz", b".tar.zst")
-
-
-class Member(NamedTuple):
-    """An image in an archive."""
-
-    name: bytes
-    size: int  # bytes
-    fault: str = ""  # why it cannot be read
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +38,19 @@ class ArchiveSource(ABC):
     """The images in an archive, in its order. Any thread or process may read them."""
 
     container: File
-    members: Sequence[Member]
+    members: Members
     origin: str  # the archive's stamp when it was listed
-    skipped: int  # how many other files are in it
 
     def __len__(self) -> int:
         return len(self.members)
 
+    @property
+    def skipped(self) -> int:
+        """How many other files are in it."""
+        return self.members.skipped
+
     def name(self, i: int) -> bytes:
-        return self.container.name + b"/" + self.members[i].name
+        return self.container.name + b"/" + self.members.name(i)
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
         return decode_hashed(self.file(i))
@@ -59,19 +59,15 @@ class ArchiveSource(ABC):
         return hashlib.sha256(self.file(i)).digest()
 
     def stamp(self, i: int) -> str:
-        return f"{self.origin} {self.members[i].size}"
+        return f"{self.origin} {self.members.size(i)}"
 
     def place_of(self, name: bytes) -> int | None:
         """The image of that name in the archive; None where there is none."""
-        return self._places.get(name)
-
-    @cached_property
-    def _places(self) -> dict[bytes, int]:
-        return {member.name: i for i, member in enumerate(self.members)}  # the last one counts
+        return self.members.find(name)
 
     @abstractmethod
-    def _fetch(self, i: int) -> bytes:
-        """The bytes of image i. Raises OSError, or what the archive's library does."""
+    def _fetch(self, member: Member) -> bytes:
+        """The bytes of an image. Raises OSError, or what the archive's library does."""
 
     def file(self, i: int) -> bytes:
         """The bytes of image i. Raises ImageError."""
@@ -83,7 +79,7 @@ class ArchiveSource(ABC):
         try:
             if self.container.stamp != self.origin:
                 raise ImageError("unreadable", "the archive has changed since it was listed")
-            data = self._fetch(i)
+            data = self._fetch(member)
         except ImageError:
             raise
         except OSError as error:
@@ -99,32 +95,32 @@ class ArchiveSource(ABC):
 class TarSource(ArchiveSource):
     """The images in a tar file."""
 
-    places: Sequence[int]  # where the bytes of each begin
-
-    def _fetch(self, i: int) -> bytes:
-        return self.container.read_at(self.places[i], self.members[i].size)
+    def _fetch(self, member: Member) -> bytes:
+        return self.container.read_at(member.place, member.size)
 
 
 @dataclass(frozen=True, eq=False)
 class ZipSource(ArchiveSource):
     """The images in a zip file."""
 
-    infos: Sequence[zipfile.ZipInfo]
+    def _fetch(self, member: Member) -> bytes:
+        archive, infos = _opened(self.container, self.origin, os.getpid())
+        with archive.open(infos[member.place]) as file:  # each thread has a place of its own
+            return file.read(member.size + 1)  # and no more of a bomb
 
-    def _fetch(self, i: int) -> bytes:
-        with self._archive.open(self.infos[i]) as file:  # each thread has a place of its own
-            return file.read(self.members[i].size + 1)  # and no more of a bomb
 
-    @cached_property
-    def _archive(self) -> zipfile.ZipFile:
-        opened = self.container.open()
-        archive = zipfile.ZipFile(opened)
-        finalize(archive, opened.close)  # which a ZipFile does only for a file that it opened
-        return archive
+@lru_cache(maxsize=4)
+def _opened(
+    container: File, origin: str, process: int
+) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
+    """A zip file, open for all threads of a process, and its directory.
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the open file: another process opens its own."""
-        return {key: value for key, value in vars(self).items() if key != "_archive"}
+    Not more than a few at once: each has its whole directory in memory.
+    """
+    opened = container.open()
+    archive = zipfile.ZipFile(opened)
+    finalize(archive, opened.close)  # which a ZipFile does only for a file that it opened
+    return archive, archive.infolist()
 
 
 def is_archive(path: bytes) -> bool:
@@ -146,19 +142,26 @@ def open_archive(argument: str, count: Count = lambda _: None) -> ArchiveSource 
         )
     if not is_archive(path) or (file := file_at(argument)) is None:
         return None
+    is_zip, origin = path.lower().endswith(b".zip"), file.stamp
     try:
-        found = (_open_zip if path.lower().endswith(b".zip") else _open_tar)(file, count)
+        members = _known(file, origin)
+        if members is None:
+            members = (_list_zip if is_zip else _list_tar)(file, count)
+            members.mark_replaced()
+            if len(members) >= _WORTH_KEEPING:
+                keep("listings", _identity(file), members.to_bytes(), origin)
+        count(len(members))
     except Exception as why:  # zipfile's and tarfile's own, a network's, and what damage makes
         reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
         raise SourceError(
             f"cannot read {argument}: {reason}", "copy it again from where it came from"
         ) from None
-    if not found.members:
+    if not members:
         raise SourceError(
             f"no images in {argument}"
-            + (f" ({found.skipped} other files)" if found.skipped else "")
+            + (f" ({members.skipped} other files)" if members.skipped else "")
         )
-    return replace(found, members=_last_of_each(found.members))
+    return (ZipSource if is_zip else TarSource)(file, members, origin)
 
 
 def split_member(name: bytes) -> tuple[bytes, bytes] | None:
@@ -176,41 +179,52 @@ def split_member(name: bytes) -> tuple[bytes, bytes] | None:
     return None
 
 
-def _open_zip(file: File, count: Count) -> ZipSource:
-    origin, skipped = file.stamp, 0
-    infos, members = list[zipfile.ZipInfo](), list[Member]()
+def _known(file: File, origin: str) -> Members | None:
+    """The listing that was made when the archive was as it is now; None if none is kept."""
+    listing = kept("listings", _identity(file), origin)
+    with suppress(ValueError):  # of what this program does not write
+        return None if listing is None else Members.from_bytes(listing)
+    return None
+
+
+def _identity(file: File) -> dict[str, Any]:
+    """What a listing depends on, but for the archive's content."""
+    endings = sorted(map(os.fsdecode, EXTENSIONS))
+    behind = is_address(os.fsdecode(file.name))
+    path = os.fsdecode(file.name if behind else os.path.realpath(file.name))
+    return {"archive": path, "endings": endings, "order": sys.byteorder, "version": 1}
+
+
+def _list_zip(file: File, count: Count) -> Members:
+    found = Members()
     with file.open() as opened, zipfile.ZipFile(opened) as archive:
-        for info in archive.infolist():
+        for number, info in enumerate(archive.infolist()):
             name = _bytes_of(info.filename)
             if info.is_dir():
                 continue
             if not has_ending(name):
-                skipped += 1
+                found.skipped += 1
                 continue
-            fault = "it is encrypted" if info.flag_bits & 1 else ""
-            fault = _NO_FILE if stat.S_ISLNK(info.external_attr >> 16) else fault
-            infos.append(info)
-            members.append(Member(name, info.file_size, fault))
-    count(len(members))
-    return ZipSource(file, members, origin, skipped, infos)
+            fault = ENCRYPTED if info.flag_bits & 1 else 0
+            fault = NO_FILE if stat.S_ISLNK(info.external_attr >> 16) else fault
+            found.add(name, info.file_size, number, fault)
+    return found
 
 
-def _open_tar(file: File, count: Count) -> TarSource:
-    origin, skipped = file.stamp, 0
-    members, places = list[Member](), list[int]()
+def _list_tar(file: File, count: Count) -> Members:
+    found = Members()
     for info in _infos(file):
         name = _bytes_of(info.name)
         if info.isdir():
             continue
         if not has_ending(name):
-            skipped += 1
+            found.skipped += 1
             continue
-        fault = "" if info.isreg() and not info.issparse() else _NO_FILE
-        members.append(Member(name, info.size, fault))
-        places.append(info.offset_data)
-        if len(members) % COUNT_EACH == 0:
-            count(len(members))
-    return TarSource(file, members, origin, skipped, places)
+        fault = 0 if info.isreg() and not info.issparse() else NO_FILE
+        found.add(name, info.size, info.offset_data, fault)
+        if len(found) % COUNT_EACH == 0:
+            count(len(found))
+    return found
 
 
 def _infos(file: File) -> Iterator[tarfile.TarInfo]:
@@ -225,16 +239,6 @@ def _infos(file: File) -> Iterator[tarfile.TarInfo]:
         end = file.read_at(archive.offset, tarfile.BLOCKSIZE)
         if end.strip(b"\0"):
             raise tarfile.ReadError("it is damaged, or ends in the middle of a file")
-
-
-def _last_of_each(members: Sequence[Member]) -> list[Member]:
-    """A later member of the same name replaces an earlier one, as when the archive is unpacked."""
-    last = {member.name: i for i, member in enumerate(members)}
-    replaced = "a later file in the archive has the same name"
-    return [
-        member if last[member.name] == i else member._replace(fault=replaced)
-        for i, member in enumerate(members)
-    ]
 
 
 def _bytes_of(name: str) -> bytes:

@@ -14,6 +14,8 @@ from hvaeood_cli.images.folder import stamp_of
 class File(Protocol):
     """A file that holds many images, and is read in pieces. Any thread may read it."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def name(self) -> bytes: ...
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from hvaeood_cli.device import one_thread_each, threads
 from hvaeood_cli.errors import UsageError
+from hvaeood_cli.kept import keep, kept
 from hvaeood_cli.model.ladder import Ladder
 from hvaeood_cli.scoring.bounds import Scores, score
-from hvaeood_cli.scoring.graph_cache import cached, keep
 from hvaeood_cli.scoring.scorer import Pass, Scorer
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.version import __version__
@@ -80,13 +80,13 @@ def graph_of(scorer: Scorer, model_sha256: str) -> Graph:
             "ENABLE_CPU_PINNING": False,
         }
         known = _identity(scorer, model_sha256)
-        blob = cached(known)
+        blob = kept("graphs", known)
         if blob is not None:
             return Graph(core.import_model(io.BytesIO(blob), "CPU", configuration))
         compiled = core.compile_model(_exported(scorer), "CPU", configuration)
         graph = Graph(compiled)
         _check_same(scorer, graph)
-        keep(known, compiled.export_model().getvalue())
+        keep("graphs", known, compiled.export_model().getvalue())
         return graph
 
 
