@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.content import stamp_key
 from hvaeood_cli.images.sources import Manifest
-from hvaeood_cli.store.columns import Rows, Sizes, blank_rows
+from hvaeood_cli.store.columns import Rows, Sizes, blank_columns, blank_rows
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, Journal
-from hvaeood_cli.store.score_file import Errors, ScoreFile
+from hvaeood_cli.store.score_file import Errors, ScoreFile, array_of
 from hvaeood_cli.store.status import GONE, STATUS_CODES
 from hvaeood_cli.store.tiles import Block, blocks_of, first_of
 
@@ -72,7 +72,7 @@ class Plan:
         found: the score file as it is. done: the images that the run's journal has, (N,); they need
         no other row. earlier: rows that a try with other images left in the journal.
         """
-        names = np.array(list(manifest.names()), dtype=bytes)
+        names = array_of(manifest.names())
         known, errors, file_names = _known(sizes, found, earlier)
         nowhere = np.full(len(names), -1)
         if not len(known):
@@ -124,22 +124,23 @@ class Plan:
         look as if they were scored.
         """
         n, n_all = len(self.names), len(self.names) + len(self.gone_rows)
-        rows = blank_rows(n_all, header.sizes)
+        columns = blank_columns(n_all, header.sizes)
         have = self.source >= 0
-        rows[:n][have] = self.known[self.source[have]]
-        rows["status"][:n][rows["status"][:n] == GONE] = STATUS_CODES["scored"]
-        rows["stamp"][:n] = self.stamps
+        for name, values in columns.items():
+            values[:n][have] = self.known[name][self.source[have]]
+            values[n:] = self.known[name][self.gone_rows]
+        status = columns["status"]
+        status[:n][status[:n] == GONE] = STATUS_CODES["scored"]
+        status[n:] = GONE
+        columns["stamp"][:n] = self.stamps
         reasons = {
             int(i): self.errors[int(self.source[i])]
-            for i in np.flatnonzero(have & (rows["status"][:n] != 0))
+            for i in np.flatnonzero(have & (status[:n] != 0))
             if int(self.source[i]) in self.errors
         }
-        rows[n:] = self.known[self.gone_rows]
-        rows["status"][n:] = GONE
         for batch in batches:
-            last = batch.first + len(batch.rows)
-            rows[batch.first : last] = batch.rows
-            have[batch.first : last] = True
+            batch.put_into(columns)
+            have[batch.first : batch.first + len(batch.rows)] = True
             reasons.update(batch.errors)
         if not have.all():
             raise RuntimeError(f"the engine gave {int(have.sum())} of {n} rows")
@@ -148,7 +149,7 @@ class Plan:
             header=header,
             names=np.concatenate([self.names, self.gone]),
             errors=Errors(n_all, reasons),
-            columns={name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()},
+            columns=columns,
             status_codes=STATUS_CODES,
             conversion_codes=conversion_codes,
             label=None if header.label is None else np.full(n_all, header.label, np.int8),

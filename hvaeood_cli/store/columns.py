@@ -505,3 +505,13 @@ def blank_rows(n: int, sizes: Sizes) -> Rows:
     for column in columns("scores", asked=sizes.asked):
         rows[column.name] = np.nan
     return rows
+
+
+def blank_columns(n: int, sizes: Sizes) -> dict[str, NDArray[Any]]:
+    """The columns of n rows without scores, each by itself; see `blank_rows`."""
+    return {
+        column.name: np.full(
+            (n, *column.shape(sizes)), np.nan if column.group == "scores" else 0, column.dtype
+        )
+        for column in columns("images", "scores", asked=sizes.asked)
+    }

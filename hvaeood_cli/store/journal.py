@@ -31,9 +31,10 @@ from collections.abc import Collection, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hvaeood_cli.errors import StoreError
@@ -62,6 +63,11 @@ class Batch(NamedTuple):
     rows: Rows
     errors: dict[int, str]  # place in the manifest -> why the image could not be read
     tiles: Tiles | None = None  # of all these rows, one image's after the other's; see `n_tiles`
+
+    def put_into(self, columns: dict[str, NDArray[Any]]) -> None:
+        """Put the rows in their places in the columns of the whole run."""
+        for name, values in columns.items():
+            values[self.first : self.first + len(self.rows)] = self.rows[name]
 
 
 def journal_path(out: Path) -> Path:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.store.columns import Column, Sizes, blank_rows, columns
+from hvaeood_cli.store.columns import Column, Sizes, blank_columns, columns
 from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, check_next
 from hvaeood_cli.store.status import GONE, STATUS_CODES
 from hvaeood_cli.store.tiles import TileTable
+
+_AT_ONCE = 1 << 16
 
 
 class Errors(Sequence[str]):
@@ -44,6 +47,15 @@ class Errors(Sequence[str]):
         place = np.cumsum(rows) - 1
         kept = {int(place[row]): why for row, why in self._reasons.items() if rows[row]}
         return Errors(int(np.count_nonzero(rows)), kept)
+
+
+def array_of(names: Iterable[bytes]) -> NDArray[np.bytes_]:
+    """The names of N images, (N,). Never all of them as objects, which would take a lot more."""
+    parts = [np.zeros(0, "S1")]
+    left = iter(names)
+    while part := list(islice(left, _AT_ONCE)):
+        parts.append(np.array(part, dtype=bytes))
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +88,12 @@ class ScoreFile:
         Raises RuntimeError where rows are missing: they must not look as if they were scored.
         """
         n, n_done = header.n_images, 0
-        rows = blank_rows(n, header.sizes)
+        found = blank_columns(n, header.sizes)
         reasons: dict[int, str] = {}
         for batch in batches:
             check_next(batch, n_done, n)
             n_done += len(batch.rows)
-            rows[batch.first : n_done] = batch.rows
+            batch.put_into(found)
             reasons.update(batch.errors)
         if n_done < n:
             raise RuntimeError(f"the engine gave {n_done} of {n} rows")
@@ -91,9 +103,9 @@ class ScoreFile:
         return cls(
             path=path,
             header=header,
-            names=np.array(list(names), dtype=bytes),
+            names=array_of(names),
             errors=Errors(header.n_images, reasons),
-            columns={name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names or ()},
+            columns=found,
             status_codes=STATUS_CODES,
             conversion_codes=conversion_codes,
             label=label,
