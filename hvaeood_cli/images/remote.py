@@ -244,6 +244,8 @@ def _opened(kind: str, process: int) -> Any:
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if kind == "s3":  # few tries of botocore's own, since `Store.ask` tries again
         options["config_kwargs"] = {"retries": {"total_max_attempts": 2}, "connect_timeout": 10}
+    if kind in ("gs", "gcs"):  # else it asks first, by another protocol, what kind of bucket it is
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     if Store(kind).is_web:
         options["client_kwargs"] = {"trust_env": True}  # proxies, and passwords in ~/.netrc
     try:
