@@ -73,6 +73,23 @@ def rarest(calibration: Calibration) -> Callable[[ScoreFile], Values]:
     return score
 
 
+def largest_quantile(calibration: Calibration, scores: ScoreFile) -> Callable[[ScoreFile], Values]:
+    """The rarest statistic alone, each by its place among these scores, from both sides."""
+    ranked = np.sort(statistics(scores.columns, calibration.statistics), axis=0)  # (n, D)
+
+    def score(scores: ScoreFile) -> Values:
+        found = np.zeros(len(scores))
+        for known, values in zip(
+            ranked.T, statistics(scores.columns, calibration.statistics).T, strict=True
+        ):
+            below = np.searchsorted(known, values, "right")
+            above = len(known) - np.searchsorted(known, values, "left")
+            found = np.maximum(found, -np.log((1.0 + np.minimum(below, above)) / (1 + len(known))))
+        return found
+
+    return score
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "calibrate", "usual"):
@@ -103,6 +120,8 @@ def main() -> None:
     highest = rarest(calibration)
     ranked = np.sort(highest(calibrating))  # some of them were fitted to: the rate is not exact
     say("the rarest of these alone", usual, odd, highest, ranked)
+    highest = largest_quantile(calibration, calibrating)
+    say("the largest quantile of any statistic", usual, odd, highest, np.sort(highest(calibrating)))
 
 
 def say(
