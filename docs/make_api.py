@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 
 PUBLIC = {
-    "A detector": {"detector.py": ["Detector"]},
+    "A detector": {"detector.py": ["Detector"], "assembly.py": ["Assembly"]},
     "Score files": {
         "store/reader.py": ["read_scores"],
         "store/score_file.py": ["ScoreFile"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -18,24 +18,19 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from sklearn.base import BaseEstimator, OutlierMixin
 
+from hvaeood_cli.assembly import Assembly
 from hvaeood_cli.calibration.batch import BatchDensity
 from hvaeood_cli.calibration.calibration import (
-    MUST_AGREE,
     Calibration,
-    find_calibration,
 )
 from hvaeood_cli.calibration.conformal import conformal_p, threshold
 from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.calibration.rules import check_level, decide
-from hvaeood_cli.calibration.usual_maps import UsualMaps, find_usual_maps
-from hvaeood_cli.errors import CalibrationError, ImageError, ModelError, UsageError
+from hvaeood_cli.calibration.usual_maps import UsualMaps
+from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
 from hvaeood_cli.images.memory import open_memory
-from hvaeood_cli.images.preprocess import preprocess, rules_of, tiling_of
 from hvaeood_cli.images.sources import Manifest, open_sources
-from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
-from hvaeood_cli.scoring.maps import rule_of
-from hvaeood_cli.scoring.run import ScoringRun
-from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle
 from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.score_file import ScoreFile
 
@@ -44,17 +39,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hvaeood_cli.images.memory import OneImage
-    from hvaeood_cli.images.tiling import Tiling
-    from hvaeood_cli.scoring.engines.engine import Engine
-    from hvaeood_cli.scoring.folds import FoldScorer
-    from hvaeood_cli.scoring.scorer import Reconstructions, Scorer
+    from hvaeood_cli.scoring.scorer import Reconstructions
 
 Name: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = "Name | Sequence[Name] | NDArray[Any] | Tensor | Sequence[OneImage]"
 T = TypeVar("T")
 
 
-class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
     """Scores images by LLR^{>k}: how much worse the upper latents alone explain an image.
 
     model: a model's name or folder (`hvaeood models` lists them). n_importance_samples: S, the
@@ -105,19 +97,21 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training: Mapping[str, Any] | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.model = model
-        self.n_importance_samples = n_importance_samples
-        self.n_importance_samples_k = n_importance_samples_k
-        self.proposal = proposal
-        self.seed = seed
-        self.precision = precision
-        self.statistics = statistics
-        self.device = device
-        self.runtime = runtime
-        self.batch_size = batch_size
-        self.workers = workers
-        self.engine = engine
-        self.address = address
+        super().__init__(
+            model,
+            n_importance_samples=n_importance_samples,
+            n_importance_samples_k=n_importance_samples_k,
+            proposal=proposal,
+            seed=seed,
+            precision=precision,
+            statistics=statistics,
+            device=device,
+            runtime=runtime,
+            batch_size=batch_size,
+            workers=workers,
+            engine=engine,
+            address=address,
+        )
         self.false_positive_rate = false_positive_rate
         self.preset = preset
         self.training = training
@@ -266,45 +260,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.usual_maps_ = usual_maps(self.scorer, self.calibration_settings, manifest)
         return self.calibration_
 
-    def calibration_from(
-        self, scores: ScoreFile, allow_training_images: bool = False
-    ) -> Calibration:
-        """A calibration of this model from scores of held-out in-distribution images.
-
-        Raises CalibrationError for scores of another model, for images that the model was trained
-        on (unless they are allowed), and for too few images.
-        """
-        there, here = scores.header.model_sha256, self.bundle.sha256
-        if there != here:
-            raise CalibrationError(
-                f"{scores.path} was scored with model {scores.header.model_name} "
-                f"({there[:12]}), this is {self.bundle.name} ({here[:12]})",
-                "name the model that made the scores, or score again",
-            )
-        if not allow_training_images:
-            self.check_held_out(scores.content, scores.name)
-        return Calibration.of(scores)
-
-    def trained_on(self, content: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Of which content keys (N,) the model was trained on the images, (N,)."""
-        trained: NDArray[np.bool_] = np.isin(content, self.bundle.training_hashes())
-        trained &= content != 0
-        return trained
-
-    def check_held_out(self, content: NDArray[np.uint64], name: Callable[[int], str]) -> None:
-        """Raise CalibrationError if the model was trained on any of these images.
-
-        content: their keys, (N,), 0 for those that cannot be read. name: of the image at a place.
-        """
-        seen = np.flatnonzero(self.trained_on(content))
-        if len(seen):
-            raise CalibrationError(
-                f"{len(seen):,} of {np.count_nonzero(content):,} images were in the training "
-                f"set, {name(int(seen[0]))} among them: thresholds from them would be too low",
-                "calibrate on images held out of training: --skip-training-images leaves these "
-                "out, --allow-training-images takes them",
-            )
-
     def likelihood_ratio(self, X: Images, k: int, l: int | None = None) -> NDArray[np.float32]:
         """LLR^{>k} of every image, (N,) nats; with l, LLR_{<l}^{>k} = L^{<l} - L^{>k} (eq. 21).
 
@@ -354,23 +309,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         images = self.preprocessed(self.manifest(X))
         return [view.maps for view in views(self.scorer.of_one_sample, images, usual)]
 
-    def run(self, manifest: Manifest, label: int | None = None) -> ScoringRun:
-        """A run over a manifest, which can then be scored into memory or into a file.
-
-        label: 0 if all its images belong, 1 if none does, None if that is not known.
-        """
-        device = "" if self.device == "auto" else self.device.partition(":")[0]
-        self._check_engine(manifest)
-        return ScoringRun(
-            manifest,
-            self.bundle,
-            self.settings,
-            lambda runtime: self._engine(runtime, len(manifest)),
-            cast(Any, label),
-            device,
-            self._named_runtime,
-        )
-
     def manifest(self, X: Images) -> Manifest:
         """The manifest of X. Raises SourceError or UsageError, as `open_sources` does."""
         if isinstance(X, str | os.PathLike):
@@ -392,73 +330,21 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return np.stack(images)
 
-    def preprocessed(self, manifest: Manifest) -> list[NDArray[np.uint8]]:
-        """Each image as the model takes it, (C, h, w) uint8. Raises ImageError, naming it."""
-        return list(self._each(manifest))
-
-    def _each(self, manifest: Manifest) -> Iterator[NDArray[np.uint8]]:
-        """As `preprocessed`, one at a time."""
-        for i in range(len(manifest)):
-            try:
-                image, _ = manifest.read(i)
-            except ImageError as error:
-                name = os.fsdecode(manifest.name(i))
-                raise ImageError(error.code, f"{name}: {error}", error.sha256) from None
-            yield preprocess(image, self.bundle.config).pixels
-
-    @property
-    def _tiling(self) -> Tiling | None:
-        return tiling_of(self.bundle.config)
-
-    # -- derived from the parameters ----------------------------------------------------------
+    # -- what `fit` and `calibrate` made, before what the model has ----------------------------
 
     @property
     def bundle(self) -> Bundle:
         """The bundle that `fit` made, else the one that `model` names. Raises ModelError."""
         fitted: Bundle | None = getattr(self, "bundle_", None)
-        if fitted is not None:
-            return fitted
-        name = os.fspath(self.model)
-        return self._kept("bundle", name, lambda: find_bundle(name))
-
-    @property
-    def settings(self) -> ScoreSettings:
-        """The parameters that can change a score, validated. Raises UsageError."""
-        try:
-            return ScoreSettings.model_validate(
-                {name: getattr(self, name) for name in ScoreSettings.model_fields}
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            what = first["msg"].removeprefix("Value error, ")
-            raise UsageError(f"{name}: {what}, not {getattr(self, name)!r}") from None
-
-    @property
-    def scorer(self) -> Scorer | FoldScorer:
-        """The model on its device; it is loaded at the first use."""
-        from hvaeood_cli.device import choose_device
-        from hvaeood_cli.scoring.folds import scorer_of
-
-        return self._kept(
-            "scorer",
-            (self.bundle, self.settings, self.device),
-            lambda: scorer_of(self.bundle, self.settings, choose_device(self.device)),
-        )
+        return super().bundle if fitted is None else fitted
 
     @property
     def calibration(self) -> Calibration | None:
         """What `calibrate` made, else the model's own; None if neither has these settings."""
         made: Calibration | None = getattr(self, "calibration_", None)
-        wanted = self.wanted_settings
-        if made is not None and not made.mismatches(wanted):
+        if made is not None and not made.mismatches(self.wanted_settings):
             return made
-        found = self._kept(
-            "calibration",
-            tuple(wanted.values()),
-            lambda: find_calibration(self.bundle.calibrations, wanted),
-        )
-        return None if found is None or found.mismatches(wanted) else found
+        return super().calibration
 
     @property
     def usual_maps(self) -> UsualMaps | None:
@@ -466,72 +352,8 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises CalibrationError for a file that cannot be read.
         """
-        config = self.bundle.config
-        wanted = self.calibration_settings | {"map": rule_of(config)}
         made: UsualMaps | None = getattr(self, "usual_maps_", None)
-        if made is not None and made.fits(wanted):
-            return made
-        places = self.bundle.calibrations
-        return find_usual_maps(places, wanted, config.n_layers, config.image_size)
-
-    @property
-    def calibration_settings(self) -> dict[str, Any]:
-        """The settings that a calibration must share with this detector's scores."""
-        known = self.settings.model_dump(mode="json")
-        rules = rules_of(self.bundle.config)
-        known |= {"model_sha256": self.bundle.sha256, "preprocessing": rules}
-        return {key: known[key] for key in MUST_AGREE}
-
-    @property
-    def wanted_settings(self) -> dict[str, Any]:
-        """The same, and the statistics that its scores have for a calibration to take."""
-        return self.calibration_settings | {"statistics": self.settings.statistics}
-
-    @property
-    def _named_runtime(self) -> str:
-        """The runtime as score files name it, empty for "auto". Raises UsageError."""
-        if self.runtime in ("auto", "torch"):
-            return self.runtime.replace("auto", "")
-        from hvaeood_cli.scoring.runtimes import named_runtime
-
-        return named_runtime(self.runtime)
-
-    def _engine(self, runtime: str, n_images: int) -> Engine:
-        if self.engine == "ray":
-            return self._ray_engine(runtime)
-        from hvaeood_cli.scoring.engines.choosing import engine_for
-        from hvaeood_cli.scoring.runtimes import on_runtime
-
-        scorer, note = self._kept(
-            "on_runtime",
-            (self.bundle, self.settings, self.device, runtime or n_images),
-            lambda: on_runtime(runtime, self.scorer, self.bundle, n_images),
-        )
-        return engine_for(scorer, self.batch_size, self.workers, note)
-
-    def _ray_engine(self, runtime: str) -> Engine:
-        from hvaeood_cli.model.bundle import packed
-        from hvaeood_cli.scoring.engines.ray import RayEngine
-        from hvaeood_cli.scoring.engines.worker import Work
-
-        model, folder = packed(self.bundle), str(Path.cwd())
-        work = Work(model, self.settings, self.device, runtime, self.batch_size, folder)
-        return RayEngine(work, self.address, self.workers)
-
-    def _check_engine(self, manifest: Manifest) -> None:
-        """Raise UsageError or SourceError for what an engine cannot do, before any work."""
-        if self.engine not in ("local", "ray"):
-            raise UsageError(f"no engine is called {self.engine!r}", "engines: local, ray")
-        if self.engine == "ray":
-            from hvaeood_cli.scoring.engines.ray import check_ray, check_travels
-
-            check_ray()
-            check_travels(manifest)
-            if ":" in self.device:
-                raise UsageError(
-                    f"device {self.device} is one of many: Ray gives each worker its own",
-                    "--device cuda",
-                )
+        return made if made is not None and made.fits(self._of_maps) else super().usual_maps
 
     @property
     def _rule(self) -> Rule:
@@ -580,13 +402,6 @@ class Detector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """normal - offset, both of which may be infinite: where they are equal, 0, no outlier."""
         with np.errstate(invalid="ignore"):
             return np.where(normal == offset, 0.0, normal - offset)
-
-    def _kept(self, what: str, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gave last time, made anew only if `key` has changed since."""
-        kept: dict[str, tuple[Hashable, Any]] = self.__dict__.setdefault("_derived", {})
-        if what not in kept or kept[what][0] != key:
-            kept[what] = (key, make())
-        return cast(T, kept[what][1])
 
     def _temporary_folder(self) -> Path:
         """A folder that goes when the detector goes, or is fitted again."""

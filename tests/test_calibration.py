@@ -18,12 +18,12 @@ from sklearn.mixture import GaussianMixture
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.combination import Combination, statistics
 from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, threshold, two_sided_p
-from hvaeood_cli.calibration.density import Density
+from hvaeood_cli.calibration.density import _RIDGE, Density, _mixture
 from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.foreign import foreign, knows_images
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.reasons import reasons
-from hvaeood_cli.calibration.rules import decide, least_group
+from hvaeood_cli.calibration.rules import adjusted, decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
 from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.reader import read_scores
@@ -317,6 +317,22 @@ def test_fdr_flags_what_scipy_rejects(tmp_path, calibration, kind, method):
     np.testing.assert_array_equal(decision.flagged[mixed.scored], expected)
     assert 0 < expected.sum() < 60 and not decision.flagged[3]
     assert decision.threshold == pytest.approx(p[expected].max())
+
+
+@pytest.mark.parametrize(("kind", "method"), [("fdr", "bh"), ("fdr-by", "by")])
+@given(st.lists(st.floats(0.0, 1.0), max_size=40).map(np.array))
+def test_adjusted_p_values_are_scipys(kind, method, p):
+    np.testing.assert_array_equal(adjusted(kind, p), false_discovery_control(p, method=method))
+
+
+@pytest.mark.parametrize("n", [3, 200])
+def test_one_gaussian_is_scikit_learns(n):
+    values = np.random.default_rng(n).normal(size=(n, 5)) @ np.diag([1.0, 2.0, 0.0, 1.0, 3.0])
+    mixture = GaussianMixture(1, reg_covar=_RIDGE, random_state=0).fit(values)
+    weights, means, precisions = _mixture(values, 1)
+    np.testing.assert_allclose(means, mixture.means_, atol=1e-12)
+    np.testing.assert_allclose(precisions, mixture.precisions_cholesky_, rtol=1e-6, atol=1e-9)
+    assert weights == [0.0]
 
 
 def test_rows_without_scores_are_not_judged(tmp_path, calibration):

@@ -56,19 +56,14 @@ class Density:
         The seed is fixed. n_components: at most; few images get fewer, and very few one without
         any dependence.
         """
-        from sklearn.mixture import GaussianMixture
-
         centre, spread = values.mean(0), np.maximum(values.std(0), _LEAST_SPREAD)
         n, n_dims = values.shape
         if n < _IMAGES_PER_STATISTIC * n_dims:
             return cls.around(centre, spread, has_l)._with_tail(values)
         per_component = 1 + n_dims + n_dims * (n_dims + 1) // 2
         n_components = max(1, min(n_components, n // (_IMAGES_PER_PARAMETER * per_component)))
-        mixture = GaussianMixture(n_components, reg_covar=_RIDGE, random_state=0)
-        mixture.fit((values - centre) / spread)
-        weights, precisions = np.log(mixture.weights_), mixture.precisions_cholesky_
-        fitted = cls(centre, spread, weights, mixture.means_, precisions, _NO_TAIL, has_l)
-        return fitted._with_tail(values)
+        mixture = _mixture((values - centre) / spread, n_components)
+        return cls(centre, spread, *mixture, _NO_TAIL, has_l)._with_tail(values)
 
     @classmethod
     def fit_trimmed(cls, values: Float64, has_l: bool = False) -> Density:
@@ -178,6 +173,23 @@ class Density:
         precision = self.precisions[nearest] @ self.precisions[nearest].T  # (D, D)
         off: Float64 = precision @ (standard - self.means[nearest])
         return off / np.sqrt(np.diag(precision))
+
+
+def _mixture(values: Float64, n_components: int) -> tuple[Float64, Float64, Float64]:
+    """Log-weights (M,), means (M, D) and precisions (M, D, D) fitted to (n, D).
+
+    One Gaussian needs no library: to load it takes longer than to score a small folder.
+    """
+    if n_components == 1:
+        mean = values.mean(0)
+        covariance = (values - mean).T @ (values - mean) / len(values)
+        covariance[np.diag_indices_from(covariance)] += _RIDGE
+        precision = np.tril(np.linalg.inv(np.linalg.cholesky(covariance))).T
+        return np.zeros(1), mean[None], np.ascontiguousarray(precision)[None]
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(n_components, reg_covar=_RIDGE, random_state=0).fit(values)
+    return np.log(mixture.weights_), mixture.means_, mixture.precisions_cholesky_
 
 
 def middle(values: Float64) -> tuple[Float64, Float64]:

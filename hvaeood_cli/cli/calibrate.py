@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.scoring.run import ScoringRun
     from hvaeood_cli.store.score_file import ScoreFile
@@ -91,11 +91,11 @@ def calibrate(
 
     Next: **hvaeood score FOLDER --model mine --fpr 0.01**
     """
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.calibration.combination import lacking
-    from hvaeood_cli.detector import Detector
     from hvaeood_cli.store.reader import read_scores
 
-    detector = Detector(
+    assembly = Assembly(
         model,
         n_importance_samples=samples,
         n_importance_samples_k=samples_k,
@@ -107,8 +107,8 @@ def calibrate(
         runtime=runtime,
         workers=workers,
     )
-    _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
-    if statistics and detector.bundle.config.fit == "tile" and not quiet:
+    _ = assembly.settings, assembly.bundle  # raises what is wrong with them before any work
+    if statistics and assembly.bundle.config.fit == "tile" and not quiet:
         console.warn(f"the calibration does without {statistics}: {deciding.OF_TILES}")
     if allow_training_images and skip_training_images:
         raise UsageError(
@@ -129,23 +129,23 @@ def calibrate(
                 "does without them; hvaeood score SOURCE --force measures them"
             )
         if skip_training_images:
-            found = found.of_rows(_held_out(detector, found.content, not quiet))
+            found = found.of_rows(_held_out(assembly, found.content, not quiet))
         kept: Path | None = found.path
     else:
         remote = True  # the user names them, and no score file does
         manifest = listed(sources, null, data_root, download, not quiet)
-        out = scores or scoring.scratch_for(sources, detector, manifest)
+        out = scores or scoring.scratch_for(sources, assembly, manifest)
         check_output(out, "scores.h5", "--scores")
         kept = scores
         manifest = _to_score(
-            detector, manifest, allow_training_images, skip_training_images, not quiet
+            assembly, manifest, allow_training_images, skip_training_images, not quiet
         )
-        found = _score(detector.run(manifest), out, force, kept is not None, not quiet)
-    calibration = detector.calibration_from(found, allow_training_images)
-    place = output or _place(detector, calibration)
+        found = _score(assembly.run(manifest), out, force, kept is not None, not quiet)
+    calibration = assembly.calibration_from(found, allow_training_images)
+    place = output or _place(assembly, calibration)
     anew = _save(calibration, place, force)
     maps = scoring.keep_usual_maps(
-        detector, found, place, data_root, remote, anew, console.warner(quiet)
+        assembly, found, place, data_root, remote, anew, console.warner(quiet)
     )
     if kept is None:
         found.path.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def calibrate(
 
 
 def _to_score(
-    detector: Detector, manifest: Manifest, allow_trained: bool, skip_trained: bool, talk: bool
+    assembly: Assembly, manifest: Manifest, allow_trained: bool, skip_trained: bool, talk: bool
 ) -> Manifest:
     """The images to calibrate on. Raises CalibrationError for what would be refused once scored."""
     import numpy as np
@@ -165,20 +165,20 @@ def _to_score(
     from hvaeood_cli.images.content import short_keys
 
     check_enough(len(manifest))
-    if allow_trained or not len(detector.bundle.training_hashes()):
+    if allow_trained or not len(assembly.bundle.training_hashes()):
         return manifest
-    content = short_keys(manifest, detector.bundle.config)
+    content = short_keys(manifest, assembly.bundle.config)
     if not skip_trained:
-        detector.check_held_out(content, lambda i: os.fsdecode(manifest.name(i)))
+        assembly.check_held_out(content, lambda i: os.fsdecode(manifest.name(i)))
         return manifest
-    held_out = _held_out(detector, content, talk)
+    held_out = _held_out(assembly, content, talk)
     check_enough(int(held_out.sum()))
     return manifest if held_out.all() else manifest.pick(np.flatnonzero(held_out))
 
 
-def _held_out(detector: Detector, content: NDArray[np.uint64], talk: bool) -> NDArray[np.bool_]:
+def _held_out(assembly: Assembly, content: NDArray[np.uint64], talk: bool) -> NDArray[np.bool_]:
     """Which images the model was not trained on, (N,). Says how many are left out."""
-    trained = detector.trained_on(content)
+    trained = assembly.trained_on(content)
     if talk and trained.any():
         console.say(f"left out: {trained.sum():,} images that the model was trained on")
     return ~trained
@@ -219,9 +219,9 @@ def _check_as_asked(context: typer.Context, scores: ScoreFile) -> None:
         )
 
 
-def _place(detector: Detector, calibration: Calibration) -> Path:
+def _place(assembly: Assembly, calibration: Calibration) -> Path:
     """Where to save: the usual place, or another if a calibration of other settings is there."""
-    plain = detector.bundle.calibration_place()
+    plain = assembly.bundle.calibration_place()
     try:
         plain.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -233,7 +233,7 @@ def _place(detector: Detector, calibration: Calibration) -> Path:
     if there is None or (same and there.asked == calibration.asked):
         return plain
     names = "-".join(("", calibration.settings_id, *calibration.asked))
-    return detector.bundle.calibration_place(names)
+    return assembly.bundle.calibration_place(names)
 
 
 def _save(calibration: Calibration, place: Path, force: bool) -> bool:

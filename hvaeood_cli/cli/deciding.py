@@ -13,8 +13,8 @@ from hvaeood_cli.errors import CalibrationError, HvaeoodError, ModelError, Usage
 if TYPE_CHECKING:
     import typer
 
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.calibration.calibration import Calibration
-    from hvaeood_cli.detector import Detector
     from hvaeood_cli.model.bundle import Bundle
     from hvaeood_cli.store.decision import Decision, Rule
     from hvaeood_cli.store.score_file import ScoreFile
@@ -95,14 +95,14 @@ class Decider:
     rule: Rule | None
     standing: Decision | None  # what was decided in the file before
     asked: Asked
-    detector: Detector
+    assembly: Assembly
     warn: Warn
     outdated: bool = False  # whether the standing decision is of other images than the run
     anew: bool = False  # whether it made a decision that was not there
     refused: CalibrationError | None = None  # why it could not decide
 
     @classmethod
-    def of(cls, detector: Detector, out: Path, n_images: int, asked: Asked, warn: Warn) -> Self:
+    def of(cls, assembly: Assembly, out: Path, n_images: int, asked: Asked, warn: Warn) -> Self:
         """For a run of n images into a file.
 
         A decision that is there already stays, unless another is asked for. Raises
@@ -112,7 +112,7 @@ class Decider:
         standing = standing_decision(out)
         asked = asked._replace(rule=asked.rules.where(standing, warn))
         rule = asked.rule or (standing.by if standing else None)
-        decider = cls(None, rule, standing, asked, detector, warn)
+        decider = cls(None, rule, standing, asked, assembly, warn)
         if not decider.leaves_what_stands:
             decider.calibration = _calibration_to_score_by(decider, out, n_images)
         return decider
@@ -138,7 +138,7 @@ class Decider:
                 if self.calibration is None:
                     self.warn(
                         "no longer decided: the images have changed, and no calibration of "
-                        f"{self.detector.bundle.name} has these settings: --calibration FILE"
+                        f"{self.assembly.bundle.name} has these settings: --calibration FILE"
                     )
             if self.calibration is None:
                 return None
@@ -194,8 +194,8 @@ def _calibration_to_score_by(decider: Decider, out: Path, n_images: int) -> Cali
     from hvaeood_cli.calibration.rules import check_level
     from hvaeood_cli.store.decision import Rule
 
-    detector, warn = decider.detector, decider.warn
-    bundle, settings = detector.bundle, detector.wanted_settings
+    assembly, warn = decider.assembly, decider.warn
+    bundle, settings = assembly.bundle, assembly.wanted_settings
     path, standing = decider.asked.calibration, decider.standing
     try:
         if path:
@@ -211,7 +211,7 @@ def _calibration_to_score_by(decider: Decider, out: Path, n_images: int) -> Cali
         if found is not None:
             found.check(settings)
             check_level(decider.rule or Rule(), found, n_images)
-            if others := sorted({*detector.settings.asked} - {*found.asked}):
+            if others := sorted({*assembly.settings.asked} - {*found.asked}):
                 tiled = bundle.config.fit == "tile"
                 warn(f"decided without {', '.join(others)}: {OF_TILES if tiled else _CALIBRATE}")
     except CalibrationError as error:

@@ -104,7 +104,7 @@ def find(
             console.say(chosen.taken)
         console.say(f"{folds} models into {folder}, then scores into {out}: {minutes:g} minutes")
 
-    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.training.cross_fit import CrossFit
 
     cross_fit = CrossFit(
@@ -127,7 +127,7 @@ def find(
 
         bundle = cross_fit.of(manifest, force, stop, draw, cache, read)
 
-    detector = Detector(folder, seed=seed, device=device)
+    assembly = Assembly(folder, seed=seed, device=device)
 
     def decide(scores: ScoreFile) -> Decision:
         rule = rules.where(scores.decision, warn)
@@ -135,13 +135,13 @@ def find(
             return scores.decision
         return _among_themselves(scores, rule, bundle.calibration_place())
 
-    scores, fresh = scoring.score_into(detector.run(manifest), out, decide, force, not quiet)
+    scores, fresh = scoring.score_into(assembly.run(manifest), out, decide, force, not quiet)
     place = bundle.calibration_place()
-    scoring.keep_usual_maps(detector, scores.present, place, data_root, True, False, warn)
+    scoring.keep_usual_maps(assembly, scores.present, place, data_root, True, False, warn)
     calibration = deciding.calibration_that_decided(scores, str(folder), warn)
     minutes_taken = (time.monotonic() - started) / 60.0
     done = f"in {minutes_taken:.1f} minutes" if fresh else "before; nothing has changed since"
-    for line in scoring.remarks(detector, scores):
+    for line in scoring.remarks(assembly, scores):
         warn(line)
     again = {"--data-root": str(data_root)} if data_root else {}
     _write_report(out, page, folder, data_root, device, quiet)

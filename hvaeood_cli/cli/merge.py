@@ -60,8 +60,8 @@ def merge(
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     rules = deciding.Rules.of(context, fpr, fdr, by)
     check_output(output, "scores.h5")
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.calibration.ranking import Ranking
-    from hvaeood_cli.detector import Detector
     from hvaeood_cli.looks.looker import bundle_of
     from hvaeood_cli.settings import ScoreSettings
     from hvaeood_cli.store.parts import Parts, find_parts
@@ -70,13 +70,13 @@ def merge(
     scores = there.merged(output)
     bundle = bundle_of(scores, model)
     settings = {name: getattr(scores.header, name) for name in ScoreSettings.model_fields}
-    detector = Detector(bundle.folder, **settings)
+    assembly = Assembly(bundle.folder, **settings)
     warn = console.warner(quiet)
     asked = deciding.Asked(rules, calibration, fail_on_flagged, force)
-    decide = deciding.Decider.of(detector, output, len(scores), asked, warn)
+    decide = deciding.Decider.of(assembly, output, len(scores), asked, warn)
     scores, fresh = _written(scores, there, decide, force)
     found = decide.that_decided(scores, str(bundle.folder), warn)
-    for line in scoring.remarks(detector, scores):
+    for line in scoring.remarks(assembly, scores):
         warn(line)
     n = len(there.all)
     done = f"on {scoring.place(scores)}, in {n:,} {'part' if n == 1 else 'parts'}"

@@ -77,13 +77,13 @@ def _differences(name: str, source: str, samples: int, data_root: Path | None) -
     """How far OpenVINO's scores are from PyTorch's, and what becomes of it."""
     import numpy as np
 
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.calibration.rules import decide
-    from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.sources import open_sources
     from hvaeood_cli.store.decision import Rule
 
     on_torch, on_openvino = (
-        Detector(name, n_importance_samples=samples, runtime=runtime)
+        Assembly(name, n_importance_samples=samples, runtime=runtime)
         for runtime in ("torch", "openvino")
     )
     manifest = open_sources([source], data_root=data_root)

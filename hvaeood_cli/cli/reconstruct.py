@@ -13,8 +13,8 @@ from hvaeood_cli.errors import ImageError, SourceError, StoreError, UsageError
 from hvaeood_cli.files import check_folder, check_output
 
 if TYPE_CHECKING:
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.cli.deciding import Warn
-    from hvaeood_cli.detector import Detector
     from hvaeood_cli.images.decode import Decoded
     from hvaeood_cli.images.sources import Manifest
 
@@ -74,36 +74,36 @@ def reconstruct(
         check_output(output, "grid.png")
     if output is not None and output.exists() and not force:
         raise StoreError(f"{output} is there already", "choose another -o, or --force")
-    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.images.sources import open_sources
 
-    detector = Detector(model, proposal=proposal, seed=seed, device=device)
+    assembly = Assembly(model, proposal=proposal, seed=seed, device=device)
     manifest = open_sources(images, data_root=data_root)
     if output is not None and len(manifest) > _MAX_IMAGES:
         raise UsageError(f"{len(manifest)} images; a picture shows {_MAX_IMAGES}", "name fewer")
     said = f"{len(manifest):,} {'image' if len(manifest) == 1 else 'images'}"
-    n_layers = detector.bundle.config.n_layers
+    n_layers = assembly.bundle.config.n_layers
     places = _places(maps, manifest, n_layers, force) if maps is not None else []
     if output is not None:
-        _draw(detector, manifest, output)
+        _draw(assembly, manifest, output)
         if not quiet:
             console.say(f"{said}, k = 0 to {n_layers - 1}: {output}")
     if maps is not None:
-        _write_maps(detector, manifest, maps, places, console.warner(quiet))
+        _write_maps(assembly, manifest, maps, places, console.warner(quiet))
         if not quiet:
             console.say(f"maps of {said}, k = 1 to {n_layers - 1}: {maps}")
 
 
-def _draw(detector: Detector, manifest: Manifest, output: Path) -> None:
+def _draw(assembly: Assembly, manifest: Manifest, output: Path) -> None:
     from hvaeood_cli.files import replacing
     from hvaeood_cli.looks.grid import reconstruction_grid
     from hvaeood_cli.scoring.views import views
 
     try:
-        pixels = detector.preprocessed(manifest)
+        pixels = assembly.preprocessed(manifest)
     except ImageError as error:
         raise SourceError(error.message, "name image files, or rows of an array: FILE#17") from None
-    seen = views(detector.scorer.of_one_sample, pixels, None)
+    seen = views(assembly.scorer.of_one_sample, pixels, None)
     grid = reconstruction_grid(
         [
             ((one / 255.0).astype("float32"), view.observed, view.from_k)
@@ -146,7 +146,7 @@ def _named(place: Path, ending: str) -> Path:
 
 
 def _write_maps(
-    detector: Detector, manifest: Manifest, folder: Path, places: list[Path], warn: Warn
+    assembly: Assembly, manifest: Manifest, folder: Path, places: list[Path], warn: Warn
 ) -> None:
     """Write the maps of every image, some at a time.
 
@@ -163,7 +163,7 @@ def _write_maps(
     from hvaeood_cli.scoring.views import views
     from hvaeood_cli.taking.places import make_folders
 
-    config, usual = detector.bundle.config, detector.usual_maps
+    config, usual = assembly.bundle.config, assembly.usual_maps
     if usual is None:
         warn(f"the maps are in nats, for {NOT_KNOWN}")
 
@@ -184,7 +184,7 @@ def _write_maps(
         for first in range(0, len(manifest), at_once):
             images = [_read(manifest, i) for i in range(len(manifest))[first : first + at_once]]
             pixels = [preprocess(image, config).pixels for image in images]
-            seen = views(detector.scorer.of_one_sample, pixels, usual)
+            seen = views(assembly.scorer.of_one_sample, pixels, usual)
             for image, view, place in zip(images, seen, places[first:], strict=False):
                 box = box_of(config, *image.pixels.shape[:2])
                 write(image, Maps(view.maps, box, "" if usual else NOT_KNOWN), place)

@@ -16,7 +16,7 @@ from hvaeood_cli.errors import ExitCode, UsageError
 from hvaeood_cli.files import check_folder, check_output
 
 if TYPE_CHECKING:
-    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.scoring.run import ScoringRun
     from hvaeood_cli.scoring.update import Changes
     from hvaeood_cli.store.decision import Rule
@@ -81,10 +81,10 @@ def score(
         raise UsageError("--address names a Ray cluster", "give --engine ray as well")
     if shard:
         _check_undecided(rules.asked, calibration, fail_on_flagged, printing)
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.calibration.ranking import Ranking
-    from hvaeood_cli.detector import Detector
 
-    detector = Detector(
+    assembly = Assembly(
         model,
         n_importance_samples=samples,
         n_importance_samples_k=samples_k,
@@ -99,10 +99,10 @@ def score(
         engine=engine,
         address=address,
     )
-    _ = detector.settings, detector.bundle  # raises what is wrong with them before any work
+    _ = assembly.settings, assembly.bundle  # raises what is wrong with them before any work
     manifest = listed(sources, null, data_root, download, not quiet)
     if shard:
-        run = detector.run(manifest, label)
+        run = assembly.run(manifest, label)
         parts = output or scoring.parts_for(sources, manifest)
         _score_shard(run, shard, parts, force, quiet)
         return
@@ -110,13 +110,13 @@ def score(
     check_output(out, "scores.h5")
     warn = console.warner(quiet)
     asked = deciding.Asked(rules, calibration, fail_on_flagged, force)
-    decide = deciding.Decider.of(detector, out, len(manifest), asked, warn)
+    decide = deciding.Decider.of(assembly, out, len(manifest), asked, warn)
     if not quiet and manifest.skipped:
         files = "file" if manifest.skipped == 1 else "files"
         console.say(f"left out: {manifest.skipped} {files} without an image's ending")
 
     started = time.monotonic()
-    run = detector.run(manifest, label)
+    run = assembly.run(manifest, label)
     changes: list[Changes] = []
     whole, fresh = scoring.score_into(run, out, decide, force, not quiet, changes.append)
     scores = whole.present
@@ -125,10 +125,10 @@ def score(
         done = f"in {time.monotonic() - started:.1f} s on {scoring.place(scores)}"
         done = ": ".join([done, *map(str, changes)])
     found = decide.that_decided(scores, model, warn)
-    for line in scoring.remarks(detector, scores):
+    for line in scoring.remarks(assembly, scores):
         warn(line)
     ranking = Ranking.of(scores, found)
-    printing.show(scores, ranking, top, done, _repeated(detector, data_root, calibration))
+    printing.show(scores, ranking, top, done, _repeated(assembly, data_root, calibration))
     if fail_on_flagged and scores.decision and scores.decision.n_flagged:
         raise typer.Exit(ExitCode.FLAGGED)
     if scores.unreadable.any():
@@ -180,15 +180,15 @@ def _score_shard(run: ScoringRun, shard: Shard, parts: Path, force: bool, quiet:
 
 
 def _repeated(
-    detector: Detector, data_root: Path | None, calibration: Path | None
+    assembly: Assembly, data_root: Path | None, calibration: Path | None
 ) -> dict[str, str]:
     """The options that the next command must repeat to find the model and show the images."""
-    usual = type(detector)()
+    usual = type(assembly)()
     given = {
-        "--model": (str(detector.model), str(usual.model)),
+        "--model": (str(assembly.model), str(usual.model)),
         "--data-root": (str(data_root or ""), ""),
         "--calibration": (str(calibration or ""), ""),
-        "--seed": (str(detector.seed), str(usual.seed)),
-        "--proposal": (detector.proposal, usual.proposal),
+        "--seed": (str(assembly.seed), str(usual.seed)),
+        "--proposal": (assembly.proposal, usual.proposal),
     }
     return {name: value for name, (value, default) in given.items() if value != default}

@@ -16,7 +16,7 @@ from hvaeood_cli.errors import CalibrationError, ExitCode, HvaeoodError, StoreEr
 from hvaeood_cli.store.conversions import conversions_in_words, done_to_most
 
 if TYPE_CHECKING:
-    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.model.config import ModelConfig
     from hvaeood_cli.scoring.run import Decide, ScoringRun, Tell
@@ -33,9 +33,9 @@ def parts_for(sources: list[str], manifest: Manifest) -> Path:
     return Path(f"{_stem(sources[0], manifest)}.parts")
 
 
-def scratch_for(sources: list[str], detector: Detector, manifest: Manifest) -> Path:
+def scratch_for(sources: list[str], assembly: Assembly, manifest: Manifest) -> Path:
     """Where calibrate keeps scores until it is done: other settings have another file."""
-    settings = {"seed": detector.seed, **detector.wanted_settings}
+    settings = {"seed": assembly.seed, **assembly.wanted_settings}
     known = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
     return Path(f"{_stem(sources[0], manifest)}.calibration-{known}.scores.h5")
 
@@ -73,7 +73,7 @@ def score_into(
 
 
 def keep_usual_maps(
-    detector: Detector,
+    assembly: Assembly,
     scores: ScoreFile,
     calibration: Path,
     data_root: Path | None,
@@ -94,12 +94,12 @@ def keep_usual_maps(
 
     place = place_of(calibration)
     with contextlib.suppress(CalibrationError):
-        wanted = settings_of(scores.header) | {"map": rule_of(detector.bundle.config)}
+        wanted = settings_of(scores.header) | {"map": rule_of(assembly.bundle.config)}
         if not anew and UsualMaps.load(place).fits(wanted):
             return place
     try:
         reader = ImageReader(data_root, beside=scores.path, remote=remote)
-        usual_maps_of(detector.scorer, scores, reader).save(calibration)
+        usual_maps_of(assembly.scorer, scores, reader).save(calibration)
     except CalibrationError as error:
         warn(f"maps stay in nats: {error.message}")
         return None
@@ -114,19 +114,19 @@ def place(scores: ScoreFile) -> str:
     return header.device if header.runtime == "torch" else f"{header.device} by {header.runtime}"
 
 
-def remarks(detector: Detector, scores: ScoreFile) -> Iterator[str]:
+def remarks(assembly: Assembly, scores: ScoreFile) -> Iterator[str]:
     """What the user must know before believing the scores."""
-    config = detector.bundle.config
+    config = assembly.bundle.config
     done = scores.conversion_counts
     said = conversions_in_words(scores.n_scored, done, config.image_size)
     if said:
         yield said
-    telling = {"resized", "greyed", "coloured"} - _usual_conversions(detector)
+    telling = {"resized", "greyed", "coloured"} - _usual_conversions(assembly)
     foreign = max((done.get(name, 0) for name in telling), default=0)
     if scores.n_scored and foreign > scores.n_scored / 2:
         kind = "grey" if config.image_channels == 1 else "colour"
         yield (
-            f"the model {detector.bundle.name} was trained on {_size(config)} {kind} images; most "
+            f"the model {assembly.bundle.name} was trained on {_size(config)} {kind} images; most "
             "of these are not, which alone may make their scores high or low. hvaeood train makes "
             "a model of your own images"
         )
@@ -139,9 +139,9 @@ def _size(config: ModelConfig) -> str:
     return f"{config.image_size}x{config.image_size}"
 
 
-def _usual_conversions(detector: Detector) -> set[str]:
+def _usual_conversions(assembly: Assembly) -> set[str]:
     """What was done to most of the images that the model was trained on, as far as it is known."""
-    training = detector.bundle.training
+    training = assembly.bundle.training
     return set(done_to_most(training.get("conversions", {}), training.get("n_images", 0)))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hvaeood_cli.calibration.batch import BatchDensity
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import conformal_p, two_sided_p
+from hvaeood_cli.calibration.rules import adjusted
 from hvaeood_cli.store.columns import Column, column
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.score_file import ScoreFile
@@ -282,13 +283,9 @@ class Run:
         return conformal_p(self.calibration.combined, values)
 
     def _adjust(self, kind: str) -> Values:
-        from scipy.stats import false_discovery_control
-
         found = np.full(len(self), np.nan)
         scored = self.scores.scored
-        if scored.any():
-            method = "by" if kind == "fdr-by" else "bh"
-            found[scored] = false_discovery_control(self.p[scored], method=method)
+        found[scored] = adjusted(kind, self.p[scored].astype(np.float64))
         return found
 
     def _whole(self, axis: Axis, values: Values) -> Values:
