@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, false_discovery_control
+from scipy.stats import binom, false_discovery_control, ks_2samp
 from sklearn.mixture import GaussianMixture
 
 from hvaeood_cli.calibration.calibration import Calibration
@@ -406,6 +406,16 @@ def test_drift_is_quiet_at_its_level(tmp_path, calibration):
         for _ in range(100)
     )
     assert alarms <= binom.ppf(0.9999, 100, 0.05)
+
+
+@pytest.mark.parametrize(("n", "m"), [(3000, 30), (150, 50), (3000, 5000)])
+@pytest.mark.parametrize("shift", [0.0, 0.1, 0.3])
+def test_the_drift_test_is_scipys(n, m, shift):
+    random = np.random.default_rng(n + m)
+    usual, here = random.normal(size=(n, 1)).round(2), shift + random.normal(size=(m, 1)).round(2)
+    found, expected = measure_drift(usual, here).shifts[0], ks_2samp(usual[:, 0], here[:, 0])
+    assert found.distance == pytest.approx(expected.statistic, abs=1e-12)
+    assert found.p == pytest.approx(expected.pvalue, rel=0.15)
 
 
 def test_drift_sees_a_shift_and_says_how_large(tmp_path, calibration):

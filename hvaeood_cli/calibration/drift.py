@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import kolmogorov
 
 from hvaeood_cli.calibration.conformal import Float64
 
@@ -69,17 +70,15 @@ def measure_drift(
     calibration_llr: (n, L - 1) nats. llr: (N, L - 1) nats, of the batch. Rows with an LLR^{>k}
     that is not finite have no rank and are left out. Returns None if either side has no row left.
     """
-    from scipy.stats import ks_2samp
-
     usual, here = (values[np.isfinite(values).all(axis=1)] for values in (calibration_llr, llr))
     if not len(usual) or not len(here):
         return None
-    pairs = list(zip(np.sort(usual, axis=0).T, here.T, strict=True))
-    tests = [ks_2samp(of_batch, known, method="asymp") for known, of_batch in pairs]
-    corrected = _holm(np.array([test.pvalue for test in tests]))
+    pairs = [(np.sort(known), np.sort(new)) for known, new in zip(usual.T, here.T, strict=True)]
+    distances = np.array([_distance(*pair) for pair in pairs])
+    corrected = _holm(_p_of(distances, len(usual), len(here)))
     shifts = tuple(
-        Shift(k, float(test.statistic), float(p), _tendency(*pair))
-        for k, (test, p, pair) in enumerate(zip(tests, corrected, pairs, strict=True), start=1)
+        Shift(k, float(distance), float(p), _tendency(*pair))
+        for k, (distance, p, pair) in enumerate(zip(distances, corrected, pairs, strict=True), 1)
     )
     return Drift(shifts, len(here), len(usual))
 
@@ -87,6 +86,24 @@ def measure_drift(
 def format_p(p: float) -> str:
     """A p-value with its sign: '= 0.013', or '< 1e-12' where its digits mean nothing."""
     return f"= {p:.2g}" if p >= 1e-12 else "< 1e-12"
+
+
+def _distance(usual: NDArray[np.floating[Any]], here: NDArray[np.floating[Any]]) -> float:
+    """The largest gap between the distribution functions of two sorted samples."""
+    values = np.concatenate([usual, here])
+    shares = [np.searchsorted(known, values, side="right") / len(known) for known in (usual, here)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def _p_of(distances: Float64, n: int, m: int) -> Float64:
+    """The p-values of Kolmogorov-Smirnov's test of n and m values (Stephens, 1970).
+
+    (As SciPy's ks_2samp, but for digits that do not matter; it takes as long to load as a folder to
+    score.)
+    """
+    root = np.sqrt(n * m / (n + m))
+    found: Float64 = kolmogorov((root + 0.12 + 0.11 / root) * distances)
+    return found
 
 
 def _holm(p: Float64) -> Float64:
