@@ -52,6 +52,15 @@ class ArchiveSource(ABC):
     def name(self, i: int) -> bytes:
         return self.container.name + b"/" + self.members.name(i)
 
+    def names(self) -> Iterator[bytes]:
+        """The name of every image, sooner than one by one."""
+        prefix = self.container.name + b"/"
+        return (prefix + name for name in self.members.names())
+
+    def stamps(self) -> Iterator[str]:
+        """The stamp of every image, sooner than one by one."""
+        return (f"{self.origin} {size}" for size in self.members.sizes())
+
     def read(self, i: int) -> tuple[Decoded, bytes]:
         return decode_hashed(self.file(i))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, Self, SupportsIndex, overload
 
@@ -66,6 +66,15 @@ class Members(Sequence[Member]):
     def size(self, i: int) -> int:
         return self._numbers[_EACH * i + 1]
 
+    def names(self) -> Iterator[bytes]:
+        names, begin = bytes(self._names), 0
+        for end in self._numbers[::_EACH]:
+            yield names[begin:end]
+            begin = end
+
+    def sizes(self) -> Iterator[int]:
+        return iter(self._numbers[1::_EACH])
+
     def find(self, name: bytes) -> int | None:
         """The number of the image of that name, the last if several have it; None if none has."""
         keys, order = self._by_key
@@ -85,7 +94,7 @@ class Members(Sequence[Member]):
     @cached_property
     def _by_key(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The hashes of all names, sorted, and the image that each is of."""
-        keys = np.fromiter((hash(self.name(i)) for i in range(len(self))), np.int64, len(self))
+        keys = np.fromiter(map(hash, self.names()), np.int64, len(self))
         order = np.argsort(keys, kind="stable")
         return keys[order], order
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.errors import SourceError, UsageError
-from hvaeood_cli.images.archives import is_archive, open_archive
+from hvaeood_cli.images.archives import ArchiveSource, is_archive, open_archive
 from hvaeood_cli.images.arrays import is_array_file, open_array_file
 from hvaeood_cli.images.datasets import open_dataset
 from hvaeood_cli.images.decode import FORMATS, Decoded
@@ -108,16 +108,19 @@ class Manifest:
 
     def names(self) -> Iterator[bytes]:
         for source in self.sources:
-            for i in range(len(source)):
-                yield source.name(i)
+            yield from _names(source)
 
     def listing_sha256(self) -> str:
         """The hash of all names and stamps. It changes when a folder does, and reads no image."""
         digest = hashlib.sha256()
         for source in self.sources:
-            for i in range(len(source)):
-                digest.update(source.name(i) + b"\0" + source.stamp(i).encode() + b"\0")
+            for name, stamp in zip(_names(source), _stamps(source), strict=True):
+                digest.update(name + b"\0" + stamp.encode() + b"\0")
         return digest.hexdigest()
+
+    def stamps(self) -> Iterator[str]:
+        for source in self.sources:
+            yield from _stamps(source)
 
     def _locate(self, i: int) -> tuple[Source, int]:
         """The source that holds image i of the manifest, and the image's place in it."""
@@ -146,6 +149,20 @@ class _Picked:
 
     def stamp(self, i: int) -> str:
         return self.manifest.stamp(int(self.places[i]))
+
+
+def _names(source: Source) -> Iterator[bytes]:
+    """The name of each image. Archives are asked for all at once: they may have a million."""
+    if isinstance(source, ArchiveSource):
+        return source.names()
+    return (source.name(i) for i in range(len(source)))
+
+
+def _stamps(source: Source) -> Iterator[str]:
+    """The stamp of each image, likewise."""
+    if isinstance(source, ArchiveSource):
+        return source.stamps()
+    return (source.stamp(i) for i in range(len(source)))
 
 
 def open_sources(

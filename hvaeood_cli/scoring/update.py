@@ -81,9 +81,7 @@ class Plan:
             return cls(
                 names, stamps, known, errors, nowhere, nowhere, names[nothing], nothing, n_moved=0
             )
-        stamps = np.array(
-            [stamp_key(manifest.stamp(i)) for i in range(len(manifest))], dtype=np.uint64
-        )
+        stamps = np.fromiter(map(stamp_key, manifest.stamps()), np.uint64, len(names))
         row_of = {name: row for row, name in enumerate(file_names.tolist())}
         namesake = np.array([row_of.get(name, -1) for name in names.tolist()])
         usable = known["sha256"].any(axis=1)  # what could not even be read is tried again

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -482,6 +483,7 @@ def column(name: str) -> Column:
     return {column.name: column for column in TABLE}[name]
 
 
+@cache
 def row_dtype(sizes: Sizes) -> np.dtype[np.void]:
     """The dtype of one image's row in a journal: all columns but those of the decision."""
     kept = columns("images", "scores", asked=sizes.asked)
@@ -493,6 +495,7 @@ def tile_columns() -> list[Column]:
     return [column for column in TABLE if column.of_each_tile]
 
 
+@cache
 def tile_dtype(sizes: Sizes) -> np.dtype[np.void]:
     """The dtype of one tile: top and left, pixels of its image as it was read, and its scores."""
     scores = [(column.name, column.dtype, column.shape(sizes)) for column in tile_columns()]

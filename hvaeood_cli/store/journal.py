@@ -52,6 +52,7 @@ _MAX_FRAME = 1 << 30
 _MAX_HEADER = 1 << 20
 _MAX_SEARCHED = 1 << 30  # bytes that are summed in the search for a whole frame behind damage
 _WINDOW = 1 << 20
+_STATUSES = frozenset(STATUS_CODES.values())
 _HEAD = re.compile(rb"[BH](?=.{4}\0{4})", re.DOTALL)  # of a frame no longer than 4 GiB
 SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
 
@@ -88,8 +89,8 @@ class Journal:
         self.locked = locked  # False: nothing keeps another process out; see files.NO_LOCKS
         self._last_sync = time.monotonic()
         self.done = np.zeros(self.header.n_images, np.bool_)  # which images it has rows of, (N,)
-        for batch in self.batches():
-            self.done[batch.first : batch.first + len(batch.rows)] = True
+        for frame in self._frames:
+            self.done[frame.first : frame.first + frame.n_rows] = True
 
     @classmethod
     def open(cls, path: Path, header: RunHeader, force: bool = False) -> Journal:
@@ -136,7 +137,7 @@ class Journal:
         """The runtime that the run there goes on with; empty if there is no such run."""
         try:
             with FileIO(open_regular(path, follow=False)) as file:
-                return _scan(file, path).header.runtime
+                return _first_header(file, path)[0].runtime  # no other is of another
         except (OSError, StoreError):
             return ""  # `open` says what is wrong with it
 
@@ -164,7 +165,7 @@ class Journal:
         payload += json.dumps(batch.errors).encode()
         place = self._file.tell()
         _write_all(self._file, _frame(b"B", payload))
-        self._frames.append(place)
+        self._frames.append(_Place(place, batch.first, len(batch.rows)))
         if time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
         self.done[first:last] = True
@@ -182,11 +183,11 @@ class Journal:
         """The batches of parts before this run's: of images that were listed otherwise."""
         return self._read(self._earlier)
 
-    def _read(self, places: list[int]) -> Iterator[Batch]:
-        """The batches in the frames that begin at these places in the file."""
+    def _read(self, places: list[_Place]) -> Iterator[Batch]:
+        """The batches in these frames."""
         size = os.fstat(self._file.fileno()).st_size
         for place in places:
-            frame = _frame_at(self._file, place, size)
+            frame = _frame_at(self._file, place.begin, size)
             if frame is None:
                 raise StoreError(f"{self._path} has changed meanwhile", "run the command again")
             yield _batch(frame.payload, self.header)
@@ -314,12 +315,20 @@ class _Frame(NamedTuple):
     end: int  # its place in the file
 
 
+class _Place(NamedTuple):
+    """Where a batch is in the file, and which rows it has."""
+
+    begin: int
+    first: int
+    n_rows: int
+
+
 class _Contents(NamedTuple):
     """What a journal holds: where its batches begin in the file, and where they end."""
 
     header: RunHeader  # of its last part
-    earlier: list[int]  # the frames of the parts before
-    frames: list[int]  # those of that part
+    earlier: list[_Place]  # of the parts before
+    frames: list[_Place]  # of that part
     end: int
     n_lost: int  # rows that could not be read although they were there, about
     is_unsure: bool  # whether the header of another part may be among them
@@ -384,16 +393,8 @@ def _damaged(path: Path) -> StoreError:
 def _scan(file: FileIO, path: Path) -> _Contents:
     """What the journal holds, up to a torn end. Raises StoreError."""
     size = os.fstat(file.fileno()).st_size
-    magic = os.pread(file.fileno(), len(_MAGIC), 0)
-    if magic != _MAGIC and magic.startswith(_FORMAT):
-        raise StoreError(
-            f"{path} is of a run that another version of this program began",
-            "finish it with that version, choose another -o, or --force to start over",
-        )
-    first = _frame_at(file, len(_MAGIC), size) if magic == _MAGIC else None
-    if first is None:
-        raise _damaged(path)
-    found = _Contents(_header(first, path), [], [], first.end, 0, False)
+    header, end = _first_header(file, path)
+    found = _Contents(header, [], [], end, 0, False)
     row_size = row_dtype(found.header.sizes).itemsize
     while found.end < size:
         frame = _frame_at(file, found.end, size)
@@ -410,9 +411,24 @@ def _scan(file: FileIO, path: Path) -> _Contents:
             found = _Contents(header, earlier, [], frame.end, found.n_lost, is_unsure=False)
         else:
             _check_batch(frame.payload, found.header, path)
-            found.frames.append(found.end)
+            found.frames.append(_Place(found.end, *_BATCH.unpack_from(frame.payload)))
             found = found._replace(end=frame.end)
     return found
+
+
+def _first_header(file: FileIO, path: Path) -> tuple[RunHeader, int]:
+    """The header that a journal begins with, and where it ends. Raises StoreError."""
+    magic = os.pread(file.fileno(), len(_MAGIC), 0)
+    if magic != _MAGIC and magic.startswith(_FORMAT):
+        raise StoreError(
+            f"{path} is of a run that another version of this program began",
+            "finish it with that version, choose another -o, or --force to start over",
+        )
+    size = os.fstat(file.fileno()).st_size
+    first = _frame_at(file, len(_MAGIC), size) if magic == _MAGIC else None
+    if first is None:
+        raise _damaged(path)
+    return _header(first, path), first.end
 
 
 def _without_damaged(
@@ -466,7 +482,7 @@ def _is_sound(batch: Batch, header: RunHeader) -> bool:
             column.wrong(rows[column.name])
             for column in columns("images", "scores", asked=header.sizes.asked)
         )
-        and bool(np.isin(rows["status"], list(STATUS_CODES.values())).all())
+        and set(rows["status"].tolist()) <= _STATUSES
         and not (rows["conversions"] >> len(WORDS)).any()
         and all(place in places for place in batch.errors)
     )

@@ -42,6 +42,14 @@ class Errors(Sequence[str]):
             return [self._reasons.get(row, "") for row in rows]
         return self._reasons.get(rows, "")
 
+    def encoded(self) -> NDArray[np.bytes_]:
+        """In UTF-8, as a score file has them, (N,)."""
+        reasons = {row: why.encode("utf-8", "replace") for row, why in self._reasons.items()}
+        values = np.zeros(self._n, f"S{max(map(len, reasons.values()), default=0) or 1}")
+        for row, reason in reasons.items():
+            values[row] = reason
+        return values
+
     def of_rows(self, rows: NDArray[np.bool_]) -> Errors:
         """Those of some rows alone. rows: which, (N,)."""
         place = np.cumsum(rows) - 1

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from hvaeood_cli.store.status import GONE
 from hvaeood_cli.store.tiles import FIRST, Block, TileTable, datasets, first_of
 
 _CHUNK = 16384  # rows
+_SHA256 = 32  # bytes
 # Attributes that are left out at these values: as ever, where images are cropped to a square, and
 # where the file is no part.
 _SILENT = {"fit": "crop", "tile_stride": None, "tile_scale": None, **dict.fromkeys(OF_SHARD)}
@@ -71,9 +73,8 @@ def write_scores(
                 _write_column(file, column, scores[column.name])
         file["/images/status"].attrs["codes"] = json.dumps(scores.status_codes)
         file["/images/conversions"].attrs["codes"] = json.dumps(scores.conversion_codes)
-        _write_strings(file, "/images/path", list(map(bytes, scores.names)), "ascii")
-        reasons = [reason.encode("utf-8", "replace") for reason in scores.errors]
-        _write_strings(file, "/images/error", reasons, "utf-8")
+        _write_strings(file, "/images/path", scores.names, "ascii")
+        _write_strings(file, "/images/error", scores.errors.encoded(), "utf-8")
         if scores.label is not None:
             file.create_dataset("/images/label", data=scores.label, chunks=True, fletcher32=True)
         if written.tiles is not None:
@@ -177,28 +178,32 @@ def _attributes(scores: ScoreFile) -> dict[str, Any]:
     return facts | {"manifest_sha256": scores.manifest_sha256}
 
 
+def _parts(values: NDArray[np.bytes_]) -> Iterator[NDArray[np.bytes_]]:
+    return (values[first : first + _CHUNK] for first in range(0, len(values), _CHUNK))
+
+
 def manifest_sha256(scores: ScoreFile) -> str:
     """The hash of all names, each with the hash of what was read under it."""
-    digest = hashlib.sha256()
-    for name, content in zip(scores.names, scores.sha256, strict=True):
-        digest.update(bytes(name) + b"\0" + content.tobytes())
+    digest, contents = hashlib.sha256(), scores.sha256.tobytes()
+    names = chain.from_iterable(part.tolist() for part in _parts(scores.names))
+    for i, name in enumerate(names):
+        digest.update(name + b"\0" + contents[_SHA256 * i : _SHA256 * (i + 1)])
     return digest.hexdigest()
 
 
-def _write_strings(file: h5py.File, name: str, values: list[bytes], charset: str) -> None:
+def _write_strings(file: h5py.File, name: str, values: NDArray[np.bytes_], charset: str) -> None:
     """Write strings at fixed length with gzip, or at variable length, whichever is smaller."""
-    longest = max(map(len, values), default=0) or 1
-    total = sum(map(len, values))
+    lengths = np.strings.str_len(values)
+    longest = int(lengths.max(initial=0)) or 1
     # gzip takes padding and repeats down to about a tenth; a variable string costs 16 bytes more
     # and cannot hold a NUL, which a list of names on standard input may have
-    small = longest * len(values) * 0.1 <= total + 16 * len(values)
-    if small or any(b"\0" in value for value in values):
-        kind = h5py.string_dtype(charset, longest)
-        data: NDArray[np.bytes_] = np.array(values, dtype=kind)
+    small = longest * len(values) * 0.1 <= lengths.sum(dtype=np.int64) + 16 * len(values)
+    if small or any(b"\0" in value for value in values.tolist()):
+        data = values.astype(h5py.string_dtype(charset, longest), copy=False)
         file.create_dataset(name, data=data, chunks=True, compression="gzip", fletcher32=True)
     else:
         kind = h5py.string_dtype(charset)
-        file.create_dataset(name, data=np.array(values, object), dtype=kind, chunks=True)
+        file.create_dataset(name, data=values.astype(object), dtype=kind, chunks=True)
 
 
 def _write_group(file: h5py.File, decision: Decision) -> None:
