@@ -6,7 +6,9 @@ of the batch is like is found in spite of a minority that is not (`Density.fit_t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -52,9 +54,13 @@ class BatchDensity:
     def combine(self, scores: ScoreFile) -> Float64:
         """The combined score of every row, (N,) nats, higher is odder; NaN without scores."""
         combined = np.empty(len(scores))
-        for part in _slices(len(scores)):
+
+        def fill(part: slice) -> None:
             columns = {name: scores[name][part] for name in self.statistics}
             combined[part] = self.combination.combined(statistics(columns, self.statistics))
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # each has rows of its own
+            list(threads.map(fill, _slices(len(scores))))
         combined[~scores.scored] = np.nan
         return combined
 

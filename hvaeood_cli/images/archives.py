@@ -54,12 +54,11 @@ class ArchiveSource(ABC):
 
     def names(self) -> Iterator[bytes]:
         """The name of every image, sooner than one by one."""
-        prefix = self.container.name + b"/"
-        return (prefix + name for name in self.members.names())
+        return self.members.names(self.container.name + b"/")
 
-    def stamps(self) -> Iterator[str]:
-        """The stamp of every image, sooner than one by one."""
-        return (f"{self.origin} {size}" for size in self.members.sizes())
+    def listing(self) -> bytes:
+        """What says which images these are: it changes when any name or stamp does."""
+        return b"%b\0%b\0" % (self.container.name, self.origin.encode()) + self.members.to_bytes()
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
         return decode_hashed(self.file(i))

@@ -66,14 +66,12 @@ class Members(Sequence[Member]):
     def size(self, i: int) -> int:
         return self._numbers[_EACH * i + 1]
 
-    def names(self) -> Iterator[bytes]:
+    def names(self, prefix: bytes = b"") -> Iterator[bytes]:
+        """Every name, behind a prefix, sooner than one by one."""
         names, begin = bytes(self._names), 0
         for end in self._numbers[::_EACH]:
-            yield names[begin:end]
+            yield prefix + names[begin:end]
             begin = end
-
-    def sizes(self) -> Iterator[int]:
-        return iter(self._numbers[1::_EACH])
 
     def find(self, name: bytes) -> int | None:
         """The number of the image of that name, the last if several have it; None if none has."""

@@ -108,19 +108,24 @@ class Manifest:
 
     def names(self) -> Iterator[bytes]:
         for source in self.sources:
-            yield from _names(source)
+            if isinstance(source, ArchiveSource):
+                yield from source.names()
+            else:
+                yield from (source.name(i) for i in range(len(source)))
 
     def listing_sha256(self) -> str:
-        """The hash of all names and stamps. It changes when a folder does, and reads no image."""
+        """The hash of all names and stamps. It changes when a folder does, and reads no image.
+
+        Of an archive, which may have a million images, it takes the listing as a whole.
+        """
         digest = hashlib.sha256()
         for source in self.sources:
-            for name, stamp in zip(_names(source), _stamps(source), strict=True):
-                digest.update(name + b"\0" + stamp.encode() + b"\0")
+            if isinstance(source, ArchiveSource):
+                digest.update(source.listing())
+                continue
+            for i in range(len(source)):
+                digest.update(source.name(i) + b"\0" + source.stamp(i).encode() + b"\0")
         return digest.hexdigest()
-
-    def stamps(self) -> Iterator[str]:
-        for source in self.sources:
-            yield from _stamps(source)
 
     def _locate(self, i: int) -> tuple[Source, int]:
         """The source that holds image i of the manifest, and the image's place in it."""
@@ -149,20 +154,6 @@ class _Picked:
 
     def stamp(self, i: int) -> str:
         return self.manifest.stamp(int(self.places[i]))
-
-
-def _names(source: Source) -> Iterator[bytes]:
-    """The name of each image. Archives are asked for all at once: they may have a million."""
-    if isinstance(source, ArchiveSource):
-        return source.names()
-    return (source.name(i) for i in range(len(source)))
-
-
-def _stamps(source: Source) -> Iterator[str]:
-    """The stamp of each image, likewise."""
-    if isinstance(source, ArchiveSource):
-        return source.stamps()
-    return (source.stamp(i) for i in range(len(source)))
 
 
 def open_sources(

@@ -81,7 +81,8 @@ class Plan:
             return cls(
                 names, stamps, known, errors, nowhere, nowhere, names[nothing], nothing, n_moved=0
             )
-        stamps = np.fromiter(map(stamp_key, manifest.stamps()), np.uint64, len(names))
+        keys = (stamp_key(manifest.stamp(i)) for i in range(len(names)))
+        stamps = np.fromiter(keys, np.uint64, len(names))
         row_of = {name: row for row, name in enumerate(file_names.tolist())}
         namesake = np.array([row_of.get(name, -1) for name in names.tolist()])
         usable = known["sha256"].any(axis=1)  # what could not even be read is tried again

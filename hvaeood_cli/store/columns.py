@@ -94,6 +94,11 @@ class Column:
         indices = self.indices(sizes)
         return () if indices is None else (len(indices),)
 
+    @property
+    def may_be_wrong(self) -> bool:
+        """Whether some of the values that its type has cannot be."""
+        return self.dtype == "bool" or self.least is not None or self.most is not None
+
     def wrong(self, values: NDArray[Any]) -> str:
         """What is wrong with values that somebody else wrote; empty if nothing is."""
         return what_is_wrong(values, self.least, self.most)

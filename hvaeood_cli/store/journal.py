@@ -481,6 +481,7 @@ def _is_sound(batch: Batch, header: RunHeader) -> bool:
         and not any(
             column.wrong(rows[column.name])
             for column in columns("images", "scores", asked=header.sizes.asked)
+            if column.may_be_wrong
         )
         and set(rows["status"].tolist()) <= _STATUSES
         and not (rows["conversions"] >> len(WORDS)).any()

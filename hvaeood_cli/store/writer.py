@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import FileIO
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,16 +177,15 @@ def _attributes(scores: ScoreFile) -> dict[str, Any]:
     return facts | {"manifest_sha256": scores.manifest_sha256}
 
 
-def _parts(values: NDArray[np.bytes_]) -> Iterator[NDArray[np.bytes_]]:
-    return (values[first : first + _CHUNK] for first in range(0, len(values), _CHUNK))
-
-
 def manifest_sha256(scores: ScoreFile) -> str:
     """The hash of all names, each with the hash of what was read under it."""
-    digest, contents = hashlib.sha256(), scores.sha256.tobytes()
-    names = chain.from_iterable(part.tolist() for part in _parts(scores.names))
-    for i, name in enumerate(names):
-        digest.update(name + b"\0" + contents[_SHA256 * i : _SHA256 * (i + 1)])
+    digest = hashlib.sha256()
+    for first in range(0, len(scores), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        contents, names = scores.sha256[part].tobytes(), scores.names[part].tolist()
+        places = range(0, len(contents), _SHA256)
+        named = zip(names, places, strict=True)
+        digest.update(b"".join([b"%b\0%b" % (n, contents[i : i + _SHA256]) for n, i in named]))
     return digest.hexdigest()
 
 
