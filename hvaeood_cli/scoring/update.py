@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ class Changes:
 class Plan:
     """For each of N images of a run where its row comes from. `known` are M rows from before."""
 
-    names: NDArray[np.bytes_]  # (N,)
+    manifest: Manifest
     stamps: NDArray[np.uint64]  # (N,) as rows keep them
     known: Rows  # (M,): those of the score file first
     errors: Mapping[int, str]  # place in `known` -> why that image could not be read
@@ -72,15 +73,14 @@ class Plan:
         found: the score file as it is. done: the images that the run's journal has, (N,); they need
         no other row. earlier: rows that a try with other images left in the journal.
         """
-        names = array_of(manifest.names())
         known, errors, file_names = _known(sizes, found, earlier)
-        nowhere = np.full(len(names), -1)
         if not len(known):
-            nothing = np.zeros(0, np.int64)
-            stamps = np.zeros(len(names), np.uint64)
+            nowhere, nothing = np.full(len(manifest), -1), np.zeros(0, np.int64)
+            stamps = np.zeros(len(manifest), np.uint64)
             return cls(
-                names, stamps, known, errors, nowhere, nowhere, names[nothing], nothing, n_moved=0
+                manifest, stamps, known, errors, nowhere, nowhere, file_names, nothing, n_moved=0
             )
+        names = array_of(manifest.names())
         keys = (stamp_key(manifest.stamp(i)) for i in range(len(names)))
         stamps = np.fromiter(keys, np.uint64, len(names))
         row_of = {name: row for row, name in enumerate(file_names.tolist())}
@@ -97,7 +97,7 @@ class Plan:
         moved = _recognise(manifest, known, usable, namesake, left, np.flatnonzero(unsure), source)
         gone_rows = np.array([row for row in left if row not in moved], dtype=np.int64)
         return cls(
-            names, stamps, known, errors, namesake, source, file_names[gone_rows], gone_rows,
+            manifest, stamps, known, errors, namesake, source, file_names[gone_rows], gone_rows,
             n_moved=len(moved),
         )  # fmt: skip
 
@@ -122,7 +122,7 @@ class Plan:
         batches: what the journal has. Raises RuntimeError where rows are missing: they must not
         look as if they were scored.
         """
-        n, n_all = len(self.names), len(self.names) + len(self.gone_rows)
+        n, n_all = len(self.stamps), len(self.stamps) + len(self.gone_rows)
         columns = blank_columns(n_all, header.sizes)
         have = self.source >= 0
         for name, values in columns.items():
@@ -146,7 +146,7 @@ class Plan:
         return ScoreFile(
             path=path,
             header=header,
-            names=np.concatenate([self.names, self.gone]),
+            names=array_of(chain(self.manifest.names(), self.gone.tolist())),
             errors=Errors(n_all, reasons),
             columns=columns,
             status_codes=STATUS_CODES,
@@ -177,7 +177,7 @@ class Plan:
 
     def changes(self, scores: ScoreFile) -> Changes:
         """What is different in the merged scores, compared with the score file before."""
-        before, now = self.known, slice(len(self.names))
+        before, now = self.known, slice(len(self.stamps))
         there = self.namesake >= 0
         was_gone = there & (before["status"][self.namesake] == GONE)
         same = there & (scores.sha256[now] == before["sha256"][self.namesake]).all(axis=1)

@@ -59,11 +59,17 @@ class Errors(Sequence[str]):
 
 def array_of(names: Iterable[bytes]) -> NDArray[np.bytes_]:
     """The names of N images, (N,). Never all of them as objects, which would take a lot more."""
-    parts = [np.zeros(0, "S1")]
-    left = iter(names)
+    left, parts = iter(names), list[NDArray[np.bytes_]]()
     while part := list(islice(left, _AT_ONCE)):
         parts.append(np.array(part, dtype=bytes))
-    return np.concatenate(parts)
+    widest = max((part.itemsize for part in parts), default=1)
+    whole = np.empty(sum(map(len, parts)), f"S{widest}")
+    end = len(whole)
+    while parts:  # from the end, and each goes as soon as it is there
+        begin = end - len(parts[-1])
+        whole[begin:end] = parts.pop()
+        end = begin
+    return whole
 
 
 @dataclass(frozen=True, eq=False)
