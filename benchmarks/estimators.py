@@ -105,7 +105,8 @@ def say(title: str, calibrating: ScoreFile, usual: ScoreFile, odd: dict[str, Sco
     for name, other in odd.items():
         labels = np.repeat([0, 1], [len(usual), len(other)])
         for score, of in scores.items():
-            both = np.nan_to_num(np.concatenate([of(usual), of(other)]), posinf=1e300)
+            both = np.concatenate([of(usual), of(other)]).astype(np.float64)
+            both = np.nan_to_num(both, posinf=1e300)
             said.append(f"{name} {score} {roc_auc_score(labels, both):.4f}")
     print(title, *said, sep="\t", flush=True)
 

@@ -301,8 +301,8 @@ def wait_for_rows(journal: Path, process: subprocess.Popen[bytes], size: int) ->
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_goes_on_and_ends_with_the_same_file(tmp_path, bundle, how, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save(tmp_path / "many.npy", make_images(300)[:, 0])
-    arguments = ("score", "many.npy", "-S", "64", "--quiet")
+    np.save(tmp_path / "many.npy", make_images(1000)[:, 0])
+    arguments = ("score", "many.npy", "-S", "32", "--quiet")
     whole = start(tmp_path, bundle, *arguments, "-o", "whole.h5")
     cut = start(tmp_path, bundle, *arguments, "-o", "cut.h5")
     journal = journal_path(tmp_path / "cut.h5")

@@ -18,8 +18,9 @@ def cache(
 
     Example: **hvaeood cache --clear**
 
-    Pixels are copies of your images, as small as a model takes them; only you can read them. Those
-    used longest ago go first where they take more than $HVAEOOD_CACHE_GB, which is 20.
+    Pixels are copies of your images, as small as a model takes them, and listings have their
+    names; only you can read them. Pixels used longest ago go first where they take more than
+    $HVAEOOD_CACHE_GB, which is 20.
     """
     from hvaeood_cli.user_cache import KINDS, cache_folder, entries, most_bytes, remove
 
