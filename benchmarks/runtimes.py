@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.naive import naive_scores
+from benchmarks.onnx_runtime import onnx_pass
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.device import one_thread_each, threads
 from hvaeood_cli.model.build import build_ladder
@@ -109,6 +111,9 @@ def compare(name: str, n_samples: int, seconds: float, rounds: int, naive: bool)
     by_graph = replace(scorer, network=graph)
     assert by_graph.runtime == graph.runtime
     ways["a pass a core, OpenVINO"] = lambda: rate(lambda: graph(one), n, seconds, cores)
+    if find_spec("onnxruntime"):
+        by_onnx = onnx_pass(scorer, one)
+        ways["a pass a core, ONNX Runtime"] = lambda: rate(by_onnx, n, seconds, cores)
     for way in ways.values():
         way()
     measured = [[way() for way in ways.values()] for _ in range(rounds)]
