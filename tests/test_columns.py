@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import h5py
@@ -26,7 +27,7 @@ from tests.score_files import make_scores
 
 
 @pytest.fixture
-def brightness(monkeypatch) -> Column:
+def brightness(monkeypatch) -> Iterator[Column]:
     """A score that nobody has heard of: the mean of what was observed."""
     entry = Column(
         "brightness",
@@ -44,7 +45,9 @@ def brightness(monkeypatch) -> Column:
     monkeypatch.setattr(columns, "TABLE", [*columns.TABLE, entry])
     functions = statistics.STATISTICS | {"brightness": lambda of: of.x.flatten(1).mean(1)}
     monkeypatch.setattr(statistics, "STATISTICS", functions)
-    return entry
+    columns.row_dtype.cache_clear()
+    yield entry
+    columns.row_dtype.cache_clear()
 
 
 def test_a_new_score_is_an_entry_and_a_function(brightness, run, bundle, tmp_path):

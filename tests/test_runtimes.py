@@ -162,7 +162,9 @@ def test_a_cache_that_is_filled_at_once_and_one_that_cannot_be(tmp_path, monkeyp
     place.unlink()
     identity = graph._identity(scorer, "3" * 64)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: graph.keep(identity, blob.partition(b"\n")[2]), range(16)))
+        list(
+            pool.map(lambda _: graph.keep("graphs", identity, blob.partition(b"\n")[2]), range(16))
+        )
     assert [path.read_bytes() for path in place.parent.iterdir()] == [blob]
     (tmp_path / "a-file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a-file"))
