@@ -227,7 +227,7 @@ def sweep(
 
 
 def test_some_of_every_kind(server, home):
-    sweep(server, home, home / "whole", damages(home / "whole", 20), every=47).check("models")
+    sweep(server, home, home / "whole", damages(home / "whole", 20), every=94).check("models")
     sweep(server, home, home / "folds", folds_damages(), every=4).check("cross-fitted models")
 
 

@@ -400,4 +400,4 @@ def test_some_faults(server, home, scenario):
     bench = Bench.of(scenario, server, home)
     every = max(1, len(bench.calls) // 2)
     _report(f"kills: {scenario.name}", *kills(bench, every))
-    _report(f"errors: {scenario.name}", *failures(bench, every))
+    _report(f"errors: {scenario.name}", *failures(bench, 2 * every))
