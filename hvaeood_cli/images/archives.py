@@ -150,14 +150,15 @@ def open_archive(argument: str, count: Count = lambda _: None) -> ArchiveSource 
         )
     if not is_archive(path) or (file := file_at(argument)) is None:
         return None
-    is_zip, origin = path.lower().endswith(b".zip"), file.stamp
+    is_zip = path.lower().endswith(b".zip")
     try:
-        members = _known(file, origin)
+        origin, state = file.stamp, _state(file)
+        members = _known(file, state)
         if members is None:
             members = (_list_zip if is_zip else _list_tar)(file, count)
             members.mark_replaced()
             if len(members) >= _WORTH_KEEPING:
-                keep("listings", _identity(file), members.to_bytes(), origin)
+                keep("listings", _identity(file), members.to_bytes(), state)
         count(len(members))
     except Exception as why:  # zipfile's and tarfile's own, a network's, and what damage makes
         reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
@@ -187,12 +188,20 @@ def split_member(name: bytes) -> tuple[bytes, bytes] | None:
     return None
 
 
-def _known(file: File, origin: str) -> Members | None:
+def _known(file: File, state: str) -> Members | None:
     """The listing that was made when the archive was as it is now; None if none is kept."""
-    listing = kept("listings", _identity(file), origin)
+    listing = kept("listings", _identity(file), state)
     with suppress(ValueError):  # of what this program does not write
         return None if listing is None else Members.from_bytes(listing)
     return None
+
+
+def _state(file: File) -> str:
+    """What changes when the archive is replaced, too, by one of the same size and time."""
+    if is_address(os.fsdecode(file.name)):
+        return file.stamp
+    status = os.stat(file.name)
+    return f"{file.stamp} {status.st_ino} {status.st_ctime_ns}"
 
 
 def _identity(file: File) -> dict[str, Any]:

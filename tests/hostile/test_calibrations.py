@@ -255,7 +255,9 @@ def _keep_in(source: Path, target: Path, data: bytes) -> None:
 
 def test_some_of_every_kind(server, home):
     """A part of the sweep, for every run of the tests."""
-    sweep(server, home, lambda i, what: i % 180 == 0 or "in order" in what, 40).check("calibrations")
+    sweep(server, home, lambda i, what: i % 180 == 0 or "in order" in what, 40).check(
+        "calibrations"
+    )
 
 
 @pytest.mark.hostile
