@@ -280,6 +280,17 @@ def test_a_listing_that_is_damaged_is_made_anew(large, listings, harm):
     assert listings == ["large.tar"] * 2
 
 
+def test_one_of_the_same_size_and_time_is_another(large, listings):
+    path = large("tar")
+    open_sources([str(path)])
+    before, data = path.stat(), path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    open_sources([str(path)])
+    assert listings == ["large.tar"] * 2
+
+
 def test_where_no_listing_can_be_kept_it_is_made_each_time(large, listings, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     path = large("tar")
