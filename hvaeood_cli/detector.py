@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 from weakref import finalize
 
 import numpy as np
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 Name: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = "Name | Sequence[Name] | NDArray[Any] | Tensor | Sequence[OneImage]"
-T = TypeVar("T")
 
 
 class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
