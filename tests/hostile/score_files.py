@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 from pydantic import BaseModel
 
-from hvaeood_cli.store.columns import columns
 from hvaeood_cli.store.decision import DecisionFacts
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.schema import FROM_ROWS, STRING, Dataset, FileFacts, datasets
@@ -32,12 +31,9 @@ def changed(name: str, change: Change, refused: bool = True, which: str = FILE) 
     return Case(f"{which}: {name}", spoil, which, refused)
 
 
-_ASKED = {column.name for column in columns("scores") if column.asked}
-
-
 def _datasets() -> list[Dataset]:
-    """Those of a file whose images were taken whole, for which no statistics were asked."""
-    return [one for one in datasets() if one.group != "/tiles" and one.name not in _ASKED]
+    """Those of a file whose images were taken whole, and for which all statistics were asked."""
+    return [one for one in datasets() if one.group != "/tiles"]
 
 
 def score_files(seed: int = 0, n_random: int = 150) -> Iterator[Case]:
@@ -396,7 +392,7 @@ def _tiles() -> Iterator[Case]:
         yield case(f"without {name}", lambda f, n=name: f.attrs.pop(n))
         for what, value in _VALUES.items():
             yield case(f"{name} {what}", _set("/", name, value), refused=False)
-    for one in (one for one in datasets() if one.name not in _ASKED):
+    for one in datasets():
         if one.group == "/tiles" or one.name in ("n_tiles", "peak"):
             yield from _dataset(one, TILED)
     yield case("/tiles missing", lambda f: f.__delitem__("/tiles"))

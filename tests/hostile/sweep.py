@@ -62,7 +62,7 @@ class Command:
 
 
 _THE_FILE = ("s.h5", "good", "nowhere")  # and where it leads, if it is a link
-_SCORE = ("score", "images", "--model", "model", "--label", "0", "-q", "-o")
+_SCORE = ("score", "images", "--model", "model", "--statistics", "all", "--label", "0", "-q", "-o")
 _SCORE_TILES = ("score", "photos", "--model", "tiled", "--label", "0", "-q", "-o")
 COMMANDS: dict[str, list[Command]] = {
     FILE: [

@@ -43,10 +43,11 @@ def good(bundle, tmp_path, run) -> Path:
     shutil.copytree(bundle.folder, folder / "model")
     np.save(folder / "usual.npy", make_images(120, seed=9)[:, 0])
     os.chdir(folder)
-    assert run("calibrate", "usual.npy", "--model", "model", "-o", "c.npz", "-q")[0] == 0
+    every = ("--statistics", "all")
+    assert run("calibrate", "usual.npy", "--model", "model", "-o", "c.npz", "-q", *every)[0] == 0
     (folder / "usual.npy").unlink()
     options = ("--model", "model", "--label", "0", "--calibration", "c.npz", "--fpr", "0.05", "-q")
-    assert run("score", "images", "-o", "s.h5", *options)[0] == 4
+    assert run("score", "images", "-o", "s.h5", *every, *options)[0] == 4
     _add_tiled(folder, run)
     scores = read_scores(Path("s.h5"))
     with Journal.open(Path(JOURNAL), _header(scores)) as journal:
@@ -81,7 +82,7 @@ def _add_tiled(folder, run):
 
 def _header(scores):
     manifest = open_sources(["images"])
-    header = Detector("model").run(manifest, label=0).header("cpu")
+    header = Detector("model", statistics="all").run(manifest, label=0).header("cpu")
     assert header.listing_sha256 == scores.header.listing_sha256
     return header
 
