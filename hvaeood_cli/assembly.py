@@ -106,7 +106,9 @@ class Assembly:
             first = error.errors()[0]
             name = str(first["loc"][0])
             what = first["msg"].removeprefix("Value error, ")
-            raise UsageError(f"{name}: {what}, not {getattr(self, name)!r}") from None
+            raise UsageError(
+                f"{name}: {what}, not {getattr(self, name)!r}", f"give another {name}"
+            ) from None
 
     @property
     def scorer(self) -> Scorer | FoldScorer:

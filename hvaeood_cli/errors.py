@@ -20,13 +20,13 @@ class ExitCode(IntEnum):
 class HvaeoodError(Exception):
     """The base of every error that this package raises on purpose.
 
-    message: what was found, and what was expected. hint: what to type or change next.
-    exit_code: of the command that the error ends.
+    message: what was found, and what was expected. hint: what to type or change next,
+    empty where that is of no help. exit_code: of the command that the error ends.
     """
 
     exit_code = ExitCode.BAD_INPUT
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -50,7 +50,7 @@ class ImageError(HvaeoodError):
     """
 
     def __init__(self, code: str, message: str, sha256: bytes | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message, "")
         self.code = code
         self.sha256 = sha256
 

@@ -110,6 +110,14 @@ def test_a_file_without_one_column_of_images_is_refused(tmp_path, columns, words
     assert caught.value.hint
 
 
+def test_a_file_of_hardly_anything_but_empty_rows_is_refused(tmp_path):
+    """A few kilobytes may say that they are any number of rows, and each costs memory."""
+    nulls = pyarrow.nulls(100_000, pyarrow.binary())
+    tables.write_table(pyarrow.table({"image": nulls}), tmp_path / "x.parquet")
+    with pytest.raises(SourceError, match="100,000 images"):
+        open_sources([str(tmp_path / "x.parquet")])
+
+
 def test_the_column_called_image_is_taken_among_several(tmp_path):
     path = write(tmp_path / "x.parquet", mask=[b"x"], image=[FILES[0]])
     assert open_sources([str(path)]).read(0)[0].pixels.shape == (8, 8)

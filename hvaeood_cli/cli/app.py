@@ -123,7 +123,7 @@ def _explained(raised: Exception) -> HvaeoodError:
     if isinstance(raised, typer.TyperException):
         return _misused(raised)
     if isinstance(raised, typer.Abort):
-        error = HvaeoodError("interrupted")
+        error = HvaeoodError("interrupted", "")
         error.exit_code = ExitCode.INTERRUPTED
         return error
     if isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":  # torch's

@@ -200,4 +200,6 @@ def _read(manifest: Manifest, i: int) -> Decoded:
     try:
         return manifest.read(i)[0]
     except ImageError as error:
-        raise SourceError(f"{os.fsdecode(manifest.name(i))}: {error}") from None
+        raise SourceError(
+            f"{os.fsdecode(manifest.name(i))}: {error}", "leave it out, or copy it again"
+        ) from None

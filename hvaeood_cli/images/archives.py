@@ -168,7 +168,8 @@ def open_archive(argument: str, count: Count = lambda _: None) -> ArchiveSource 
     if not members:
         raise SourceError(
             f"no images in {argument}"
-            + (f" ({members.skipped} other files)" if members.skipped else "")
+            + (f" ({members.skipped} other files)" if members.skipped else ""),
+            "files are taken by their ending: .png .jpg .bmp .gif .tif .webp .pgm ...",
         )
     return (ZipSource if is_zip else TarSource)(file, members, origin)
 

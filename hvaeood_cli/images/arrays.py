@@ -134,11 +134,21 @@ def split_rows(argument: str) -> tuple[str, slice | None]:
     return (path, slice(int(first), int(first) + 1)) if first else (argument, None)
 
 
+def no_rows(path: str, n: int) -> SourceError:
+    """What is wrong where none of a file's n images is among the rows that were asked for."""
+    if not n:
+        return SourceError(f"{path} has no images", _HINT)
+    return SourceError(
+        f"{path} has {n} images, #0 to #{n - 1}; none of them was asked for",
+        f"name {path} alone to take all",
+    )
+
+
 def take_rows(label: str, images: Array, rows: slice | None, origin: str) -> ArraySource:
     """The rows that were asked for, as a source. Raises SourceError where there are none."""
     first, last, _ = (rows or slice(None)).indices(len(images))
     if first >= last:
-        raise SourceError(f"{label} has {len(images)} images; none of them is in {rows}")
+        raise no_rows(label, len(images))
     return ArraySource(os.fsencode(label), images, first, last, origin)
 
 

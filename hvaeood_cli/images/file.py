@@ -59,7 +59,9 @@ def local_file(argument: str) -> LocalFile | None:
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:
-        raise SourceError(f"cannot read {argument}: {error.strerror}") from None
+        raise SourceError(
+            f"cannot read {argument}: {error.strerror}", "check its path and permissions"
+        ) from None
     if not regular:
         raise SourceError(f"{argument} is no regular file", "name an archive, or a folder")
     return LocalFile(path)

@@ -124,7 +124,10 @@ def _walk(folder: bytes, count: Count) -> tuple[list[bytes], int]:
                         others += 1
         except OSError as error:
             if current == folder:
-                raise SourceError(f"cannot list {os.fsdecode(folder)}: {error.strerror}") from None
+                raise SourceError(
+                    f"cannot list {os.fsdecode(folder)}: {error.strerror}",
+                    "check its permissions, and whether its disk is there",
+                ) from None
             found.append(current)
     return sorted(found), others
 

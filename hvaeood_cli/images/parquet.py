@@ -7,6 +7,7 @@ The column holds the bytes of image files, as they are or, as Hugging Face's dat
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.arrays import split_rows
+from hvaeood_cli.images.arrays import no_rows, split_rows
 from hvaeood_cli.images.decode import Decoded, decode_hashed
 from hvaeood_cli.images.file import File
 from hvaeood_cli.images.remote import file_at
@@ -133,6 +134,7 @@ def open_parquet(argument: str) -> ParquetSource | None:
             column = _images_in(path, schema)
             groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
             sizes = [_size(group, column) for group in groups]
+            n_bytes = opened.seek(0, os.SEEK_END)
     except SourceError:
         raise
     except Exception as error:  # Arrow's own, and a network's
@@ -145,9 +147,14 @@ def open_parquet(argument: str) -> ParquetSource | None:
             f"write it with smaller ones: row_group_size=1000; at most {_MAX_GROUP >> 20:,} MiB",
         )
     starts = [0, *accumulate(group.num_rows for group in groups)]
+    if starts[-1] > n_bytes:
+        raise SourceError(
+            f"{path} has {n_bytes:,} bytes, and says that it holds {starts[-1]:,} images",
+            "hardly any row has an image of its own: write it again without the others",
+        )
     first, last, _ = (rows or slice(None)).indices(starts[-1])
     if first >= last:
-        raise SourceError(f"{path} has {starts[-1]} rows; none of them is in {argument}")
+        raise no_rows(path, starts[-1])
     return ParquetSource(file, column, starts, first, last, origin)
 
 

@@ -32,7 +32,7 @@ class Album(Generic[T]):
         except HvaeoodError as error:
             return error
         except Exception as error:  # a model or a decoder may raise anything; the screen goes on
-            return HvaeoodError(f"{type(error).__name__}: {error}")
+            return HvaeoodError(f"{type(error).__name__}: {error}", "")
 
     def keep(self, row: int, found: T) -> None:
         self._kept[row] = found
