@@ -260,6 +260,20 @@ def lying_chunk(file: h5py.File) -> None:
     made.id.write_direct_chunk((0,), zlib.compress(bytes((1 << 26) + (1 << 16)), 9))
 
 
+def short_chunk(file: h5py.File) -> None:
+    """HDF5 would read on beside it in memory."""
+    del file["/scores/kl"]
+    made = file.create_dataset("/scores/kl", (5, 3), "f4", chunks=(5, 3))
+    made.id.write_direct_chunk((0, 0), bytes(9))
+
+
+def short_packed_chunk(file: h5py.File) -> None:
+    """A million bytes are wanted and nine are there: HDF5 2.0 crashes."""
+    del file["/images/error"]
+    made = file.create_dataset("/images/error", (5,), "S200000", chunks=(5,), compression=9)
+    made.id.write_direct_chunk((0,), zlib.compress(bytes(9)))
+
+
 def unwritten(file: h5py.File) -> None:
     """HDF5 reads zeros in its place."""
     del file["/scores/kl"]
@@ -295,7 +309,7 @@ def two_columns_of_labels(file: h5py.File) -> None:
     "damage",
     [
         external, soft, outside, virtual, huge, newer, no_format, missing, misshapen,
-        other_filter, bomb, lying_chunk, unwritten, group_no_group, other_type, list_of_hashes,
+        other_filter, bomb, lying_chunk, short_chunk, short_packed_chunk, unwritten, group_no_group, other_type, list_of_hashes,
         not_utf8, unnamed_status, two_columns_of_labels,
     ],
 )  # fmt: skip
@@ -319,6 +333,18 @@ def test_a_heap_of_strings_that_hdf5_would_walk_in_for_ever_is_refused(tmp_path,
     struct.pack_into("<H6xQ", data, place, number, length)
     path.write_bytes(data)
     with pytest.raises(StoreError, match="a heap of its strings is damaged"):
+        read_scores(path)
+
+
+@pytest.mark.parametrize("size", [0, 3, 2**32 - 1])
+def test_a_chunk_whose_checksum_has_no_place_is_refused(tmp_path, size):
+    """HDF5 2.0 crashes where an index says that a chunk is smaller than its checksum."""
+    path = write(tmp_path / "s.h5")
+    data, place = bytearray(path.read_bytes()), -1
+    while (place := data.find(b"TREE\x01", place + 1)) >= 0:  # an index of chunks
+        struct.pack_into("<I", data, place + 24, size)
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match="not whole|more than the file can hold"):
         read_scores(path)
 
 

@@ -302,6 +302,15 @@ class Calibration:
                 "another: --calibration FILE",
             )
 
+    def check_statistics(self, scores: ScoreFile) -> None:
+        """Raise CalibrationError where scores lack one of its statistics."""
+        missing = [name for name in self.statistics if name not in scores.columns]
+        if missing:
+            raise CalibrationError(
+                f"{scores.path} has no {missing[0]}, which the calibration takes into account",
+                "score the images again with this version of the program: --force",
+            )
+
     # -- on disk ------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:

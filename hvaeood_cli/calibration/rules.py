@@ -24,12 +24,7 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
     where they lack one of its statistics, and where it has too few images for the rule's level.
     """
     calibration.check(scores.header)
-    missing = [name for name in calibration.statistics if name not in scores.columns]
-    if missing:
-        raise CalibrationError(
-            f"{scores.path} has no {missing[0]}, which the calibration takes into account",
-            "score the images again with this version of the program: --force",
-        )
+    calibration.check_statistics(scores)
     scored = scores.scored
     combined = np.where(scored, calibration.combine(scores.columns), np.nan)
     p_combined = conformal_p(calibration.combined, combined)

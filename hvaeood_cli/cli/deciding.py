@@ -231,24 +231,29 @@ def calibration_of(
 
     That one is in the file itself. Of a file that is not decided, it is one of the model that
     scored it; None where that model is not among the models here. Raises CalibrationError for a
-    broken calibration, and ModelError for a `model` that does not exist or did not score the file.
+    broken calibration and for statistics that the file lacks, and ModelError for a `model` that
+    does not exist or did not score the file.
     """
     from hvaeood_cli.calibration.calibration import Calibration, wanted_of
     from hvaeood_cli.looks.looker import bundle_of
 
     if path is not None:
-        return Calibration.load(path)
-    kept = scores.decision and _kept(scores.decision, scores.path)
-    try:
-        bundle = bundle_of(scores, model)
-    except ModelError:
-        if model is not None:
-            raise
-        return kept or None
-    if kept:
-        _warn_of_newer(bundle, kept, warn)
-        return kept
-    return _find(bundle, wanted_of(scores.header), scores.decision, warn)
+        found: Calibration | None = Calibration.load(path)
+    else:
+        found = _kept(scores.decision, scores.path) if scores.decision else None
+        try:
+            bundle = bundle_of(scores, model)
+        except ModelError:
+            if model is not None:
+                raise
+        else:
+            if found:
+                _warn_of_newer(bundle, found, warn)
+            else:
+                found = _find(bundle, wanted_of(scores.header), scores.decision, warn)
+    if found:
+        found.check_statistics(scores)
+    return found
 
 
 def _warn_of_newer(bundle: Bundle, kept: Calibration, warn: Warn) -> None:
@@ -291,8 +296,11 @@ def calibration_that_decided(
     if scores.decision is None:
         return None
     try:
-        kept = _kept(scores.decision, scores.path)
-        found = kept or calibration_of(scores, model, None, warn)
+        found = _kept(scores.decision, scores.path)
+        if found:
+            found.check_statistics(scores)
+        else:
+            found = calibration_of(scores, model, None, warn)
     except CalibrationError as error:
         warn(left_out(error))
         return None

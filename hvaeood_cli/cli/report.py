@@ -199,7 +199,7 @@ def _one_calibration(inputs: list[Input]) -> Calibration | None:
 
 
 def _named(path: Path, files: list[ScoreFile]) -> Calibration:
-    """The calibration that is named. Raises CalibrationError where it decided no decided file."""
+    """The calibration that is named. Raises CalibrationError where it did not decide them."""
     from hvaeood_cli.calibration.calibration import Calibration
 
     named = Calibration.load(path)
@@ -211,6 +211,9 @@ def _named(path: Path, files: list[ScoreFile]) -> Calibration:
             f"which is {named.id}",
             f"hvaeood decide {file} --calibration {path}, or leave --calibration out",
         )
+    for scores in files:
+        if deciding.made(scores.decision, named):
+            named.check_statistics(scores)
     return named
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hvaeood_cli.device import threads
-from hvaeood_cli.errors import UsageError
+from hvaeood_cli.errors import StoreError, UsageError
 from hvaeood_cli.model.bundle import Bundle
 from hvaeood_cli.scoring.folds import FoldScorer
 from hvaeood_cli.scoring.graph import graph_of, runtime_name
@@ -35,9 +35,15 @@ def on_runtime(
 
     runtime: as `named_runtime` returns it; empty: PyTorch, however many images there are, since
     the same image must not have one score in a small run and another in a large one. Raises
-    UsageError where a runtime that was named cannot compute this model.
+    UsageError where a runtime that was named cannot compute this model, and StoreError for one that
+    is not here, which only a run that was begun elsewhere goes on with.
     """
     if runtime and runtime != "torch":
+        if runtime != (here := runtime_name()):
+            raise StoreError(
+                f"the run that was begun is by {runtime}, and {here} is installed here",
+                "choose another -o, or --force to start over",
+            )
         return _on_openvino(scorer, bundle), ""
     n_passes = n_images / (scorer.images_per_pass * threads() * len(_parts(scorer, bundle)))
     return scorer, _FASTER if not runtime and n_passes >= LONG and _suits(scorer) else ""

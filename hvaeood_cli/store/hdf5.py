@@ -26,8 +26,8 @@ from hvaeood_cli.errors import StoreError
 _SLACK = 1 << 26  # bytes of memory that any file may take, beyond ...
 _EXPANSION = 8  # ... so many times its size: names pack well, but the numbers beside them do not
 _DEFLATE = h5py.h5z.FILTER_DEFLATE
-_DEFLATE_BEST = 1032  # gzip's best ratio
-_FILTERS = (_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+_FLETCHER, _CHECKSUM = h5py.h5z.FILTER_FLETCHER32, 4  # and its bytes
+_FILTERS = (_DEFLATE, h5py.h5z.FILTER_SHUFFLE, _FLETCHER)
 _OTHERS = {h5py.h5z.FILTER_LZF: "lzf", h5py.h5z.FILTER_SZIP: "szip"}
 _MOST_CHUNKS = 4096  # and one for each 64 values: more take minutes
 # What stands for a string of variable length in its dataset: how long it is, and where.
@@ -121,11 +121,15 @@ def check_sizes(file: h5py.File, datasets: Iterable[h5py.Dataset]) -> None:
     """Raise StoreError where datasets claim more, together, than such a file can hold."""
     stored, unpacked = 0, 0
     size, room = file.id.get_filesize(), _room(file)
-    for one in datasets:
+    taken = list(datasets)
+    for one in taken:
         stored += one.id.get_storage_size()
         unpacked += _unpacked_bytes(one)
         if stored > size or unpacked > room:
             raise refused(file, f"{one.name} claims more than the file can hold")
+    for one in taken:
+        if one.chunks is not None:
+            _check_chunks(one)
 
 
 def is_of_strings(found: h5py.Dataset) -> bool:
@@ -199,23 +203,42 @@ def _unpacked_bytes(found: h5py.Dataset) -> int:
         return int(_lengths(found).sum() + _STRING * found.size)
     if found.chunks is None:
         return int(found.size * found.dtype.itemsize)
-    chunk = math.prod(found.chunks) * found.dtype.itemsize
-    if _DEFLATE in _filters(found):
-        _check_unpacking(found, chunk)
-    return int(_n_chunks(found) * chunk)
+    return int(_n_chunks(found) * _chunk_bytes(found))
 
 
-def _check_unpacking(found: h5py.Dataset, room: int) -> None:
-    """Raise StoreError where a chunk unpacks to more bytes than it has room for.
+def _chunk_bytes(found: h5py.Dataset) -> int:
+    """The bytes of memory that a chunk takes."""
+    width = _REFERENCE.itemsize if _is_variable(found) else found.dtype.itemsize
+    return int(math.prod(found.chunks) * width)
 
-    HDF5 finds that out when they are in memory.
+
+def _check_chunks(found: h5py.Dataset) -> None:
+    """Raise StoreError unless each chunk lies in the file and has the bytes of one.
+
+    HDF5 reads what it has room for, whatever is there: beside its memory where that is less, and
+    without end where it unpacks to more.
     """
+    filters, room = _filters(found), _chunk_bytes(found)
+    end = found.file.id.get_filesize()
     for chunk in _chunks(found):
-        if chunk.size * _DEFLATE_BEST > _SLACK:
+        used = [one for i, one in enumerate(filters) if not chunk.filter_mask >> i & 1]
+        checksum = _CHECKSUM if _FLETCHER in used else 0
+        whole = chunk.byte_offset + chunk.size <= end
+        if _DEFLATE in used and whole and chunk.size > checksum:
             _, data = found.id.read_direct_chunk(chunk.chunk_offset)
-            most = room + 8  # a checksum may be inside
-            if len(zlib.decompressobj().decompress(data, most + 1)) > most:
+            inside = used.index(_DEFLATE) > used.index(_FLETCHER) if checksum else False
+            most = room + (checksum if inside else 0)
+            try:
+                unpacked = len(zlib.decompressobj().decompress(data, most + 1))
+            except zlib.error:
+                unpacked = 0
+            if unpacked > most:
                 raise refused(found, f"{found.name} claims less than it unpacks to")
+            whole = unpacked == most
+        elif whole:
+            whole = chunk.size == room + checksum
+        if not whole:
+            raise refused(found, f"{found.name} is not whole")
 
 
 def _check_heaps(path: Path) -> None:

@@ -18,6 +18,7 @@ _Time = Annotated[
     str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,20}(Z|[+-][0-9]{2}:[0-9]{2})$")
 ]
 Word = Annotated[str, Field(max_length=200)]
+_Runtime = Annotated[str, Field(max_length=200, pattern=r"^[a-z]+( [0-9A-Za-z.+-]+)?$")]
 _Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 _Samples = Annotated[int, Field(ge=1, le=10_000)]
 
@@ -51,7 +52,7 @@ class RunHeader(BaseModel):
     proposal: Literal["mean", "sample"]
     precision: Word
     statistics: Annotated[str, Field(max_length=200)] = ""  # those that were asked for, by space
-    runtime: Word = "torch"  # what computed: files from before there was a choice do not say
+    runtime: _Runtime = "torch"  # what computed: files from before there was a choice do not say
     n_images: Annotated[int, Field(ge=1)]  # of the listing; rows of gone images do not count
     listing_sha256: Sha256  # of names, sizes and times: has the folder changed?
     label: Literal[0, 1] | None = None  # of all images: 0 they belong, 1 they do not

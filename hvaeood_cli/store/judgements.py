@@ -119,9 +119,10 @@ def read_judgements(scores: Path) -> Judgements:
         raise _damaged(path, str(error)) from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise _damaged(path, "it does not say that it is one")
-    if value.get("format_version") != FORMAT_VERSION:
+    version = value.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:  # true is 1 as well
         raise StoreError(
-            f"{path} has format version {str(value.get('format_version'))[:20]}; "
+            f"{path} has format version {str(version)[:20]}; "
             f"this program reads version {FORMAT_VERSION}",
             "upgrade: pip install --upgrade hvaeood",
         )

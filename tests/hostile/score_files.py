@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -354,6 +355,23 @@ def _together() -> Iterator[Case]:
         yield changed(f"undecided, {one.path} infinite", undecided(_as(one, np.inf)), False)
     yield changed("strings that are one", _one_string)
     yield changed("a chunk that unpacks to a gigabyte", _lying_chunk)
+    for what, data in {
+        "a few bytes": b"\1" * 9,
+        "a few that are packed": _packed(np.ones(9, "u1")),
+    }.items():
+        yield changed(f"a chunk of {what}", _short_chunk("/scores/kl", data))
+        yield changed(f"a packed chunk of {what}", _short_chunk("/images/error", data, "gzip"))
+    for what, size in {
+        "no bytes": 0,
+        "3 bytes": 3,
+        "5 bytes": 5,
+        "gigabytes": 2**31 - 1,
+        "all": 2**32 - 1,
+    }.items():
+        yield changed(f"chunks of {what} in the index", _index("<I", 0, size))
+    for what, place in {"at the begin": 0, "behind the end": 1 << 40, "nowhere": 2**64 - 1}.items():
+        yield changed(f"chunks {what} in the index", _index("<Q", 32, place))
+    yield changed("unpacked chunks in the index", _index("<I", 4, 2**32 - 1))
     yield changed("many chunks", _many_chunks)
     yield changed("random numbers", _random_numbers, refused=False)
 
@@ -456,6 +474,37 @@ def _lying_chunk(file: h5py.File) -> None:
     del file["/images/error"]
     made = file.create_dataset("/images/error", (n,), "S16", chunks=(n,), compression="gzip")
     made.id.write_direct_chunk((0,), zlib.compress(bytes(1 << 29), 9))
+
+
+def _short_chunk(path: str, data: bytes, compression: str | None = None) -> Change:
+    """A chunk that has fewer bytes than it should: what reads it may read beside its memory."""
+
+    def change(file: h5py.File) -> None:
+        values, attributes = file[path], dict(file[path].attrs)
+        shape, dtype = values.shape, values.dtype
+        del file[path]
+        made = file.create_dataset(path, shape, dtype, chunks=shape, compression=compression)
+        made.attrs.update(attributes)
+        made.id.write_direct_chunk((0,) * len(shape), data)
+
+    return change
+
+
+def _index(kind: str, at: int, value: int) -> Change:
+    """Another number in the first entry of each index of chunks.
+
+    An index is a node of a tree, which begins with 24 bytes. An entry has a size, the filters that
+    were left out, two numbers or more of where it is in the dataset, and where in the file.
+    """
+
+    def change(file: h5py.File) -> None:
+        file.close()  # behind HDF5's back
+        data, place = bytearray(Path(FILE).read_bytes()), -1
+        while (place := data.find(b"TREE\x01", place + 1)) >= 0:
+            struct.pack_into(kind, data, place + 24 + at, value)
+        Path(FILE).write_bytes(data)
+
+    return change
 
 
 def _many_chunks(file: h5py.File) -> None:

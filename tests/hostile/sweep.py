@@ -160,6 +160,7 @@ def sweep(good: Path, cases: Iterable[Case], show: Callable[[str], Any] = lambda
     for case in cases:
         folder = good.parent / "case"
         shutil.rmtree(folder, ignore_errors=True)
+        (good.parent / "said").unlink(missing_ok=True)  # of a command that crashed
         _copy(good, folder)
         tally.n_files += 1
         if tally.n_files % 25 == 0:
