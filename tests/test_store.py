@@ -309,7 +309,8 @@ def two_columns_of_labels(file: h5py.File) -> None:
     "damage",
     [
         external, soft, outside, virtual, huge, newer, no_format, missing, misshapen,
-        other_filter, bomb, lying_chunk, short_chunk, short_packed_chunk, unwritten, group_no_group, other_type, list_of_hashes,
+        other_filter, bomb, lying_chunk, short_chunk, short_packed_chunk, unwritten,
+        group_no_group, other_type, list_of_hashes,
         not_utf8, unnamed_status, two_columns_of_labels,
     ],
 )  # fmt: skip
@@ -344,7 +345,7 @@ def test_a_chunk_whose_checksum_has_no_place_is_refused(tmp_path, size):
     while (place := data.find(b"TREE\x01", place + 1)) >= 0:  # an index of chunks
         struct.pack_into("<I", data, place + 24, size)
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="not whole|more than the file can hold"):
+    with pytest.raises(StoreError, match=r"not whole|more than the file can hold"):
         read_scores(path)
 
 
