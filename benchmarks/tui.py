@@ -74,7 +74,9 @@ def make(path: Path, n: int) -> None:
     )
     names = [b"photos/%04d/image_%07d.png" % (i // 1000, i) for i in range(n)]
     batch = Batch(0, rows, dict.fromkeys(bad, "the file is damaged"))
-    write_scores(path, ScoreFile.of_batches(path, header, names, [batch], {}))
+    write_scores(
+        path, ScoreFile.of_batches(path, header, np.array(names, dtype=bytes), [batch], {})
+    )
 
 
 def shipped_calibration() -> Calibration:

@@ -94,4 +94,7 @@ def make_scores(
     batch = Batch(0, rows, dict.fromkeys(bad, "it ends too early"))
     names = names or [b"images/%05d.png" % i for i in order]
     header = make_header(n, **changes)
-    return write_scores(path, ScoreFile.of_batches(path, header, names, [batch], {"resized": 1}))
+    return write_scores(
+        path,
+        ScoreFile.of_batches(path, header, np.array(names, dtype=bytes), [batch], {"resized": 1}),
+    )

@@ -56,7 +56,12 @@ NAMES = [b"a.png", b"new\nline", b"\xff\xfe.png", "漢字".encode(), b"x" * 255]
 
 def write(path: Path, names=tuple(NAMES), **changes) -> Path:
     run = header(len(names), **changes)
-    write_scores(path, ScoreFile.of_batches(path, run, names, batches(len(names)), {"r": 1}))
+    write_scores(
+        path,
+        ScoreFile.of_batches(
+            path, run, np.array(names, dtype=bytes), batches(len(names)), {"r": 1}
+        ),
+    )
     return path
 
 
@@ -105,7 +110,7 @@ def test_a_row_that_nobody_gave_is_not_scored(tmp_path, left_out):
     made = batches()
     del made[left_out]
     with pytest.raises(RuntimeError, match="the engine gave"):
-        ScoreFile.of_batches(tmp_path / "s.h5", header(), NAMES, made, {})
+        ScoreFile.of_batches(tmp_path / "s.h5", header(), np.array(NAMES, dtype=bytes), made, {})
 
 
 @pytest.mark.parametrize("created", ["", "\x1b[2J", "2026-01-01T00:00:00+00:00\x1b[2J", "now\n"])
@@ -423,9 +428,10 @@ def test_a_journal_keeps_what_was_appended(tmp_path):
     fill(path, batches())
     with Journal.open(path, header()) as journal:
         assert journal.n_done == 5
-        for found, made in zip(journal.batches(), batches(), strict=True):
-            assert found.first == made.first and found.errors == made.errors
-            assert found.rows.tobytes() == made.rows.tobytes()
+        (found,) = journal.batches()  # those that follow one another are one
+        assert found.first == 0
+        assert found.rows.tobytes() == b"".join(made.rows.tobytes() for made in batches())
+        assert found.errors == {i: why for made in batches() for i, why in made.errors.items()}
 
 
 @settings(
@@ -494,7 +500,7 @@ def test_rows_that_are_there_or_of_no_image_are_not_taken(tmp_path):
             journal.append(right)
             with pytest.raises(RuntimeError, match="are there, or not of this run"):
                 journal.append(wrong)
-        assert [batch.first for batch in journal.batches()] == [4, 0, 2] and journal.n_done == 5
+        assert [batch.first for batch in journal.batches()] == [4, 0] and journal.n_done == 5
 
 
 @pytest.mark.parametrize("change", [{"n_images": 6}, {"listing_sha256": "00" * 32}])

@@ -420,7 +420,9 @@ def made_up(n: int, random: np.random.Generator) -> ScoreFile:
     rows["content"] = random.integers(1, 2**63, n)
     header = make_header(n, fit="tile", tile_stride=4, tile_scale=1.0)
     names = [b"%d" % i for i in range(n)]
-    return ScoreFile.of_batches(Path("s.h5"), header, names, [Batch(0, rows, {})], {})
+    return ScoreFile.of_batches(
+        Path("s.h5"), header, np.array(names, dtype=bytes), [Batch(0, rows, {})], {}
+    )
 
 
 def test_the_promise_is_of_images_whatever_the_number_of_their_tiles():

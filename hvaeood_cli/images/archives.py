@@ -20,6 +20,9 @@ from functools import lru_cache
 from typing import Any, cast
 from weakref import finalize
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hvaeood_cli.errors import ImageError, SourceError
 from hvaeood_cli.images.decode import EXTENSIONS, MAX_BYTES, Decoded, decode_hashed, has_ending
 from hvaeood_cli.images.file import File
@@ -55,6 +58,9 @@ class ArchiveSource(ABC):
     def names(self) -> Iterator[bytes]:
         """The name of every image, sooner than one by one."""
         return self.members.names(self.container.name + b"/")
+
+    def name_blocks(self) -> Iterator[NDArray[np.bytes_]]:
+        return self.members.name_blocks(self.container.name + b"/")
 
     def listing(self) -> bytes:
         """What says which images these are: it changes when any name or stamp does."""

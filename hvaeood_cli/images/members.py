@@ -21,6 +21,7 @@ NO_FILE, ENCRYPTED, REPLACED = range(1, len(FAULTS))
 _MOST = 2**63 - 1  # of a size: an archive may say anything
 _HEAD = struct.Struct("<QQ")  # how many images there are, and how many other files
 _EACH = 4  # numbers of an image
+BLOCK = 1 << 16  # names that are put into an array at a time
 
 
 class Member(NamedTuple):
@@ -72,6 +73,19 @@ class Members(Sequence[Member]):
         for end in self._numbers[::_EACH]:
             yield prefix + names[begin:end]
             begin = end
+
+    def name_blocks(self, prefix: bytes = b"") -> Iterator[NDArray[np.bytes_]]:
+        """As `names`, some in an array at a time: sooner still."""
+        names, ends = np.frombuffer(bytes(self._names), np.uint8), self._numbers[::_EACH]
+        for first in range(0, len(self), BLOCK):
+            last = min(first + BLOCK, len(self))
+            bounds = np.array([ends[first - 1] if first else 0, *ends[first:last]])
+            lengths = np.diff(bounds)
+            block = np.zeros((last - first, max(1, len(prefix) + int(lengths.max()))), np.uint8)
+            block[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
+            within = np.arange(block.shape[1] - len(prefix)) < lengths[:, None]
+            block[:, len(prefix) :][within] = names[bounds[0] : bounds[-1]]  # row after row
+            yield block.reshape(-1).view(f"S{block.shape[1]}")
 
     def find(self, name: bytes) -> int | None:
         """The number of the image of that name, the last if several have it; None if none has."""

@@ -34,7 +34,7 @@ from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import OF_IMAGES, OF_SHARD, RunHeader, differences, how_to_agree
 from hvaeood_cli.store.journal import Journal, check_next, journal_path
 from hvaeood_cli.store.reader import read_scores
-from hvaeood_cli.store.score_file import ScoreFile
+from hvaeood_cli.store.score_file import ScoreFile, array_of
 from hvaeood_cli.store.shard import Shard
 from hvaeood_cli.store.status import STATUS_CODES
 from hvaeood_cli.store.writer import write_decision, write_scores
@@ -137,7 +137,8 @@ class ScoringRun:
         if self.engine.note:
             warnings.warn(self.engine.note, stacklevel=2)
         batches = self.engine.score(self.manifest)
-        return ScoreFile.of_batches(path, header, self.manifest.names(), batches, _conversions())
+        names = array_of(self.manifest.name_blocks())
+        return ScoreFile.of_batches(path, header, names, batches, _conversions())
 
     def to_file(
         self,

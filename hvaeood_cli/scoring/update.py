@@ -80,7 +80,7 @@ class Plan:
             return cls(
                 manifest, stamps, known, errors, nowhere, nowhere, file_names, nothing, n_moved=0
             )
-        names = array_of(manifest.names())
+        names = array_of(manifest.name_blocks())
         keys = (stamp_key(manifest.stamp(i)) for i in range(len(names)))
         stamps = np.fromiter(keys, np.uint64, len(names))
         row_of = {name: row for row, name in enumerate(file_names.tolist())}
@@ -146,7 +146,7 @@ class Plan:
         return ScoreFile(
             path=path,
             header=header,
-            names=array_of(chain(self.manifest.names(), self.gone.tolist())),
+            names=array_of(chain(self.manifest.name_blocks(), [self.gone])),
             errors=Errors(n_all, reasons),
             columns=columns,
             status_codes=STATUS_CODES,

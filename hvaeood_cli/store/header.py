@@ -18,7 +18,7 @@ _Time = Annotated[
     str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,20}(Z|[+-][0-9]{2}:[0-9]{2})$")
 ]
 Word = Annotated[str, Field(max_length=200)]
-_Runtime = Annotated[str, Field(max_length=200, pattern=r"^[a-z]+( [0-9A-Za-z.+-]+)?$")]
+_Runtime = Annotated[str, Field(max_length=200, pattern=r"^([a-z]+( [0-9A-Za-z.+-]+)?)?$")]
 _Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 _Samples = Annotated[int, Field(ge=1, le=10_000)]
 

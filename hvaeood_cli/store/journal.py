@@ -27,7 +27,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +54,8 @@ _MAX_SEARCHED = 1 << 30  # bytes that are summed in the search for a whole frame
 _WINDOW = 1 << 20
 _STATUSES = frozenset(STATUS_CODES.values())
 _HEAD = re.compile(rb"[BH](?=.{4}\0{4})", re.DOTALL)  # of a frame no longer than 4 GiB
+_CHECKED_AT_ONCE = 64  # batches; one, if it has tiles, which take memory
+_JOINED = 1 << 14  # rows; a few more, with the last batch
 SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
 
 
@@ -176,8 +178,8 @@ class Journal:
         self._last_sync = time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
-        """Every batch of this run, in the order in which they were appended."""
-        return self._read(self._frames)
+        """The rows of this run, in the order in which they were appended, many at a time."""
+        return _joined(self._read(self._frames))
 
     def earlier(self) -> Iterator[Batch]:
         """The batches of parts before this run's: of images that were listed otherwise."""
@@ -396,6 +398,7 @@ def _scan(file: FileIO, path: Path) -> _Contents:
     header, end = _first_header(file, path)
     found = _Contents(header, [], [], end, 0, False)
     row_size = row_dtype(found.header.sizes).itemsize
+    unchecked: list[Batch] = []
     while found.end < size:
         frame = _frame_at(file, found.end, size)
         if frame is None:
@@ -407,12 +410,19 @@ def _scan(file: FileIO, path: Path) -> _Contents:
             header = _header(frame, path)
             if differences(found.header, header, OF_IMAGES):
                 raise _damaged(path)
+            _check_batches(unchecked, found.header, path)
+            unchecked = []
             earlier = found.earlier + found.frames
             found = _Contents(header, earlier, [], frame.end, found.n_lost, is_unsure=False)
         else:
-            _check_batch(frame.payload, found.header, path)
-            found.frames.append(_Place(found.end, *_BATCH.unpack_from(frame.payload)))
+            batch = _whole_batch(frame.payload, found.header, path)
+            found.frames.append(_Place(found.end, batch.first, len(batch.rows)))
             found = found._replace(end=frame.end)
+            unchecked.append(batch)
+            if batch.tiles is not None or len(unchecked) == _CHECKED_AT_ONCE:
+                _check_batches(unchecked, found.header, path)
+                unchecked = []
+    _check_batches(unchecked, found.header, path)
     return found
 
 
@@ -459,34 +469,68 @@ def _header(frame: _Frame, path: Path) -> RunHeader:
         raise _damaged(path) from None
 
 
-def _check_batch(payload: bytes, header: RunHeader, path: Path) -> None:
-    """Raise StoreError for what this program does not write, though its checksum is right."""
+def _whole_batch(payload: bytes, header: RunHeader, path: Path) -> Batch:
+    """The batch in a frame whose checksum is right. Raises StoreError for anything else."""
     try:
-        batch = _batch(payload, header)
+        return _batch(payload, header)
     except (ValueError, RecursionError):
-        batch = None
-    if batch is None or not _is_sound(batch, header):
-        raise StoreError(
-            f"{path} holds rows of another version, or of another program",
-            f"remove {path}, choose another -o, or --force to start over",
-        )
+        raise _of_another_program(path) from None
 
 
-def _is_sound(batch: Batch, header: RunHeader) -> bool:
+def _check_batches(batches: list[Batch], header: RunHeader, path: Path) -> None:
+    """Raise StoreError for what this program does not write, though its checksum is right."""
+    if batches and not _are_sound(batches, header):
+        raise _of_another_program(path)
+
+
+def _of_another_program(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} holds rows of another version, or of another program",
+        f"remove {path}, choose another -o, or --force to start over",
+    )
+
+
+def _are_sound(batches: list[Batch], header: RunHeader) -> bool:
     """Whether these can be rows of a run."""
-    rows, last = batch.rows, batch.first + len(batch.rows)
-    places = range(batch.first, last)
+    rows = np.concatenate([batch.rows for batch in batches])
     return (
-        last <= header.n_images
+        all(batch.first + len(batch.rows) <= header.n_images for batch in batches)
         and not any(
             column.wrong(rows[column.name])
             for column in columns("images", "scores", asked=header.sizes.asked)
             if column.may_be_wrong
         )
-        and set(rows["status"].tolist()) <= _STATUSES
+        and set(np.unique(rows["status"]).tolist()) <= _STATUSES
         and not (rows["conversions"] >> len(WORDS)).any()
-        and all(place in places for place in batch.errors)
+        and all(
+            batch.first <= place < batch.first + len(batch.rows)
+            for batch in batches
+            for place in batch.errors
+        )
     )
+
+
+def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches that follow one another as one, up to some: the fewer there are, the less to do."""
+    held: list[Batch] = []
+    for batch in batches:
+        n_rows = sum(len(one.rows) for one in held)
+        follows = held and held[-1].first + len(held[-1].rows) == batch.first
+        if held and not (follows and batch.tiles is None and n_rows < _JOINED):
+            yield _one(held)
+            held = []
+        held.append(batch)
+    if held:
+        yield _one(held)
+
+
+def _one(batches: list[Batch]) -> Batch:
+    """Batches that follow one another, as one."""
+    if len(batches) == 1:
+        return batches[0]
+    rows = np.concatenate([batch.rows for batch in batches])
+    errors = {place: why for batch in batches for place, why in batch.errors.items()}
+    return Batch(batches[0].first, rows, errors)
 
 
 def _batch(payload: bytes, header: RunHeader) -> Batch:
@@ -501,7 +545,8 @@ def _batch(payload: bytes, header: RunHeader) -> Batch:
         n_tiles = int(rows["n_tiles"].sum(dtype=np.int64))
         tiles = np.frombuffer(payload, tile_dtype(header.sizes), n_tiles, end)
         end += tiles.nbytes
-    errors = json.loads(payload[end:])
+    text = payload[end:]
+    errors = {} if text == b"{}" else json.loads(text)
     if not isinstance(errors, dict) or not all(isinstance(why, str) for why in errors.values()):
         raise ValueError("no reasons by row")
     return Batch(first, rows, {int(row): reason for row, reason in errors.items()}, tiles)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, overload
 
@@ -18,8 +17,6 @@ from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, check_next
 from hvaeood_cli.store.status import GONE, STATUS_CODES
 from hvaeood_cli.store.tiles import TileTable
-
-_AT_ONCE = 1 << 16
 
 
 class Errors(Sequence[str]):
@@ -57,11 +54,9 @@ class Errors(Sequence[str]):
         return Errors(int(np.count_nonzero(rows)), kept)
 
 
-def array_of(names: Iterable[bytes]) -> NDArray[np.bytes_]:
-    """The names of N images, (N,). Never all of them as objects, which would take a lot more."""
-    left, parts = iter(names), list[NDArray[np.bytes_]]()
-    while part := list(islice(left, _AT_ONCE)):
-        parts.append(np.array(part, dtype=bytes))
+def array_of(blocks: Iterable[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:
+    """The names of N images, (N,), which come in blocks."""
+    parts = list(blocks)
     widest = max((part.itemsize for part in parts), default=1)
     whole = np.empty(sum(map(len, parts)), f"S{widest}")
     end = len(whole)
@@ -93,7 +88,7 @@ class ScoreFile:
         cls,
         path: Path,
         header: RunHeader,
-        names: Iterable[bytes],
+        names: NDArray[np.bytes_],
         batches: Iterable[Batch],
         conversion_codes: dict[str, int],
     ) -> Self:
@@ -117,7 +112,7 @@ class ScoreFile:
         return cls(
             path=path,
             header=header,
-            names=array_of(names),
+            names=names,
             errors=Errors(header.n_images, reasons),
             columns=found,
             status_codes=STATUS_CODES,

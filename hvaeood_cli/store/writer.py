@@ -181,11 +181,14 @@ def manifest_sha256(scores: ScoreFile) -> str:
     """The hash of all names, each with the hash of what was read under it."""
     digest = hashlib.sha256()
     for first in range(0, len(scores), _CHUNK):
-        part = slice(first, first + _CHUNK)
-        contents, names = scores.sha256[part].tobytes(), scores.names[part].tolist()
-        places = range(0, len(contents), _SHA256)
-        named = zip(names, places, strict=True)
-        digest.update(b"".join([b"%b\0%b" % (n, contents[i : i + _SHA256]) for n, i in named]))
+        names = np.ascontiguousarray(scores.names[first : first + _CHUNK])
+        width = names.itemsize
+        rows = np.zeros((len(names), width + 1 + _SHA256), np.uint8)  # name, NUL, hash
+        rows[:, :width] = names.view(np.uint8).reshape(-1, width)
+        rows[:, width + 1 :] = scores.sha256[first : first + _CHUNK]
+        used = np.ones(rows.shape, np.bool_)
+        used[:, :width] = np.arange(width) < np.strings.str_len(names)[:, None]
+        digest.update(rows[used].data)
     return digest.hexdigest()
 
 
