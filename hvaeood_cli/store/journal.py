@@ -492,7 +492,7 @@ def _of_another_program(path: Path) -> StoreError:
 
 def _are_sound(batches: list[Batch], header: RunHeader) -> bool:
     """Whether these can be rows of a run."""
-    rows = np.concatenate([batch.rows for batch in batches])
+    rows = _rows_of(batches)
     return (
         all(batch.first + len(batch.rows) <= header.n_images for batch in batches)
         and not any(
@@ -510,16 +510,23 @@ def _are_sound(batches: list[Batch], header: RunHeader) -> bool:
     )
 
 
+def _rows_of(batches: list[Batch]) -> Rows:
+    """The rows of batches, one after the other. (NumPy joins such rows field by field.)"""
+    joined = b"".join(batch.rows.tobytes() for batch in batches)
+    return np.frombuffer(joined, batches[0].rows.dtype)
+
+
 def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches that follow one another as one, up to some: the fewer there are, the less to do."""
     held: list[Batch] = []
+    first, last = 0, -1  # of the rows that are held
     for batch in batches:
-        n_rows = sum(len(one.rows) for one in held)
-        follows = held and held[-1].first + len(held[-1].rows) == batch.first
-        if held and not (follows and batch.tiles is None and n_rows < _JOINED):
-            yield _one(held)
-            held = []
+        if batch.first != last or batch.tiles is not None or last - first >= _JOINED:
+            if held:
+                yield _one(held)
+            held, first = [], batch.first
         held.append(batch)
+        last = batch.first + len(batch.rows)
     if held:
         yield _one(held)
 
@@ -528,7 +535,7 @@ def _one(batches: list[Batch]) -> Batch:
     """Batches that follow one another, as one."""
     if len(batches) == 1:
         return batches[0]
-    rows = np.concatenate([batch.rows for batch in batches])
+    rows = _rows_of(batches)
     errors = {place: why for batch in batches for place, why in batch.errors.items()}
     return Batch(batches[0].first, rows, errors)
 
