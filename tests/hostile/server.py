@@ -19,6 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.hostile.built import build
+
 
 def load() -> None:
     """Import whatever a command may import."""
@@ -32,6 +34,7 @@ def load() -> None:
     Image.init()
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
+    build()
 
 
 def run(task: dict[str, Any]) -> int:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hvaeood_cli.errors import ExitCode
+from tests.hostile.built import build
 from tests.hostile.case import Case
 from tests.hostile.score_files import FILE, TILED, score_files
 from tests.hostile.sidecars import JOURNAL, JUDGEMENTS, LABELS, PAGE, no_files, sidecars
@@ -157,6 +158,7 @@ def sweep(good: Path, cases: Iterable[Case], show: Callable[[str], Any] = lambda
     tally = Tally()
     for module in _LOADED:
         import_module(module)
+    build()
     for case in cases:
         folder = good.parent / "case"
         shutil.rmtree(folder, ignore_errors=True)

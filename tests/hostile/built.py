@@ -1,0 +1,13 @@
+"""The command line, built once for all commands that are tried: it is most of a refused one's time."""
+
+from __future__ import annotations
+
+import typer.main
+
+from hvaeood_cli.cli.app import app
+
+
+def build() -> None:
+    """From now on Typer takes what it has made of the program's commands."""
+    made = typer.main.get_command(app)
+    typer.main.get_command = lambda typer_instance: made
