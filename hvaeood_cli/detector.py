@@ -28,7 +28,7 @@ from hvaeood_cli.calibration.ranking import AGAINST_BATCH
 from hvaeood_cli.calibration.rules import check_level, decide
 from hvaeood_cli.calibration.usual_maps import UsualMaps
 from hvaeood_cli.errors import CalibrationError, ModelError, UsageError
-from hvaeood_cli.images.memory import open_memory
+from hvaeood_cli.images.memory import in_memory, open_memory
 from hvaeood_cli.images.sources import Manifest, open_sources
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle
 from hvaeood_cli.store.decision import Rule
@@ -63,9 +63,11 @@ class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
     the one that this machine is in, or "local" to start one here.
     false_positive_rate: the share of images that belong that `predict` may call outliers.
 
-    preset, training: what `fit` trains, a preset's name and the fields of `TrainSettings` to
-    change. out: the folder of the model that `fit` makes; None: a temporary one, which is removed
-    together with the detector.
+    preset, taken, training: what `fit` trains. preset: its name; None: what suits the images.
+    taken: how it takes them, any of "fit", "tile", "stride", "scale", "image_size" and "channels",
+    as the options of `hvaeood train`; what is not there, the images decide: by tiles where they are
+    large. training: the fields of `TrainSettings` to change. out: the folder of the model that
+    `fit` makes; None: a temporary one, which is removed together with the detector.
 
     X is everywhere a folder, a list of paths, an array or a torch tensor of bytes, (N, H, W),
     (N, H, W, 3) or (N, 3, H, W), or a list of PIL images or of such arrays of one image each.
@@ -92,7 +94,8 @@ class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
         engine: str = "local",
         address: str = "auto",
         false_positive_rate: float = 0.01,
-        preset: str = "compact-gray",
+        preset: str | None = None,
+        taken: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -113,6 +116,7 @@ class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
         )
         self.false_positive_rate = false_positive_rate
         self.preset = preset
+        self.taken = taken
         self.training = training
         self.out = out
 
@@ -121,30 +125,44 @@ class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Images, y: object = None) -> Self:
         """Train a new model on X and use it from now on; y is ignored.
 
-        With `out`, an interrupted training run is resumed. Raises UsageError for settings that do
-        not fit the model, TrainingError where training cannot start or must stop.
+        Pixels of files are kept in the user's cache folder, as `hvaeood train` does, so that they
+        need not fit in memory (`hvaeood cache --clear` removes them). With `out`, an interrupted
+        training run is resumed. Raises UsageError for settings that do not fit the model,
+        TrainingError where training cannot start or must stop.
         """
         from hvaeood_cli.device import choose_device, make_fabric
-        from hvaeood_cli.model.presets import get_preset
-        from hvaeood_cli.training.reading import read_pixels
+        from hvaeood_cli.training.choosing import Asked, choose
+        from hvaeood_cli.training.pixel_cache import PixelCache
+        from hvaeood_cli.training.reading import check_channels, read_pixels
         from hvaeood_cli.training.run import TrainingRun
 
-        preset = get_preset(self.preset)
+        manifest = self.manifest(X)
         try:
-            settings = preset.train.model_validate(
-                preset.train.model_dump() | dict(self.training or {})
+            asked = Asked(self.preset, **(self.taken or {}))
+        except TypeError:
+            raise UsageError(
+                f"taken: {', '.join(self.taken or ())}", f"any of {', '.join(Asked._fields[1:])}"
+            ) from None
+        chosen = choose(asked, manifest)
+        try:
+            settings = chosen.settings.model_validate(
+                chosen.settings.model_dump() | dict(self.training or {})
             )
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(
                 f"training: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-                f"settings: {', '.join(type(preset.train).model_fields)}",
+                f"settings: {', '.join(type(chosen.settings).model_fields)}",
             ) from None
+        config = chosen.config
         folder = Path(self.out) if self.out else self._temporary_folder()
-        read = read_pixels(self.manifest(X), preset.model)
+        held = any(map(in_memory, manifest.sources))
+        read = read_pixels(manifest, config, None if held else PixelCache.of(manifest, config))
+        if asked.channels is None:
+            check_channels(read, config)
         fabric = make_fabric(choose_device(self.device))
         run = TrainingRun(
-            preset.model, settings, fabric, folder, folder.name, conversions=read.conversions
+            config, settings, fabric, folder, folder.name, conversions=read.conversions
         )
         self.bundle_ = run.of(read.pixels, images=read.images)
         return self

@@ -19,6 +19,7 @@ from sklearn.utils import estimator_checks
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import CalibrationError, ModelError, SourceError, UsageError
 from hvaeood_cli.report import frame, rows
+from hvaeood_cli.user_cache import entries
 from tests.conftest import make_images
 from tests.score_files import SIZES
 
@@ -121,6 +122,39 @@ def test_a_model_that_is_kept_goes_with_its_copies(bundle, tmp_path):
     detector = Detector(training=TRAINING, out=tmp_path / "kept").fit(images)
     normal = detector.score_samples(images)
     np.testing.assert_array_equal(copy.deepcopy(detector).score_samples(images), normal)
+
+
+def test_fit_looks_at_the_images_as_train_does(tmp_path, monkeypatch):
+    """Photographs that are larger than the model's images become a model of tiles."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, pixels in enumerate(make_images(12, size=48)):
+        Image.fromarray(pixels[0]).save(photos / f"{i}.png")
+    training = {"epochs": 1, "batch_size": 8, "validation": 2, "calibration": 0}
+    taken = {"tile": 16, "stride": 16, "scale": 1.0}
+    detector = Detector(taken=taken, training=training, out=tmp_path / "m").fit(photos)
+    config = detector.bundle.config
+    assert (config.fit, config.image_size, config.tile_stride, config.tile_scale) == (
+        "tile", 16, 16, 1.0,
+    )  # fmt: skip
+    assert len(entries("pixels")) == 1, "the pixels of files are kept, and mapped"
+    assert np.isfinite(detector.score(photos).llr).all()
+    whole = Detector(taken={"fit": "pad", "image_size": 16}, training=training)
+    assert whole.fit(photos).bundle.config.fit == "pad"
+    before = len(entries("pixels"))
+    whole.fit(patterns()[:40])
+    assert len(entries("pixels")) == before, "an array is no file"
+
+
+@pytest.mark.parametrize(
+    ("taken", "named"),
+    [({"tiles": 16}, "tiles"), ({"fit": "crop", "tile": 8}, "tile"), ({"fit": "x"}, "x")],
+)
+def test_images_cannot_be_taken_so(taken, named):
+    with pytest.raises(UsageError, match=named) as caught:
+        Detector(taken=taken).fit(patterns())
+    assert caught.value.hint
 
 
 def test_the_detector_has_scikit_learns_manners(calibrated, folder):

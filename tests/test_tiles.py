@@ -16,7 +16,7 @@ from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.rules import decide
-from hvaeood_cli.cli import training, tui
+from hvaeood_cli.cli import tui
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.images.preprocess import tiling_of
@@ -30,6 +30,7 @@ from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.journal import Batch
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile
+from hvaeood_cli.training import choosing
 from hvaeood_cli.tui.screens.compare import CompareScreen
 from hvaeood_cli.tui.screens.look import LookScreen
 from tests.conftest import SMALL, make_ladder
@@ -238,11 +239,11 @@ def test_photographs_train_a_model_of_tiles_that_finds_an_odd_corner(run, tmp_pa
 
 def test_grey_photographs_by_tiles_get_the_preset_for_tiles_unless_one_is_named(tmp_path):
     manifest = open_sources([str(make_photos(tmp_path / "photos", 3))])
-    chosen = training.choose(training.Asked(tile=16), manifest)
+    chosen = choosing.choose(choosing.Asked(tile=16), manifest)
     assert (chosen.preset, chosen.config.stride) == ("compact-photo-tile", 16)
-    named = training.Asked(preset="compact-photo-gray", tile=16)
-    assert training.choose(named, manifest).preset == "compact-photo-gray"
-    assert training.choose(training.Asked(fit="crop"), manifest).preset == "compact-photo-gray"
+    named = choosing.Asked(preset="compact-photo-gray", tile=16)
+    assert choosing.choose(named, manifest).preset == "compact-photo-gray"
+    assert choosing.choose(choosing.Asked(fit="crop"), manifest).preset == "compact-photo-gray"
 
 
 def test_tiles_of_one_image_are_never_both_trained_on_and_set_aside(run, tmp_path):

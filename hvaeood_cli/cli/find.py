@@ -96,8 +96,10 @@ def find(
     _check_page(page, force)
     warn = console.warner(quiet)
     _check_level(rules, None if force else deciding.standing_decision(out), len(manifest))
-    asked = training.Asked(preset, fit=fit, tile=tile, stride=stride, scale=scale)
-    chosen = training.choose(asked, manifest)
+    from hvaeood_cli.training.choosing import Asked, choose
+
+    asked = Asked(preset, fit=fit, tile=tile, stride=stride, scale=scale)
+    chosen = choose(asked, manifest)
     if not quiet:
         console.say(f"preset {chosen.preset}{chosen.why}")
         if chosen.taken:

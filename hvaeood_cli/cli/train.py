@@ -71,8 +71,10 @@ def train(
     if "-" in sources:
         _check_alone(devices)
     manifest = listed(sources, null, data_root, download, not quiet)
-    asked = training.Asked(preset, channels, image_size, fit, tile, stride, scale)
-    chosen = training.choose(asked, manifest)
+    from hvaeood_cli.training.choosing import Asked, choose
+
+    asked = Asked(preset, channels, image_size, fit, tile, stride, scale)
+    chosen = choose(asked, manifest)
     config = chosen.config
     given = {
         "epochs": epochs,

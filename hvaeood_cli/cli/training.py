@@ -1,4 +1,4 @@
-"""What `train` and `find` share: the choice of a preset and of tiles, the folder, and Ctrl-C."""
+"""What `train` and `find` share: the reading of images, the folder, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,111 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.errors import ExitCode, HvaeoodError, TrainingError, UsageError
+from hvaeood_cli.errors import ExitCode, HvaeoodError, TrainingError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from hvaeood_cli.images.sources import Manifest
     from hvaeood_cli.model.config import ModelConfig
-    from hvaeood_cli.settings import TrainSettings
-    from hvaeood_cli.training.choosing import Survey
     from hvaeood_cli.training.pixel_cache import PixelCache
     from hvaeood_cli.training.reading import Read
-
-
-class Asked(NamedTuple):
-    """What the command line says of the model; None where the images decide, or the preset."""
-
-    preset: str | None = None
-    channels: int | None = None
-    image_size: int | None = None
-    fit: str | None = None
-    tile: int | None = None
-    stride: int | None = None
-    scale: float | None = None
-
-
-class Chosen(NamedTuple):
-    """The model to train, and why, in words for people."""
-
-    preset: str
-    why: str  # to be put behind the preset's name
-    taken: str  # how images are taken where it is by tiles; else empty
-    config: ModelConfig
-    settings: TrainSettings  # the preset's
-
-
-def choose(asked: Asked, manifest: Manifest) -> Chosen:
-    """The model that is asked for, completed by what suits the images.
-
-    Raises UsageError for an unknown name and for what does not go together, TrainingError where no
-    image can be read.
-    """
-    from hvaeood_cli.model.presets import PRESETS_FOR_TILES, for_images, get_preset
-    from hvaeood_cli.training.choosing import Survey, choose_fit, choose_preset
-
-    _check(asked)
-    survey, why, named = Survey(manifest), "", asked.preset
-    if named is None:
-        named, reason = choose_preset(survey, asked.channels)
-        why = f" ({reason}; --preset NAME takes another)"
-    preset = get_preset(named)
-    fit = asked.fit
-    if fit is None and any(one is not None for one in (asked.tile, asked.stride, asked.scale)):
-        fit = "tile"
-    if fit is None:  # a size that was asked for is that of whole images
-        fit = "crop" if asked.image_size else choose_fit(survey, preset.model.image_size)
-    if fit == "tile" and asked.preset is None:
-        named = PRESETS_FOR_TILES.get(named, named)
-        preset = get_preset(named)
-    if fit != "tile":
-        config = for_images(preset.model, asked.image_size, asked.channels, fit)
-        return Chosen(named, why, "", config, preset.train)
-    config = _tiled(for_images(preset.model, None, asked.channels), asked, survey)
-    return Chosen(named, why, _in_words(config, survey), config, preset.train)
-
-
-def _check(asked: Asked) -> None:
-    """Raise UsageError for options that do not go together."""
-    of_tiles = {"--tile": asked.tile, "--stride": asked.stride, "--scale": asked.scale}
-    given = next((name for name, value in of_tiles.items() if value is not None), None)
-    if asked.fit not in (None, "crop", "pad", "tile"):
-        raise UsageError(f"no fit is called {asked.fit!r}", "--fit crop, pad or tile")
-    if given and asked.fit in ("crop", "pad"):
-        raise UsageError(f"{given} is of tiles, and --fit {asked.fit} makes none", "--fit tile")
-    if asked.image_size and (given or asked.fit == "tile"):
-        raise UsageError("--image-size is of whole images", "--tile N is the size of a tile")
-
-
-def _tiled(model: ModelConfig, asked: Asked, survey: Survey) -> ModelConfig:
-    """A model for tiles: by default of the preset's size and half overlapping."""
-    from hvaeood_cli.images.tiling import Tiling
-    from hvaeood_cli.model.presets import for_tiles
-    from hvaeood_cli.training.choosing import choose_scale
-
-    size = asked.tile or model.image_size
-    stride = asked.stride or max(1, size // 2)
-    Tiling(size, stride, asked.scale or 1.0)  # raises what is wrong with them
-    for_tiles(model, size, stride, 1.0)
-    scale = choose_scale(survey, size, stride) if asked.scale is None else asked.scale
-    return for_tiles(model, size, stride, scale)
-
-
-def _in_words(config: ModelConfig, survey: Survey) -> str:
-    """How images are taken by tiles, in a line."""
-    from hvaeood_cli.images.preprocess import tiling_of
-
-    tiling = tiling_of(config)
-    height, width = survey.size
-    n = tiling.count(height, width) if tiling else 1
-    return (
-        f"images of about {width}x{height} are taken by tiles: {n:,} {tiling} "
-        "(--tile, --stride, --scale or --fit take others)"
-    )
 
 
 def read(
@@ -157,11 +64,9 @@ def cache_of(
     Raises UsageError where HVAEOOD_CACHE_GB is no number.
     """
     from hvaeood_cli.training.pixel_cache import PixelCache
-    from hvaeood_cli.user_cache import most_bytes
 
     if not wanted:
         return None
-    most_bytes()
     return PixelCache.of(manifest, config, console.warner(not talk))
 
 

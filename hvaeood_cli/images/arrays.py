@@ -103,7 +103,7 @@ class ArraySource:
         return np.ascontiguousarray(self.images[self.first + i])
 
 
-class _InMemory(ArraySource):
+class InMemory(ArraySource):
     """An array that no file holds: a row's stamp is its hash, which is worked out once."""
 
     def read(self, i: int) -> tuple[Decoded, bytes]:
@@ -171,7 +171,7 @@ def array_in_memory(array: NDArray[np.generic]) -> ArraySource:
     images = as_images("X", array)
     if not len(images):
         raise SourceError("X has no images", "give an array (N, H, W) or (N, H, W, 3)")
-    return _InMemory(b"X", images, 0, len(images), "in memory")
+    return InMemory(b"X", images, 0, len(images), "in memory")
 
 
 def is_array_file(path: Path) -> bool:

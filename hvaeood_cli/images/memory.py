@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hvaeood_cli.errors import ImageError, SourceError
-from hvaeood_cli.images.arrays import ArraySource, array_in_memory, as_images
+from hvaeood_cli.images.arrays import ArraySource, InMemory, array_in_memory, as_images
 from hvaeood_cli.images.decode import Conversion, Decoded, decode_opened
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ def open_memory(images: object) -> ArraySource | ListSource | None:
     if all(isinstance(item, str | os.PathLike) for item in items):
         return None
     return ListSource([_one(f"X#{i}", item) for i, item in enumerate(items)])
+
+
+def in_memory(source: object) -> bool:
+    """Whether a source's images are in memory, and no file holds them."""
+    return isinstance(source, ListSource | InMemory)
 
 
 def _one(name: str, item: object) -> Pixels | Image.Image:

@@ -1,4 +1,4 @@
-"""Chooses the preset that suits a folder of images, and how they are taken, by looking at some."""
+"""Chooses the model that suits a folder of images, and how they are taken, by looking at some."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.errors import ImageError, TrainingError
+from hvaeood_cli.errors import ImageError, TrainingError, UsageError
 from hvaeood_cli.images.decode import Decoded
-from hvaeood_cli.images.preprocess import Fit
+from hvaeood_cli.images.preprocess import Fit, tiling_of
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.images.tiling import Tiling
+from hvaeood_cli.model.config import ModelConfig
+from hvaeood_cli.model.presets import PRESETS_FOR_TILES, for_images, for_tiles, get_preset
+from hvaeood_cli.settings import TrainSettings
 
 _MOST = 500  # images that are looked at ...
 _MOST_PIXELS = 250_000_000  # ... and about how many pixels they may have together
@@ -73,6 +76,88 @@ class Survey:
         """Spread over the manifest, wherever the looking ends."""
         places = np.unique(np.linspace(0, len(self.manifest) - 1, _MOST).astype(np.int64))
         return np.random.Generator(np.random.Philox(key=0)).permutation(places)
+
+
+class Asked(NamedTuple):
+    """What is asked of the model, as by the options of `train`; None where the images decide."""
+
+    preset: str | None = None
+    channels: int | None = None
+    image_size: int | None = None
+    fit: str | None = None
+    tile: int | None = None
+    stride: int | None = None
+    scale: float | None = None
+
+
+class Chosen(NamedTuple):
+    """The model to train, and why, in words for people."""
+
+    preset: str
+    why: str  # to be put behind the preset's name
+    taken: str  # how images are taken where it is by tiles; else empty
+    config: ModelConfig
+    settings: TrainSettings  # the preset's
+
+
+def choose(asked: Asked, manifest: Manifest) -> Chosen:
+    """The model that is asked for, completed by what suits the images.
+
+    Raises UsageError for an unknown name and for what does not go together, TrainingError where no
+    image can be read.
+    """
+    _check(asked)
+    survey, why, named = Survey(manifest), "", asked.preset
+    if named is None:
+        named, reason = choose_preset(survey, asked.channels)
+        why = f" ({reason}; --preset NAME takes another)"
+    preset = get_preset(named)
+    fit = asked.fit
+    if fit is None and any(one is not None for one in (asked.tile, asked.stride, asked.scale)):
+        fit = "tile"
+    if fit is None:  # a size that was asked for is that of whole images
+        fit = "crop" if asked.image_size else choose_fit(survey, preset.model.image_size)
+    if fit == "tile" and asked.preset is None:
+        named = PRESETS_FOR_TILES.get(named, named)
+        preset = get_preset(named)
+    if fit != "tile":
+        config = for_images(preset.model, asked.image_size, asked.channels, fit)
+        return Chosen(named, why, "", config, preset.train)
+    config = _tiled(for_images(preset.model, None, asked.channels), asked, survey)
+    return Chosen(named, why, _in_words(config, survey), config, preset.train)
+
+
+def _check(asked: Asked) -> None:
+    """Raise UsageError for options that do not go together."""
+    of_tiles = {"--tile": asked.tile, "--stride": asked.stride, "--scale": asked.scale}
+    given = next((name for name, value in of_tiles.items() if value is not None), None)
+    if asked.fit not in (None, "crop", "pad", "tile"):
+        raise UsageError(f"no fit is called {asked.fit!r}", "--fit crop, pad or tile")
+    if given and asked.fit in ("crop", "pad"):
+        raise UsageError(f"{given} is of tiles, and --fit {asked.fit} makes none", "--fit tile")
+    if asked.image_size and (given or asked.fit == "tile"):
+        raise UsageError("--image-size is of whole images", "--tile N is the size of a tile")
+
+
+def _tiled(model: ModelConfig, asked: Asked, survey: Survey) -> ModelConfig:
+    """A model for tiles: by default of the preset's size and half overlapping."""
+    size = asked.tile or model.image_size
+    stride = asked.stride or max(1, size // 2)
+    Tiling(size, stride, asked.scale or 1.0)  # raises what is wrong with them
+    for_tiles(model, size, stride, 1.0)
+    scale = choose_scale(survey, size, stride) if asked.scale is None else asked.scale
+    return for_tiles(model, size, stride, scale)
+
+
+def _in_words(config: ModelConfig, survey: Survey) -> str:
+    """How images are taken by tiles, in a line."""
+    tiling = tiling_of(config)
+    height, width = survey.size
+    n = tiling.count(height, width) if tiling else 1
+    return (
+        f"images of about {width}x{height} are taken by tiles: {n:,} {tiling} "
+        "(--tile, --stride, --scale or --fit take others)"
+    )
 
 
 def choose_preset(survey: Survey, channels: int | None = None) -> Choice:

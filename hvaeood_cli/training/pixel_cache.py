@@ -35,7 +35,7 @@ from hvaeood_cli.images.preprocess import rules_of
 from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.untrusted import open_regular, parse_json
-from hvaeood_cli.user_cache import cache_folder
+from hvaeood_cli.user_cache import cache_folder, most_bytes
 from hvaeood_cli.version import __version__
 
 Pixels = NDArray[np.uint8]
@@ -88,7 +88,11 @@ class PixelCache:
     def of(
         cls, manifest: Manifest, config: ModelConfig, remark: Callable[[str], None] = lambda _: None
     ) -> PixelCache:
-        """The entry of these images for a model."""
+        """The entry of these images for a model.
+
+        Raises UsageError where HVAEOOD_CACHE_GB is no number, before anything is read.
+        """
+        most_bytes()
         identity = {
             "format": _FORMAT,
             "listing": manifest.listing_sha256(),

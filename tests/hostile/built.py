@@ -1,4 +1,4 @@
-"""The command line, built once for all commands that are tried: it is most of a refused one's time."""
+"""The command line, built once for all commands that are tried: most of their time goes there."""
 
 from __future__ import annotations
 
