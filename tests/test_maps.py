@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file, save
+from scipy import ndimage
 
 from hvaeood_cli.calibration.usual_maps import UsualMaps, find_usual_maps, place_of
 from hvaeood_cli.detector import Detector
@@ -23,7 +24,7 @@ from hvaeood_cli.looks.looker import Looking
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.bounds import score
-from hvaeood_cli.scoring.maps import costs, rule_of, smoothed
+from hvaeood_cli.scoring.maps import closed, costs, rule_of, smoothed
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.scoring.usual import usual_maps
 from hvaeood_cli.settings import ScoreSettings
@@ -197,6 +198,39 @@ def test_the_map_of_a_photograph_is_the_mean_of_its_tiles_maps(tiled):
         total[:, top : top + 8, left : left + 8] += tiles[:, i]
         n[top : top + 8, left : left + 8] += 1
     np.testing.assert_allclose(found, total / n, atol=1e-4)
+
+
+def test_what_odd_pixels_enclose_is_as_odd_as_they_are():
+    """No pixel loses; what a square of that size fits into stays as it is."""
+    ring = np.zeros((1, 40, 40), np.float32)
+    ring[0, 10:20, 10:20] = 3.0
+    ring[0, 12:18, 12:18] = -1.0
+    ring[0, 30, 30] = 2.0
+    found = closed(ring, 8)
+    assert (found[0, 10:20, 10:20] == 3.0).all()
+    assert found[0, 30, 30] == 2.0
+    outside = np.ones((40, 40), np.bool_)
+    outside[10:20, 10:20] = outside[30, 30] = False
+    assert (found[0][outside] == 0.0).all()
+    noise = np.random.default_rng(0).normal(size=(2, 30, 25)).astype("f4")
+    square = ndimage.grey_closing(noise[0], (9, 9), mode="constant")
+    inside = slice(8, -8), slice(8, -8)
+    np.testing.assert_array_equal(closed(noise, 8)[0][inside], square[inside])
+    assert (closed(noise, 9) >= noise).all() and closed(noise, 1).tobytes() == noise.tobytes()
+
+
+def test_the_map_of_a_usual_photograph_is_about_0_in_the_mean(tiled, tmp_path):
+    """Though closing raises it: otherwise it would not be as far above what is usual as it says."""
+    detector = Detector(tiled.folder, device="cpu", n_importance_samples=1)
+    photos = list(make_images(70, size=40)[:, 0])
+    detector.calibrate(photos)
+    raised = detector.usual_maps_.raised
+    assert raised.shape == (2,) and (raised > 0.1).all()
+    maps = np.stack(detector.maps(photos))
+    assert abs(maps.mean(axis=(0, 2, 3))).max() < 0.2
+    detector.usual_maps_.save(tmp_path / "c.npz")
+    again = UsualMaps.load(tmp_path / "c.maps.safetensors")
+    np.testing.assert_array_equal(again.raised, raised)
 
 
 def test_photographs_of_several_sizes_have_a_map_each(tiled, tmp_path):

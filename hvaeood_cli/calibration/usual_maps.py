@@ -2,7 +2,9 @@
 
 They are kept in a file of their own beside each calibration, `calibration.maps.safetensors`: two
 arrays of (L - 1, H, W) float32 nats, `mean` and `std`, and what they were made of. Without it a map
-is in nats; with it, in spreads: standard deviations above what is usual at that pixel.
+is in nats; with it, in spreads: standard deviations above what is usual at that pixel. Of a model
+that takes tiles there is a third, `raised`, (L - 1,) spreads: by how much the closing of a map
+(`scoring.maps`) raises usual ones, which is taken off again.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class UsualMaps:
     n: int  # of how many maps
     mean: Float  # (L - 1, H, W) nats
     std: Float  # (L - 1, H, W) nats
+    raised: Float  # (L - 1,) spreads; 0 for maps that are not closed
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], batches: Iterable[Float]) -> UsualMaps:
@@ -66,7 +69,7 @@ class UsualMaps:
         mean = total / n
         std = np.sqrt(np.maximum(squares / n - np.square(mean), 0.0))
         kept = {key: str(settings[key]) for key in MUST_AGREE}
-        return cls(kept, n, mean.astype(np.float32), std.astype(np.float32))
+        return cls(kept, n, mean.astype(np.float32), std.astype(np.float32), _not_raised(len(mean)))
 
     def spreads(self, maps: Float) -> Float:
         """Maps in standard deviations above what is usual. maps: (L - 1, N, H, W) nats."""
@@ -86,7 +89,9 @@ class UsualMaps:
 
         settings = _Settings.model_validate(self.settings)
         head = _Head(n=self.n, settings=settings)
-        content = save({"mean": self.mean, "std": self.std}, {"head": head.model_dump_json()})
+        arrays = {"mean": self.mean, "std": self.std}
+        arrays |= {"raised": self.raised} if self.raised.any() else {}
+        content = save(arrays, {"head": head.model_dump_json()})
         with replacing(place_of(calibration)) as temporary:
             temporary.write_bytes(content)
 
@@ -101,9 +106,10 @@ class UsualMaps:
                 raise ValueError(f"no regular file of at most {_MAX_BYTES >> 20} MiB")
             with safe_open(path, framework="np") as file:
                 head = _Head.model_validate_json((file.metadata() or {}).get("head", ""))
-                if sorted(file.keys()) != ["mean", "std"]:
+                if not {"mean", "std"} <= {*file.keys()} <= {"mean", "std", "raised"}:
                     raise ValueError("it does not hold mean and std alone")
-                found = {name: file.get_tensor(name) for name in ("mean", "std")}
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found.setdefault("raised", _not_raised(len(found["mean"])))
             _check(**found)
         except (OSError, ValueError, SafetensorError) as error:
             said = (
@@ -134,7 +140,11 @@ class _Head(BaseModel):
     settings: _Settings
 
 
-def _check(mean: Float, std: Float) -> None:
+def _not_raised(n: int) -> Float:
+    return np.zeros(n, np.float32)
+
+
+def _check(mean: Float, std: Float, raised: Float) -> None:
     """Raise ValueError for arrays that are no maps."""
     if mean.ndim != 3 or mean.shape != std.shape or 0 in mean.shape:
         raise ValueError(f"mean is {mean.shape} and std {std.shape}: expected twice (L - 1, H, W)")
@@ -142,6 +152,12 @@ def _check(mean: Float, std: Float) -> None:
         raise ValueError(f"mean holds {mean.dtype} and std {std.dtype}, not float32")
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
         raise ValueError("its numbers are no means and standard deviations")
+    if (
+        raised.shape != mean.shape[:1]
+        or raised.dtype != np.float32
+        or not np.isfinite(raised).all()
+    ):
+        raise ValueError("raised is no number of each k")
 
 
 def place_of(calibration: Path) -> Path:

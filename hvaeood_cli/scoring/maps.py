@@ -3,13 +3,18 @@
 The map of k says what each pixel costs when the k lowest latents come from the prior: -log p(x_i|z)
 in the pass of k. A binarised pixel costs what chance made of it, too, in every pass alike: there
 the map is what a pixel costs more at k than at 0, which leaves that out. Before smoothing, the sum
-of a map is minus log_px of k; of binarised images log_px of 0 minus log_px of k. All that is
-measured in docs/decisions.md. What a map is, is said here and nowhere else.
+of a map is minus log_px of k; of binarised images log_px of 0 minus log_px of k. Of images that are
+taken by tiles, what odd pixels enclose is as odd as they are (`closed`), in spreads, not in nats: a
+defect may be plain inside, which costs little. All that is measured in docs/decisions.md. What a
+map is, is said here and nowhere else.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +29,8 @@ def rule_of(config: ModelConfig) -> str:
     """What a map of this model is, in words. Usual maps of another rule do not count."""
     cost = "-log p(x_i|z) in the pass of k"
     cost += ", less that in the pass of 0" if _is_binarised(config) else ""
-    return f"{cost}; mean over samples; Gaussian of {SMOOTHING} pixels"
+    rule = f"{cost}; mean over samples; Gaussian of {SMOOTHING} pixels"
+    return f"{rule}; closed by a square of a tile's size" if config.fit == "tile" else rule
 
 
 def maps(log_px_of_pixels: Tensor, config: ModelConfig) -> Tensor:
@@ -55,6 +61,27 @@ def smoothed(maps: Tensor, sigma: float = SMOOTHING) -> Tensor:
     height, width = maps.shape[-2:]
     rows, columns = (_weights(n, sigma).to(maps) for n in (height, width))
     return torch.einsum("ih,nbhw,jw->nbij", rows, maps, columns)
+
+
+def closed(maps: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """The grey closing of maps by a square, (n, h, w): no pixel loses.
+
+    A pixel is raised to what every square that holds it has somewhere: to what encloses it, where
+    that leaves no room for a square. size: of the square; an even one counts as the next odd one.
+    """
+    import torch
+
+    planes = torch.from_numpy(maps)
+    return _highest(_highest(planes, size).neg(), size).neg().numpy()
+
+
+def _highest(planes: Tensor, size: int) -> Tensor:
+    """The highest value in the square around each pixel; nothing is beyond the edge."""
+    from torch.nn.functional import max_pool2d
+
+    half = size // 2
+    rows = max_pool2d(planes, (2 * half + 1, 1), 1, (half, 0))
+    return max_pool2d(rows, (1, 2 * half + 1), 1, (0, half))
 
 
 def _weights(n: int, sigma: float) -> Tensor:

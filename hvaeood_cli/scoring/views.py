@@ -16,6 +16,7 @@ from hvaeood_cli.images.content import content_key
 from hvaeood_cli.images.preprocess import tiling_of
 from hvaeood_cli.images.tiling import Places, Tiling
 from hvaeood_cli.scoring.folds import FoldScorer, fold_of
+from hvaeood_cli.scoring.maps import closed
 from hvaeood_cli.scoring.scorer import Float, Pixels, Reconstructions, Scorer
 
 
@@ -71,7 +72,10 @@ def _joined(
 
     planes = tiling.joined(parts(), height, width)  # (C + L C + L - 1, h, w)
     observed, from_k, maps = np.split(planes, [channels, channels + n_layers * channels])
-    return View(observed, from_k.reshape(n_layers, channels, height, width), maps)
+    from_k = from_k.reshape(n_layers, channels, height, width)
+    if usual is not None:
+        maps = closed(maps, tiling.size) - usual.raised[:, None, None]
+    return View(observed, from_k, maps)
 
 
 def _calibrated(found: Reconstructions, usual: UsualMaps | None) -> Reconstructions:
