@@ -91,15 +91,12 @@ def _check(tally: Tally) -> None:
     assert not tally.failures, f"{tally}\n" + "\n".join(tally.failures[:20])
 
 
-def test_where_all_is_well_all_commands_are_done(good):
-    """Otherwise they would refuse what is wrong for another reason."""
+def test_some_files(good):
+    """And all commands are done where all is well: else they would refuse for another reason."""
     tally = swept(good, "well")
     _check(tally)
     refused = tally.codes["2"] + tally.codes["3"]
     assert refused == 2, f"{tally}"  # tui without a terminal, reconstruct
-
-
-def test_some_files(good):
     _check(swept(good, "some"))
 
 
