@@ -155,7 +155,7 @@ def test_usual_maps_of_something_else_do_not_count(usual, tmp_path, other):
     assert find_usual_maps(places, WANTED, n_layers=3, size=16) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "bytes", "headless", "shape", "nan", "more"])
+@pytest.mark.parametrize("damage", ["cut", "text", "bytes", "headless", "shape", "nan", "more", "raised"])
 def test_a_damaged_file_is_an_error_with_a_hint(usual, tmp_path, damage):
     calibration = tmp_path / "calibration.npz"
     usual.save(calibration)
@@ -169,6 +169,7 @@ def test_a_damaged_file_is_an_error_with_a_hint(usual, tmp_path, damage):
         "shape": save({"mean": mean, "std": std[:1]}, {"head": head(place)}),
         "nan": save({"mean": mean * np.nan, "std": std}, {"head": head(place)}),
         "more": save({"mean": mean, "std": std, "else": std}, {"head": head(place)}),
+        "raised": save({"mean": mean, "std": std, "raised": std}, {"head": head(place)}),
     }[damage]
     place.write_bytes(content)
     with pytest.raises(CalibrationError, match="holds no usual maps") as caught:
