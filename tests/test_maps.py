@@ -155,7 +155,9 @@ def test_usual_maps_of_something_else_do_not_count(usual, tmp_path, other):
     assert find_usual_maps(places, WANTED, n_layers=3, size=16) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "bytes", "headless", "shape", "nan", "more", "raised"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "text", "bytes", "headless", "shape", "nan", "more", "raised"]
+)
 def test_a_damaged_file_is_an_error_with_a_hint(usual, tmp_path, damage):
     calibration = tmp_path / "calibration.npz"
     usual.save(calibration)
