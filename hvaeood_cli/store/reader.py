@@ -177,6 +177,8 @@ def _tiles(
         raise hdf5.refused(file, "a table of tiles is there, or is not, against its header")
     if FIRST not in found:
         return None
+    if "/scores/peak" not in found:
+        raise hdf5.refused(file, "/scores/peak is missing, by which images with tiles are judged")
     first, n_tiles = found[FIRST], found.get("/images/n_tiles")
     if n_tiles is None or (first_of(n_tiles) != first).any():
         raise hdf5.refused(file, "the table of tiles does not fit the images")

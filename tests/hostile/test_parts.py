@@ -31,7 +31,7 @@ def home(tmp_path_factory, bundle, server) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     np.save(folder / "images.npy", make_images(90)[:, 0])
     server.env["HVAEOOD_MODEL"] = str(bundle.folder)
-    options = ("-o", "whole", "-S", "1", "--label", "0")
+    options = ("-o", "whole", "-S", "1", "--statistics", "all", "--label", "0")
     for shard in ("1/3", "2/3", "3/3"):
         assert server("score", "images.npy", "--shard", shard, *options, cwd=folder).code == 0
     for part, name in zip(sorted((folder / "whole").iterdir()), NAMES, strict=True):
