@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -150,3 +151,13 @@ def test_a_file_that_changes_while_it_is_read_is_no_other_images(tmp_path):
     write(path, image=plain(FILES[::-1]))
     with pytest.raises(ImageError, match="has changed"):
         source.read(0)
+
+
+def test_a_group_of_fewer_rows_than_the_file_says_is_rows_that_say_so(tmp_path):
+    """As a flipped bit in the footer makes it."""
+    source = open_sources([str(write(tmp_path / "x.parquet", image=plain(FILES)))]).sources[0]
+    more = replace(source, starts=[0, 8, 13, 15], last=15)
+    assert more.read(4)[0].pixels.shape and more.read(8)[0].pixels.shape
+    with pytest.raises(ImageError, match="fewer rows") as caught:
+        more.read(7)
+    assert caught.value.code == "damaged"

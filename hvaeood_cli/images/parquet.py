@@ -61,7 +61,10 @@ class ParquetSource:
         group = bisect_right(self.starts, row) - 1
         if self.file.stamp != self.origin:
             raise ImageError("unreadable", "the file has changed since it was listed")
-        value = self._kept.of(self, group)[row - self.starts[group]].as_py()
+        rows, place = self._kept.of(self, group), row - self.starts[group]
+        if place >= len(rows):
+            raise ImageError("damaged", "its group has fewer rows than the file says")
+        value = rows[place].as_py()
         if value is None:
             raise ImageError("empty", "the row holds no image")
         return bytes(value)

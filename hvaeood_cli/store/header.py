@@ -152,6 +152,6 @@ def how_to_agree(there: RunHeader, here: RunHeader) -> str:
     for field in ("device", "runtime"):
         old, new = getattr(there, field).split(), getattr(here, field).split()
         but_for_it = there.model_copy(update={field: getattr(here, field)})
-        if old[:1] != new[:1] and not differences(but_for_it, here):
+        if old and old[:1] != new[:1] and not differences(but_for_it, here):
             return f"--{field} {old[0]} as there, another -o, or --force to start over"
     return ""

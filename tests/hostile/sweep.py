@@ -106,8 +106,9 @@ COMMANDS: dict[str, list[Command]] = {
     LABELS: [Command(("report", "s.h5", "--format", "json", "--labels", LABELS))],
     PAGE: [
         Command(("report", "s.h5", "--top", "0", "-q", "-o", PAGE)),
-        Command(  # where it is a link to nothing, that is made
-            ("report", "s.h5", "--top", "0", "-q", "-o", PAGE, "--force"), (PAGE, "nowhere")
+        Command(  # where it is a link, what it leads to is made, or written anew
+            ("report", "s.h5", "--top", "0", "-q", "-o", PAGE, "--force"),
+            (PAGE, "nowhere", "good"),
         ),
     ],
 }  # fmt: skip
