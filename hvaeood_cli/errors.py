@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -30,6 +31,10 @@ class HvaeoodError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, for another process: Python would call `__init__` with the message alone."""
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class UsageError(HvaeoodError):

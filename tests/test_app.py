@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 
 import pytest
 
 from hvaeood_cli.cli import app as module
 from hvaeood_cli.cli import models
-from hvaeood_cli.errors import ExitCode, StoreError, UsageError
+from hvaeood_cli.errors import BugError, ExitCode, ImageError, StoreError, UsageError
 
 
 class OutOfMemoryError(RuntimeError):
@@ -82,3 +83,16 @@ def test_every_command_is_known_by_its_name(run):
     assert models.models in [one.callback for one in module.app.registered_commands]
     code, _, err = run("modells")
     assert code == 2 and "models" in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreError("what", "do"),
+        ImageError("damaged", "what", b"x"),
+        BugError("what", "do"),
+    ],
+)
+def test_an_error_comes_whole_out_of_another_process(error):
+    again = copy.copy(error)  # by what another process gets
+    assert type(again) is type(error) and str(again) == "what" and vars(again) == vars(error)

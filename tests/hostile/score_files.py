@@ -461,8 +461,8 @@ def _one_string(file: h5py.File) -> None:
     file.flush()
     found = file["/images/path"].id
     place = found.get_offset()
+    path = Path(file.filename)
     file.close()  # the references are written behind HDF5's back
-    path = Path(FILE)
     data = bytearray(path.read_bytes())
     for row in range(n):
         data[place + 16 * row : place + 16 * (row + 1)] = data[place : place + 16]
@@ -498,11 +498,12 @@ def _index(kind: str, at: int, value: int) -> Change:
     """
 
     def change(file: h5py.File) -> None:
+        path = Path(file.filename)
         file.close()  # behind HDF5's back
-        data, place = bytearray(Path(FILE).read_bytes()), -1
+        data, place = bytearray(path.read_bytes()), -1
         while (place := data.find(b"TREE\x01", place + 1)) >= 0:
             struct.pack_into(kind, data, place + 24 + at, value)
-        Path(FILE).write_bytes(data)
+        path.write_bytes(data)
 
     return change
 
