@@ -137,7 +137,7 @@ def test_where_all_is_well_they_are_scored(server, home):
 
 
 def test_some_sources(server, home):
-    sweep(server, home, 4).check("archives and array files")
+    sweep(server, home, 2).check("archives and array files")
 
 
 @pytest.mark.hostile
