@@ -156,7 +156,7 @@ def test_usual_maps_of_something_else_do_not_count(usual, tmp_path, other):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "text", "bytes", "headless", "shape", "nan", "more", "raised"]
+    "damage", ["cut", "text", "bytes", "headless", "shape", "nan", "more", "raised", "flat"]
 )
 def test_a_damaged_file_is_an_error_with_a_hint(usual, tmp_path, damage):
     calibration = tmp_path / "calibration.npz"
@@ -171,6 +171,7 @@ def test_a_damaged_file_is_an_error_with_a_hint(usual, tmp_path, damage):
         "shape": save({"mean": mean, "std": std[:1]}, {"head": head(place)}),
         "nan": save({"mean": mean * np.nan, "std": std}, {"head": head(place)}),
         "more": save({"mean": mean, "std": std, "else": std}, {"head": head(place)}),
+        "flat": save({"mean": np.array(0, "f4"), "std": np.array(1, "f4")}, {"head": head(place)}),
         "raised": save({"mean": mean, "std": std, "raised": std}, {"head": head(place)}),
     }[damage]
     place.write_bytes(content)

@@ -69,7 +69,8 @@ class UsualMaps:
         mean = total / n
         std = np.sqrt(np.maximum(squares / n - np.square(mean), 0.0))
         kept = {key: str(settings[key]) for key in MUST_AGREE}
-        return cls(kept, n, mean.astype(np.float32), std.astype(np.float32), _not_raised(len(mean)))
+        not_raised = np.zeros(len(mean), np.float32)
+        return cls(kept, n, mean.astype(np.float32), std.astype(np.float32), not_raised)
 
     def spreads(self, maps: Float) -> Float:
         """Maps in standard deviations above what is usual. maps: (L - 1, N, H, W) nats."""
@@ -109,7 +110,7 @@ class UsualMaps:
                 if not {"mean", "std"} <= {*file.keys()} <= {"mean", "std", "raised"}:
                     raise ValueError("it does not hold mean and std alone")
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found.setdefault("raised", _not_raised(len(found["mean"])))
+            found.setdefault("raised", np.zeros(found["mean"].shape[:1], np.float32))
             _check(**found)
         except (OSError, ValueError, SafetensorError) as error:
             said = (
@@ -138,10 +139,6 @@ class _Head(BaseModel):
     format_version: Literal[1] = 1
     n: Annotated[int, Field(ge=2)]
     settings: _Settings
-
-
-def _not_raised(n: int) -> Float:
-    return np.zeros(n, np.float32)
 
 
 def _check(mean: Float, std: Float, raised: Float) -> None:

@@ -84,6 +84,7 @@ def find(
     printing = Printing.chosen(json_, jsonl, csv, quiet)
     from hvaeood_cli.calibration.calibration import check_enough
     from hvaeood_cli.calibration.ranking import Ranking
+    from hvaeood_cli.training.choosing import Asked, choose
 
     rules = deciding.Rules.of(context, fpr, None, False)
     manifest = listed(sources, null, data_root, talk=not quiet)
@@ -96,8 +97,6 @@ def find(
     _check_page(page, force)
     warn = console.warner(quiet)
     _check_level(rules, None if force else deciding.standing_decision(out), len(manifest))
-    from hvaeood_cli.training.choosing import Asked, choose
-
     asked = Asked(preset, fit=fit, tile=tile, stride=stride, scale=scale)
     chosen = choose(asked, manifest)
     if not quiet:

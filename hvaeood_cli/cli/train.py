@@ -66,13 +66,12 @@ def train(
     Next: **hvaeood score FOLDER --model DIR**
     """
     started = time.monotonic()
+    from hvaeood_cli.training.choosing import Asked, choose
 
     _check_precision(precision)
     if "-" in sources:
         _check_alone(devices)
     manifest = listed(sources, null, data_root, download, not quiet)
-    from hvaeood_cli.training.choosing import Asked, choose
-
     asked = Asked(preset, channels, image_size, fit, tile, stride, scale)
     chosen = choose(asked, manifest)
     config = chosen.config
