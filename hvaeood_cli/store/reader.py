@@ -123,7 +123,7 @@ def _datasets(file: h5py.File) -> dict[str, _Found]:
         if one.optional and one.name not in groups[one.group]:
             continue
         values = hdf5.dataset(groups[one.group], one.name)
-        kind = schema.STRING if hdf5.is_of_strings(values) else str(values.dtype.newbyteorder("="))
+        kind = _kind(values)
         if kind != one.dtype:
             raise hdf5.refused(file, f"{one.path} holds {kind}, not {one.dtype}")
         if values.ndim != len(one.shape):
@@ -131,6 +131,15 @@ def _datasets(file: h5py.File) -> dict[str, _Found]:
         found[one.path] = _Found(one, values)
     hdf5.check_sizes(file, [one.values for one in found.values()])
     return found
+
+
+def _kind(values: h5py.Dataset) -> str:
+    """What a dataset holds, as the schema says it: "uint32" and so on."""
+    if hdf5.is_of_strings(values):
+        return schema.STRING
+    if h5py.check_enum_dtype(values.dtype) is not None:  # NumPy takes it for its numbers
+        return "an enumeration"
+    return str(values.dtype.newbyteorder("="))
 
 
 def _values(file: h5py.File, found: _Found, sizes: _Sizes) -> NDArray[Any]:
