@@ -53,8 +53,13 @@ def opened(path: Path) -> Iterator[h5py.File]:
                 raise ValueError("its addresses or lengths are not of 8 bytes")
             yield file
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise StoreError(f"{path} is not a whole score file ({reason})", _AGAIN) from None
+        raise not_whole(path, error) from None
+
+
+def not_whole(path: Path, error: Exception) -> StoreError:
+    """The error for a file in which HDF5 finds something amiss."""
+    reason = str(error).strip().split("\n")[0][:200]
+    return StoreError(f"{path} is not a whole score file ({reason})", _AGAIN)
 
 
 def refused(of: h5py.HLObject, what: str) -> StoreError:

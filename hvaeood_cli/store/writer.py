@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.errors import StoreError
 from hvaeood_cli.files import replacing
+from hvaeood_cli.store import hdf5
 from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, OF_SHARD
@@ -103,13 +104,19 @@ def write_decision(scores: ScoreFile, decision: Decision | None) -> None:
         with _written(temporary, "r+") as file:
             if any(file.attrs.get(key) != value for key, value in _attributes(scores).items()):
                 raise _scored_anew(path)
-            if GROUP in file:
-                del file[GROUP]
-            if decision is not None:
-                present = file["/images/status"][()] != GONE
-                if len(decision) != len(present):
-                    decision = decision.among(present)
-                _write_group(file, decision)
+            try:
+                _replace_group(file, decision)
+            except (KeyError, ValueError, RuntimeError) as error:  # damage where no reader looks
+                raise hdf5.not_whole(path, error) from None
+
+
+def _replace_group(file: h5py.File, decision: Decision | None) -> None:
+    """Put a decision in the place of the one that is there, if any."""
+    if GROUP in file:
+        del file[GROUP]
+    if decision is not None:
+        present = file["/images/status"][()] != GONE
+        _write_group(file, decision if len(decision) == len(present) else decision.among(present))
 
 
 class _Disk(FileIO):
