@@ -250,7 +250,7 @@ def _load_mixture(likelihood: Any) -> None:
     put(0, 1.0, zero)
     for c in range(channels):
         put(k * (1 + c), 1.0, at_zero.means[0, c, :, 0, 0])
-        put(k * (1 + channels + c), -1.0, -at_zero.sharpness[0, c, :, 0, 0].log())
+        put(k * (1 + channels + c), -1.0, -at_zero.log_sharpness[0, c, :, 0, 0])
         put(k * (1 + 2 * channels + c), 1.0, zero)
     likelihood.activation = nn.Identity()  # ours stands before the last layer
     layer = nn.Conv2d(n, n, 1)

@@ -56,20 +56,23 @@ class Textbook(DiscretizedLogistics):
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
         raw = parameters.float().unflatten(1, (self.n_parameters, -1))  # (B, P, r^2, H / r, W / r)
-        mixture = logistics.mixture(raw, self.channels)
+        n, at_zero = self.channels, logistics.mixture(torch.zeros_like(raw[:1]), self.channels)
+        blocks = raw.unflatten(1, (-1, logistics.N_COMPONENTS)).split((1, n, n, 3), dim=1)
+        logits, means, log_sharpness, coefficients = blocks
         before = x.split(1, dim=1)
-        a, b, c = mixture.coefficients.unbind(1)  # (B, K, ...)
-        red, green, blue = mixture.means.unbind(1)
+        a, b, c = coefficients.tanh().unbind(1)  # (B, K, ...)
+        red, green, blue = (means + at_zero.means).unbind(1)
+        sharpness = (log_sharpness + at_zero.log_sharpness).clamp(-2.0, 7.0).exp()
         green = green + a * before[0]
         blue = blue + b * before[0] + c * before[1]
         centred = x.unsqueeze(2) - torch.stack((red, green, blue), dim=1)  # (B, C, K, ...)
-        upper = (centred + 1.0 / 255.0) * mixture.sharpness
-        lower = (centred - 1.0 / 255.0) * mixture.sharpness
+        upper = (centred + 1.0 / 255.0) * sharpness
+        lower = (centred - 1.0 / 255.0) * sharpness
         inside = (torch.sigmoid(upper) - torch.sigmoid(lower)).clamp(min=1e-12).log()
         value = x.unsqueeze(2)
         log_p = torch.where(value < -0.999, upper - F.softplus(upper), inside)
         log_p = torch.where(value > 0.999, -F.softplus(lower), log_p)
-        joint = log_p.sum(1) + mixture.logits.log_softmax(1)  # (B, K, ...)
+        joint = log_p.sum(1) + logits.squeeze(1).log_softmax(1)  # (B, K, ...)
         return joint.logsumexp(1).flatten(1).sum(1)
 
 

@@ -238,8 +238,8 @@ def keep_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_mmap_threshold, 32 << 20)  # the largest value that glibc accepts
+        m_trim_threshold, m_mmap_max = -1, -4
+        mallopt(m_mmap_max, 0)  # its threshold would end at 32 MiB, and activations do not
         mallopt(m_trim_threshold, 1 << 30)
 
 

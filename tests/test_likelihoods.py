@@ -181,7 +181,8 @@ def sample(parameters, n, generator):
     """n RGB pixels of a (1, ..., 1, 1) mixture, (n, 3), by drawing a component first."""
     pi = parameters.logits.flatten().softmax(0)
     j = torch.multinomial(pi, n, replacement=True, generator=generator)
-    means, scales = parameters.means[0, :, :, 0, 0], 1 / parameters.sharpness[0, :, :, 0, 0]
+    means = parameters.means[0, :, :, 0, 0]
+    scales = (-parameters.log_sharpness[0, :, :, 0, 0]).exp()
     a, b, c = parameters.coefficients[0, :, :, 0, 0]
     u = torch.rand(3, n, generator=generator).clamp(1e-6, 1 - 1e-6)
     noise = scales[:, j] * u.logit()
@@ -222,7 +223,7 @@ def test_an_untrained_mixture_moves_as_one(channels):
     assert torch.allclose(moved, moved[:, :, :1].expand_as(moved), atol=1e-6)
     assert moved.std() > 0.1, "and it does move"
     assert torch.allclose(
-        mixture.sharpness, mixture.sharpness[:, :, :1].expand_as(mixture.sharpness)
+        mixture.log_sharpness, mixture.log_sharpness[:, :, :1].expand_as(mixture.log_sharpness)
     )
     for i, expected in enumerate((np.tanh(1.0), 0.0, np.tanh(1.0))[: 3 * (channels == 3)]):
         assert mixture.coefficients[:, i].mean().item() == pytest.approx(expected, abs=0.1)

@@ -19,7 +19,7 @@ from hvaeood_cli.scoring.graph import graph_of, tolerance
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.journal import journal_path
-from tests.conftest import make_images, make_ladder
+from tests.conftest import SMALL, make_images, make_ladder
 
 CPU = torch.device("cpu")
 
@@ -86,6 +86,17 @@ def test_both_runtimes_score_the_same(settings):
         assert (np.abs(here[name] - there[name]) <= tolerance(there[name])).all()
     for name in ("kl", "llr", "llr_share", "bits_per_dim"):
         np.testing.assert_allclose(here[name], there[name], rtol=2e-5, atol=0.05)
+
+
+@pytest.mark.usefixtures("openvino")
+def test_colours_score_the_same():
+    config = SMALL.model_copy(update={"image_channels": 3, "likelihood": "logistics"})
+    scorer = Scorer.on(make_ladder(config, gain=1.0), ScoreSettings(), CPU)
+    pixels = make_images(128, channels=3)
+    there = scorer.score(pixels)
+    here = replace(scorer, network=graph_of(scorer, "2" * 64)).score(pixels)
+    for name in ("lower_bound", "log_px"):
+        assert (np.abs(here[name] - there[name]) <= tolerance(there[name])).all()
 
 
 @pytest.mark.usefixtures("openvino")

@@ -151,15 +151,14 @@ class DiscretizedLogistics(Likelihood):
         return (0.5 + 0.5 * x).clamp(0.0, 1.0)  # noise may have moved it beyond an end
 
     def mean(self, parameters: Tensor) -> Tensor:
-        mixture = logistics.mixture(self._by_pixel(parameters), self.channels)
+        mixture = logistics.mixture(self._by_pixel(parameters.float()), self.channels)
         mean = logistics.mean(mixture).flatten(1, 2)  # (N, C r^2, H / r, W / r)
         mean = F.pixel_shuffle(mean, self.stride)
         return (0.5 + 0.5 * mean).clamp(0.0, 1.0)  # the weights sum to 1 but for rounding
 
     def _by_pixel(self, parameters: Tensor) -> Tensor:
-        """By pixel: (N, n_parameters, r^2, H / r, W / r), float32 even if the network is not."""
-        # .contiguous(): whole planes are twice as fast as channels last
-        by_pixel: Tensor = parameters.float().contiguous().unflatten(1, (self.n_parameters, -1))
+        """By pixel: (N, n_parameters, r^2, H / r, W / r)."""
+        by_pixel: Tensor = parameters.unflatten(1, (self.n_parameters, -1))
         return by_pixel
 
 
