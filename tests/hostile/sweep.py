@@ -105,8 +105,9 @@ COMMANDS: dict[str, list[Command]] = {
     ],
     LABELS: [Command(("report", "s.h5", "--format", "json", "--labels", LABELS))],
     PAGE: [
-        Command(("report", "s.h5", "--top", "0", "-q", "-o", PAGE)),
-        Command(  # where it is a link, what it leads to is made, or written anew
+        # Where it is a link, what it leads to is made, or with --force written anew.
+        Command(("report", "s.h5", "--top", "0", "-q", "-o", PAGE), (PAGE, "nowhere")),
+        Command(
             ("report", "s.h5", "--top", "0", "-q", "-o", PAGE, "--force"),
             (PAGE, "nowhere", "good"),
         ),
