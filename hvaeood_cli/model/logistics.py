@@ -49,19 +49,21 @@ def n_parameters(channels: int) -> int:
 
 
 @torch.no_grad()
-def mixture(raw: Tensor, channels: int) -> Mixture:
-    """A decoder's output (N, n_parameters, ...), each parameter's numbers side by side."""
+def mixture(raw: Tensor, channels: int, in_place: bool = False) -> Mixture:
+    """A decoder's output (N, n_parameters, ...) as a mixture. in_place: it overwrites that."""
     n_channels = (1, channels, channels, raw.shape[1] // N_COMPONENTS - 1 - 2 * channels)
     blocks = raw.unflatten(1, (-1, N_COMPONENTS)).split(n_channels, dim=1)
     logits, means, log_sharpness, coefficients = blocks
     n = N_COMPONENTS
     spread = (2.0 * torch.arange(n, device=raw.device) + 1.0) / n - 1.0  # (K,)
     spread = spread.view(-1, *[1] * (raw.dim() - 2))
+    add, mul = (Tensor.add_, Tensor.mul_) if in_place else (Tensor.add, Tensor.mul)
+    log_sharpness = add(log_sharpness, _RAW_LOG_SHARPNESS)
     return Mixture(
         logits.squeeze(1),
-        means + spread,
-        F.hardtanh_(log_sharpness + _RAW_LOG_SHARPNESS, *_LOG_SHARPNESS),  # clamp, only faster
-        (2.0 * coefficients).sigmoid_().mul_(2.0).sub_(1.0),  # tanh, in a fifth of its time
+        add(means, spread),
+        F.hardtanh_(log_sharpness, *_LOG_SHARPNESS),  # clamp, only faster
+        mul(coefficients, 2.0).sigmoid_().mul_(2.0).sub_(1.0),  # tanh, in a fifth of its time
     )
 
 
@@ -148,10 +150,10 @@ def _evaluate(
     """log p(x_i | z), (N, ...) nats.
 
     raw: (N, n_parameters, ...), float32 in planes. room: seven tensors (N, C, K, ...) to compute
-    in: on a CPU, one that is new takes several times as long. gradient: (N, n_parameters, ...), to
-    be filled with log p's own.
+    in, since on a CPU one that is new takes several times as long; raw is then overwritten, too.
+    gradient: (N, n_parameters, ...), to be filled with log p's own.
     """
-    parameters = mixture(raw, x.shape[1])
+    parameters = mixture(raw, x.shape[1], in_place=room[0] is not None)
     sharpness = torch.exp(parameters.log_sharpness, out=room[0])  # (N, C, K, ...), as all below
     before = x.split(1, dim=1)  # C times (N, 1, ...)
     located = zip(before, _locations(parameters, before), strict=True)
