@@ -57,15 +57,16 @@ class Textbook(DiscretizedLogistics):
         x = F.pixel_unshuffle(x, self.stride).unflatten(1, (self.channels, -1))
         raw = parameters.float().unflatten(1, (self.n_parameters, -1))  # (B, P, r^2, H / r, W / r)
         n, at_zero = self.channels, logistics.mixture(torch.zeros_like(raw[:1]), self.channels)
-        blocks = raw.unflatten(1, (-1, logistics.N_COMPONENTS)).split((1, n, n, 3), dim=1)
-        logits, means, log_sharpness, coefficients = blocks
-        before = x.split(1, dim=1)
-        a, b, c = coefficients.tanh().unbind(1)  # (B, K, ...)
-        red, green, blue = (means + at_zero.means).unbind(1)
+        blocks = raw.unflatten(1, (-1, logistics.N_COMPONENTS))
+        logits, means, log_sharpness = blocks[:, : 1 + 2 * n].split((1, n, n), dim=1)
         sharpness = (log_sharpness + at_zero.log_sharpness).clamp(-2.0, 7.0).exp()
-        green = green + a * before[0]
-        blue = blue + b * before[0] + c * before[1]
-        centred = x.unsqueeze(2) - torch.stack((red, green, blue), dim=1)  # (B, C, K, ...)
+        located = [*(means + at_zero.means).unbind(1)]  # C times (B, K, ...)
+        if n == 3:
+            before = x.split(1, dim=1)
+            a, b, c = blocks[:, 1 + 2 * n :].tanh().unbind(1)
+            located[1] = located[1] + a * before[0]
+            located[2] = located[2] + b * before[0] + c * before[1]
+        centred = x.unsqueeze(2) - torch.stack(located, dim=1)  # (B, C, K, ...)
         upper = (centred + 1.0 / 255.0) * sharpness
         lower = (centred - 1.0 / 255.0) * sharpness
         inside = (torch.sigmoid(upper) - torch.sigmoid(lower)).clamp(min=1e-12).log()
