@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.naive import naive_scores
 from benchmarks.onnx_runtime import onnx_pass
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.device import one_thread_each, threads
+from hvaeood_cli.device import keeping_large_blocks, one_thread_each, threads
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.presets import PRESETS
@@ -114,9 +114,10 @@ def compare(name: str, n_samples: int, seconds: float, rounds: int, naive: bool)
     if find_spec("onnxruntime"):
         by_onnx = onnx_pass(scorer, one)
         ways["a pass a core, ONNX Runtime"] = lambda: rate(by_onnx, n, seconds, cores)
-    for way in ways.values():
-        way()
-    measured = [[way() for way in ways.values()] for _ in range(rounds)]
+    with keeping_large_blocks():  # as where a run computes
+        for way in ways.values():
+            way()
+        measured = [[way() for way in ways.values()] for _ in range(rounds)]
     with FlopCounterMode(display=False) as counter:
         scorer.bounds(one)
     flops = counter.get_total_flops() / n

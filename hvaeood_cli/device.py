@@ -198,6 +198,7 @@ class _Threads(threading.local):
 _here = _Threads()
 _changing = threading.Lock()
 _n_inside = 0
+_n_keeping = 0
 
 
 def threads() -> int:
@@ -236,11 +237,35 @@ def keep_memory() -> None:
     mapped, cleared page by page and unmapped again. Keeping them is 1.2 to 1.4 times faster on a
     CPU (`python -m benchmarks.scoring`). On a system without glibc, nothing happens.
     """
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    _mallopt(m_mmap_threshold, 32 << 20)  # the largest value that glibc accepts
+    _mallopt(m_trim_threshold, 1 << 30)
+
+
+@contextlib.contextmanager
+def keeping_large_blocks() -> Iterator[None]:
+    """Inside a `with` block, `keep_memory` is true of blocks above 32 MiB, too.
+
+    What the host process allocates elsewhere goes back to the system when it is freed. Several
+    threads may be inside at once.
+    """
+    global _n_keeping  # noqa: PLW0603  it is the process's, as its allocator is
+    m_mmap_max, usual = -4, 65536
+    with _changing:
+        _n_keeping += 1
+        _mallopt(m_mmap_max, 0)
+    try:
+        yield
+    finally:
+        with _changing:
+            _n_keeping -= 1
+            if not _n_keeping:
+                _mallopt(m_mmap_max, usual)
+
+
+def _mallopt(what: int, value: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        m_trim_threshold, m_mmap_max = -1, -4
-        mallopt(m_mmap_max, 0)  # its threshold would end at 32 MiB, and activations do not
-        mallopt(m_trim_threshold, 1 << 30)
+        ctypes.CDLL(None).mallopt(what, value)
 
 
 def seeded_generator(*key: int | str) -> torch.Generator:

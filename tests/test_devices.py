@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -256,3 +260,30 @@ def test_mixing_devices_is_caught():
     noise, x = make_noise(ladder, 1, 4), torch.zeros(4, 1, 8, 8)
     with place.here(), pytest.raises(Exception, match="cuda"):
         score(ladder.to(place.device), x, noise)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc, and glibc's allocator")
+def test_large_blocks_are_kept_while_a_run_computes_and_a_hosts_own_are_not():
+    code = """
+        import numpy as np
+        from pathlib import Path
+        from hvaeood_cli.device import keep_memory, keeping_large_blocks
+
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) >> 8  # MiB
+
+        keep_memory()
+        before = resident()
+        with keeping_large_blocks():
+            np.ones(64 << 17)  # 64 MiB, freed at once
+            kept = resident() - before
+        large = np.ones(256 << 17)
+        small = [bytes(1000) for _ in range(1000)]  # behind it
+        del large
+        print(kept, resident() - before)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    kept, after = map(int, done.stdout.split())
+    assert kept > 48 and after < 96

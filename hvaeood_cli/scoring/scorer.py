@@ -12,7 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hvaeood_cli.device import float32_products, keep_memory, one_thread_each, threads
+from hvaeood_cli.device import (
+    float32_products,
+    keep_memory,
+    keeping_large_blocks,
+    one_thread_each,
+    threads,
+)
 from hvaeood_cli.errors import UsageError
 from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.config import ModelConfig
@@ -294,6 +300,7 @@ class Scorer:
         with contextlib.ExitStack() as stack:
             if self.device.type == "cpu":
                 stack.enter_context(one_thread_each())
+                stack.enter_context(keeping_large_blocks())
             tf32 = self.settings.precision == "tf32"
             stack.enter_context(float32_products(self.device, "tf32" if tf32 else "ieee"))
             yield
