@@ -138,7 +138,7 @@ def cases(which: str) -> list[Case]:
         return [Case("nothing", lambda folder: None, file) for file in COMMANDS]
     if which == "some":  # others each time that the schema changes
         few = [*score_files(n_random=20), *sidecars(n_random=20)]
-        return [*random.Random(0).sample(few, 15), *no_files(JOURNAL)]
+        return [*random.Random(0).sample(few, 10), *no_files(JOURNAL)]
     every = [*score_files(), *sidecars()]
     random.Random(2).shuffle(every)  # so that each part is a fair sample
     return every[int(which) :: PARTS]

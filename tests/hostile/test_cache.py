@@ -130,7 +130,9 @@ def entry(request) -> Entry:
 
 
 def test_what_would_be_waited_for_and_what_is_damaged(server, home, entry):
-    sweep(server, home, entry, 0, ("a pipe", "an empty file")).check(entry.kind)
+    # An empty graph is tried in tests/test_runtimes.py; here it takes ten seconds.
+    only = ("a pipe",) if entry.kind == "graphs" else ("a pipe", "an empty file")
+    sweep(server, home, entry, 0, only).check(entry.kind)
 
 
 @pytest.mark.hostile
