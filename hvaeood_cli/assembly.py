@@ -23,7 +23,7 @@ from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from hvaeood_cli.scoring.maps import rule_of
 from hvaeood_cli.scoring.run import ScoringRun
-from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.settings import ScoreSettings, usual_samples
 from hvaeood_cli.store.score_file import ScoreFile
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Assembly:
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
-        n_importance_samples: int = 16,
+        n_importance_samples: int | None = None,
         n_importance_samples_k: int = 1,
         proposal: str = "mean",
         seed: int = 0,
@@ -98,10 +98,11 @@ class Assembly:
     @property
     def settings(self) -> ScoreSettings:
         """The parameters that can change a score, validated. Raises UsageError."""
+        given = {name: getattr(self, name) for name in ScoreSettings.model_fields}
+        if self.n_importance_samples is None:
+            given["n_importance_samples"] = usual_samples(self.bundle.config.fit == "tile")
         try:
-            return ScoreSettings.model_validate(
-                {name: getattr(self, name) for name in ScoreSettings.model_fields}
-            )
+            return ScoreSettings.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])

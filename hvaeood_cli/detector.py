@@ -49,18 +49,18 @@ class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
     """Scores images by LLR^{>k}: how much worse the upper latents alone explain an image.
 
     model: a model's name or folder (`hvaeood models` lists them). n_importance_samples: S, the
-    samples of the ELBO. n_importance_samples_k: S', the samples of each L^{>k}. proposal: how
-    the k lowest latents leave the conditional prior, as its "mean" or as a "sample". seed: keys
-    the noise, together with each image's pixels. precision: of the network, "float32", "tf32"
-    or "bfloat16". statistics: what else is measured, by name with commas between, or "all":
-    "complexity", "gradient", "path", "perturbed", "regret". device: "auto", "cpu", "cuda",
-    "cuda:N" or "mps". runtime: what computes the scores on a CPU, "torch" or "openvino"; "auto" is
-    what a score file was begun with, else "torch". batch_size: how many images are read and scored
-    together; None: as many as one pass takes. workers: threads that read
-    images and, on a CPU, score them side by side; None: one a core, or 1 on a GPU; 0: none.
-    engine: "local", or "ray" for the machines of a Ray cluster, of which workers is then the number
-    of processes; None: one a core or a GPU of it. address: of that cluster, HOST:PORT, "auto" for
-    the one that this machine is in, or "local" to start one here.
+    samples of the ELBO; None: 16, or 1 of a model that takes images by tiles.
+    n_importance_samples_k: S', the samples of each L^{>k}. proposal: how the k lowest latents leave
+    the conditional prior, as its "mean" or as a "sample". seed: keys the noise, together with each
+    image's pixels. precision: of the network, "float32", "tf32" or "bfloat16". statistics: what
+    else is measured, by name with commas between, or "all": "complexity", "gradient", "path",
+    "perturbed", "regret". device: "auto", "cpu", "cuda", "cuda:N" or "mps". runtime: what computes
+    the scores on a CPU, "torch" or "openvino"; "auto" is what a score file was begun with, else
+    "torch". batch_size: how many images are read and scored together; None: as many as one pass
+    takes. workers: threads that read images and, on a CPU, score them side by side; None: one a
+    core, or 1 on a GPU; 0: none. engine: "local", or "ray" for the machines of a Ray cluster, of
+    which workers is then the number of processes; None: one a core or a GPU of it. address: of that
+    cluster, HOST:PORT, "auto" for the one that this machine is in, or "local" to start one here.
     false_positive_rate: the share of images that belong that `predict` may call outliers.
 
     preset, taken, training: what `fit` trains. preset: its name; None: what suits the images.
@@ -81,7 +81,7 @@ class Detector(OutlierMixin, Assembly, BaseEstimator):  # type: ignore[misc]
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
-        n_importance_samples: int = 16,
+        n_importance_samples: int | None = None,
         n_importance_samples_k: int = 1,
         proposal: str = "mean",
         seed: int = 0,

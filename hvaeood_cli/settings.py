@@ -78,3 +78,16 @@ class ScoreSettings(BaseModel):
     def asked(self) -> tuple[str, ...]:
         """The names of the statistics that are asked for."""
         return tuple(self.statistics.split())
+
+
+def usual_samples(by_tiles: bool) -> int:
+    """S where none is asked for: 16, or 1 of a model that takes images by tiles.
+
+    The combined score of such an image is its peak from the highest k, and L alone has S samples.
+    """
+    return 1 if by_tiles else ScoreSettings().n_importance_samples
+
+
+def usual_settings(by_tiles: bool) -> ScoreSettings:
+    """The settings where none are asked for, of a model that takes images whole or by tiles."""
+    return ScoreSettings(n_importance_samples=usual_samples(by_tiles))

@@ -119,6 +119,17 @@ def test_a_score_file_keeps_each_tile_beside_its_image(run, tiled, photos, tmp_p
         np.testing.assert_array_equal(found["scores/peak"][row], peak)
 
 
+def test_one_sample_decides_as_many_do(run, tiled, photos, tmp_path):
+    """By tiles S is 1 unless it is asked for: what decides, peaks from k > 0, has S' samples."""
+    run("score", "photos", "--model", tiled.folder, "-o", "usual.h5")
+    run("score", "photos", "--model", tiled.folder, "-o", "many.h5", "--samples", "8")
+    assert read_scores(Path("usual.h5")).header.n_importance_samples == 1
+    usual, many = datasets(Path("usual.h5")), datasets(Path("many.h5"))
+    upper = (usual["scores/peak"][:, 1:], many["scores/peak"][:, 1:])
+    np.testing.assert_allclose(*upper, rtol=1e-5)
+    assert (usual["scores/lower_bound"][:, 0] != many["scores/lower_bound"][:, 0]).all()
+
+
 def test_neither_passes_nor_workers_nor_neighbours_matter(run, tiled, photos, tmp_path):
     """An image's scores and those of its tiles are the same to the last bit, whatever is near."""
     run("score", "photos", "--model", tiled.folder, "-o", "a.h5")
@@ -154,7 +165,7 @@ def test_after_a_kill_and_in_a_folder_that_changed_tiles_stay_with_their_images(
         return batch(first, images, tiling)
 
     monkeypatch.setattr(engine, "_batch", broken)
-    monkeypatch.setattr("hvaeood_cli.scoring.scorer.ROWS_PER_PASS", 8 * 16)
+    monkeypatch.setattr("hvaeood_cli.scoring.scorer.ROWS_PER_PASS", 8)  # a pass a tile
     assert run("score", "photos", "--model", tiled.folder, "-o", "s.h5")[0] == 130
     monkeypatch.setattr(engine, "_batch", batch)
     assert taken and Path("s.h5.journal").exists()
@@ -221,7 +232,8 @@ def test_photographs_train_a_model_of_tiles_that_finds_an_odd_corner(run, tmp_pa
     assert trained["n_images"] == 150 and trained["n_trained_on"] + 60 + 7 == 150
     assert trained["n_tiles"] > trained["n_trained_on"]
     assert len(np.load("m/training_images.npy")) == trained["n_trained_on"]
-    assert len(Calibration.load(Path("m/calibration.npz"))) == 60
+    calibration = Calibration.load(Path("m/calibration.npz"))
+    assert len(calibration) == 60 and calibration.settings["n_importance_samples"] == 1
 
     code, out, err = run("score", "new", "--model", "m", "-o", "s.h5", "--fpr", "5%", "--csv")
     assert code == 0, err

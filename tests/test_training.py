@@ -13,11 +13,13 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
 from hvaeood_cli.calibration.calibration import Calibration
+from hvaeood_cli.calibration.usual_maps import place_of
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.device import make_fabric
 from hvaeood_cli.errors import TrainingError
 from hvaeood_cli.images.content import short_key
 from hvaeood_cli.model.build import build_ladder
+from hvaeood_cli.model.bundle import read_bundle
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.model.gaussian import Gaussian
 from hvaeood_cli.model.initialisation import initialise_from_data
@@ -331,6 +333,34 @@ def test_a_kill_after_the_last_step_costs_no_training(tmp_path, monkeypatch, min
     if minutes is None:
         whole = TrainingRun(SMALL, settings, CPU, tmp_path / "whole", "m").of(images)
         assert resumed.sha256 == whole.sha256
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("calls", [2, 8])
+def test_interrupted_while_it_calibrates_a_model_is_calibrated_by_the_same_command(
+    tmp_path, monkeypatch, calls
+):
+    """In the middle of the scores, and of the maps."""
+    images = make_images(260)
+    settings = SETTINGS.model_copy(update={"calibration": 140, "epochs": 1})
+    stop, seen = [False], []
+
+    def calibrating(done, total):
+        seen.append((done, total))
+        stop[0] = len(seen) == calls
+
+    cut = TrainingRun(SMALL, settings, CPU, tmp_path / "cut", "m")
+    with pytest.raises(KeyboardInterrupt):
+        cut.of(images, stop=lambda: stop[0], calibrating=calibrating)
+    assert len(seen) == calls and not read_bundle(tmp_path / "cut").calibrations
+    monkeypatch.setattr(Learner, "step", lambda *_: pytest.fail("it was trained"))
+    bundle = cut.of(images)
+    monkeypatch.undo()
+    whole = TrainingRun(SMALL, settings, CPU, tmp_path / "whole", "m").of(images)
+    assert bundle.sha256 == whole.sha256
+    ((here,), (there,)) = bundle.calibrations, whole.calibrations
+    assert Calibration.load(here).id == Calibration.load(there).id
+    assert place_of(here).read_bytes() == place_of(there).read_bytes()
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
 

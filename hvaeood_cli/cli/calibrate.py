@@ -63,7 +63,7 @@ def calibrate(
             "--skip-training-images", help="Leave out images that the model was trained on."
         ),
     ] = False,
-    samples: options.Samples = 16,
+    samples: options.Samples = None,
     samples_k: options.SamplesK = 1,
     proposal: options.Proposal = "mean",
     seed: options.Seed = 0,

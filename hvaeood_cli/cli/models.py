@@ -27,7 +27,7 @@ def models(
             show_default=False,
         ),
     ] = None,
-    samples: options.Samples = 16,
+    samples: options.Samples = None,
     data_root: options.DataRoot = None,
     json_: options.Json = False,
 ) -> None:
@@ -73,7 +73,9 @@ def models(
     console.say("hvaeood models NAME shows one; hvaeood train makes another")
 
 
-def _differences(name: str, source: str, samples: int, data_root: Path | None) -> dict[str, Any]:
+def _differences(
+    name: str, source: str, samples: int | None, data_root: Path | None
+) -> dict[str, Any]:
     """How far OpenVINO's scores are from PyTorch's, and what becomes of it."""
     import numpy as np
 
@@ -95,7 +97,7 @@ def _differences(name: str, source: str, samples: int, data_root: Path | None) -
     found: dict[str, Any] = {
         "runtime": here.header.runtime,
         "images": int(scored.sum()),
-        "S": samples,
+        "S": here.header.n_importance_samples,
         "max_difference_llr": float(np.abs(here.llr - there.llr)[scored].max()),
         "max_difference_p": None,
         "other_decisions": None,

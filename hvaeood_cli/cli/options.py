@@ -66,8 +66,15 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and data only.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Samples = Annotated[
-    int,
-    typer.Option("--samples", "-S", metavar="N", min=1, help="Importance samples S of the ELBO."),
+    int | None,
+    typer.Option(
+        "--samples",
+        "-S",
+        metavar="N",
+        min=1,
+        help="Importance samples S of the ELBO.",
+        show_default="16; 1 by tiles",
+    ),
 ]
 SamplesK = Annotated[int, typer.Option(metavar="N", min=1, help="Importance samples of each L>k.")]
 Proposal = Annotated[

@@ -28,7 +28,7 @@ def score(
     sources: options.Sources,
     model: options.Model = "fashionmnist",
     output: options.ScoreOutput = None,
-    samples: options.Samples = 16,
+    samples: options.Samples = None,
     samples_k: options.SamplesK = 1,
     proposal: options.Proposal = "mean",
     seed: options.Seed = 0,

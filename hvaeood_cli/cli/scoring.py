@@ -61,7 +61,7 @@ def score_into(
 ) -> tuple[ScoreFile, bool]:
     """Score into a file, with a progress bar on a terminal; the rest is as `ScoringRun.to_file`."""
     remark = console.warn if talk else lambda _: None
-    with _progress(talk) as progress:
+    with progress_of("scoring", talk) as progress:
         try:
             return run.to_file(out, decide, force, progress, remark, tell)
         except KeyboardInterrupt:
@@ -146,9 +146,9 @@ def _usual_conversions(assembly: Assembly) -> set[str]:
 
 
 @contextlib.contextmanager
-def _progress(talk: bool) -> Iterator[Callable[[int, int], None]]:
+def progress_of(what: str, talk: bool) -> Iterator[Callable[[int, int], None]]:
     """The progress of scoring: how many images of all, how fast, and the time left."""
-    with console.progress("scoring", talk) as show:
+    with console.progress(what, talk) as show:
         began: tuple[float, int] | None = None  # the time, and how many were done before
 
         def draw(done: int, total: int) -> None:

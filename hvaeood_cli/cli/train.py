@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from hvaeood_cli.cli import console, options, training
 from hvaeood_cli.cli.listing import listed
+from hvaeood_cli.cli.scoring import progress_of
 from hvaeood_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,8 +130,12 @@ def train(
             f"{len(split.trained_on):,} to train on{by}, {len(split.validation):,} for the curve, "
             f"{len(split.calibration):,} to calibrate on"
         )
-    with _progress(settings, talk) as report, training.interruptible() as stop:
-        bundle = run.of(read.pixels, force, stop, report, read.images)
+    with (
+        _progress(settings, talk) as report,
+        _calibrating(talk) as calibrating,
+        training.interruptible() as stop,
+    ):
+        bundle = run.of(read.pixels, force, stop, report, read.images, calibrating)
     if talk:
         _tell(bundle, out, settings)
 
@@ -217,6 +222,20 @@ def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progres
                 console.say(f"{progress.fraction:6.1%}  {_line(progress, settings)}")
 
         yield log
+
+
+@contextlib.contextmanager
+def _calibrating(talk: bool) -> Iterator[Callable[[int, int], None]]:
+    """A second bar, from when calibrating begins."""
+    with contextlib.ExitStack() as stack:
+        begun: list[Callable[[int, int], None]] = []
+
+        def draw(done: int, total: int) -> None:
+            if not begun:
+                begun.append(stack.enter_context(progress_of("calibrating", talk)))
+            begun[0](done, total)
+
+        yield draw
 
 
 def _line(progress: Progress, settings: TrainSettings) -> str:

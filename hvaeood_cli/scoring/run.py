@@ -32,7 +32,7 @@ from hvaeood_cli.scoring.update import Changes, Plan, placed
 from hvaeood_cli.settings import ScoreSettings
 from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import OF_IMAGES, OF_SHARD, RunHeader, differences, how_to_agree
-from hvaeood_cli.store.journal import Journal, check_next, journal_path
+from hvaeood_cli.store.journal import Batch, Journal, check_next, journal_path
 from hvaeood_cli.store.reader import read_scores
 from hvaeood_cli.store.score_file import ScoreFile, array_of
 from hvaeood_cli.store.shard import Shard
@@ -131,12 +131,14 @@ class ScoringRun:
     def _new_header(self) -> RunHeader:
         return self.header(self.engine.device, self.engine.runtime)
 
-    def in_memory(self, path: Path = Path("(in memory)")) -> ScoreFile:
+    def in_memory(
+        self, path: Path = Path("(in memory)"), progress: Progress = _silent
+    ) -> ScoreFile:
         """Score everything and write no file. path: the name of the scores in messages."""
         header = self._new_header()
         if self.engine.note:
             warnings.warn(self.engine.note, stacklevel=2)
-        batches = self.engine.score(self.manifest)
+        batches = _shown(self.engine.score(self.manifest), len(self.manifest), progress)
         names = array_of(self.manifest.name_blocks())
         return ScoreFile.of_batches(path, header, names, batches, _conversions())
 
@@ -251,6 +253,13 @@ class ScoringRun:
         if differences(there, here, OF_IMAGES):
             raise _made_from_others(found, differences(there, here), here)
         return here
+
+
+def _shown(batches: Iterator[Batch], n_images: int, progress: Progress) -> Iterator[Batch]:
+    """The same batches; progress is called after each."""
+    for batch in batches:
+        yield batch
+        progress(batch.first + len(batch.rows), n_images)
 
 
 def _did_not_come(found: ScoreFile) -> bool:

@@ -32,20 +32,29 @@ _SEED = 0  # of which tiles they are
 
 
 def usual_maps(
-    scorer: Scorer | FoldScorer, settings: Mapping[str, Any], manifest: Manifest
+    scorer: Scorer | FoldScorer,
+    settings: Mapping[str, Any],
+    manifest: Manifest,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> UsualMaps:
     """What is usual of the maps of images that belong, from `ENOUGH` of them at most.
 
     settings: of the scores of these images. Of a model that takes tiles it is what is usual of the
-    map of a tile. Raises CalibrationError where too few images can be read.
+    map of a tile. progress: called with how many images are done, and of how many. Raises
+    CalibrationError where too few images can be read.
     """
 
     def read(row: int) -> Decoded:
         return manifest.read(row)[0]
 
     rows = _spread(len(manifest), ENOUGH)
-    pixels = (_preprocessed(read, scorer.config, int(row)) for row in rows)
-    return _of(scorer, settings, pixels, len(rows))
+
+    def pixels() -> Iterator[Pixels | None]:
+        for i, row in enumerate(rows):
+            progress(i, len(rows))
+            yield _preprocessed(read, scorer.config, int(row))
+
+    return _of(scorer, settings, pixels(), len(rows))
 
 
 def usual_maps_of(scorer: Scorer | FoldScorer, scores: ScoreFile, reader: ImageReader) -> UsualMaps:

@@ -13,7 +13,7 @@ from hvaeood_cli.images.sources import Manifest
 from hvaeood_cli.model.config import ModelConfig
 from hvaeood_cli.scoring.engines.local import LocalEngine
 from hvaeood_cli.scoring.scorer import Scorer
-from hvaeood_cli.settings import ScoreSettings
+from hvaeood_cli.settings import usual_settings
 from hvaeood_cli.training.loop import build_seeded
 
 _MARGIN = 1.3  # for reading and decoding, and for a machine that is busier then
@@ -25,7 +25,7 @@ def scoring_seconds(config: ModelConfig, device: torch.device, n_images: int) ->
 
     It is measured, with weights that are not trained yet.
     """
-    scorer = Scorer.on(build_seeded(config, 0), ScoreSettings(), device)
+    scorer = Scorer.on(build_seeded(config, 0), usual_settings(config.fit == "tile"), device)
     engine = LocalEngine(scorer)
     n_measured = scorer.images_per_pass * (threads() if device.type == "cpu" else 1)
     colours = (3,) if config.image_channels == 3 else ()

@@ -182,6 +182,11 @@ class Checkpoints:
             raise damaged
         return None
 
+    @property
+    def exist(self) -> bool:
+        """Whether the run has left any: it is not done before they are cleared."""
+        return bool(self._files())
+
     def clear(self) -> None:
         """Remove all checkpoints, and half-written files that a kill may have left."""
         shutil.rmtree(self.folder, ignore_errors=True)

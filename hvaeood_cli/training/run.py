@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import LEAST_IMAGES, Calibration
 from hvaeood_cli.device import precision_of
-from hvaeood_cli.errors import TrainingError, UsageError
+from hvaeood_cli.errors import CalibrationError, TrainingError, UsageError
 from hvaeood_cli.images.arrays import array_in_memory
 from hvaeood_cli.images.content import content_key
 from hvaeood_cli.images.sources import Manifest
@@ -34,7 +34,7 @@ from hvaeood_cli.scoring.engines.choosing import engine_for
 from hvaeood_cli.scoring.run import ScoringRun
 from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.scoring.usual import usual_maps
-from hvaeood_cli.settings import ScoreSettings, TrainSettings
+from hvaeood_cli.settings import TrainSettings, usual_settings
 from hvaeood_cli.store.conversions import done_to_most
 from hvaeood_cli.training.agreement import check_same_folder, check_same_images
 from hvaeood_cli.training.budget import scoring_seconds
@@ -89,16 +89,19 @@ class TrainingRun:
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
         images: Images | None = None,
+        calibrating: Callable[[int, int], None] = lambda done, total: None,
     ) -> Bundle:
         """Train on (N, C, H, W) 8-bit images or tiles and write the bundle.
 
-        An interrupted run goes on from its last checkpoint. The bundle of a finished one is
-        returned as it is, or with force trained anew: the old model stays until the new one is
-        written. stop, report: as in `train`. images: which image each tile is of; None where each
-        row is an image. What is set aside are images, with all their tiles. Raises UsageError for
-        settings that do not fit the model, and TrainingError for too few images, for other settings
-        than those of the run in `out`, for a loss that is not finite, and where several processes
-        do not see the same images and the same `out`.
+        An interrupted run goes on from its last checkpoint, and one that was interrupted while it
+        calibrated its model does that anew. The bundle of a finished one is returned as it is, or
+        with force trained anew: the old model stays until the new one is written. stop, report: as
+        in `train`. calibrating: called while the model is calibrated, with how many images are
+        done, and of how many. images: which image each tile is of; None where each row is an image.
+        What is set aside are images, with all their tiles. Raises UsageError for settings that do
+        not fit the model, and TrainingError for too few images, for other settings than those of
+        the run in `out`, for a loss that is not finite, and where several processes do not see the
+        same images and the same `out`.
         """
         self._check_settings()
         pixels = PixelRows.of(pixels)
@@ -106,14 +109,26 @@ class TrainingRun:
             check_same_images(self.fabric, pixels.sha256)
             check_same_folder(self.fabric, self.out)
         fingerprint = self._fingerprint(pixels)
-        if (self.out / CONFIG).is_file() and not force:
-            return self._finished(fingerprint)
-        started = time.monotonic() if self.started is None else self.started
+        checkpoints = Checkpoints(self.out / "checkpoints", fingerprint)
+
+        def show(done: int, total: int) -> None:
+            if stop():
+                raise KeyboardInterrupt
+            calibrating(done, total)
+
         images = _each_a_row(pixels) if images is None else images
         split = self.split(len(images), len(pixels) / len(images))
+        if (self.out / CONFIG).is_file() and not force:
+            bundle = self._finished(fingerprint)
+            if self.fabric.is_global_zero and checkpoints.exist:  # it did not end in order
+                if not _is_calibrated(bundle):
+                    self._calibrate(bundle, bundle.load_ladder(), images, split.calibration, show)
+                checkpoints.clear()
+            self.fabric.barrier()
+            return bundle
+        started = time.monotonic() if self.started is None else self.started
         aside = pixels[_at_most(_MOST_VALIDATION, images.rows_of(split.validation))]
         used = pixels.pick(images.rows_of(split.trained_on))
-        checkpoints = Checkpoints(self.out / "checkpoints", fingerprint)
         trained = train(
             used,
             aside,
@@ -141,7 +156,7 @@ class TrainingRun:
         provenance = counts | self._provenance(trained, fingerprint)
         ladder = trained.ladder
         bundle = write_bundle(self.out, self.name, self.config, ladder, provenance, hashes)
-        self._calibrate(bundle, ladder, images, split.calibration)
+        self._calibrate(bundle, ladder, images, split.calibration, show)
         checkpoints.clear()
         self.fabric.barrier()
         return bundle
@@ -218,7 +233,12 @@ class TrainingRun:
         return Split(trained_on, validation, calibration)
 
     def _calibrate(
-        self, bundle: Bundle, ladder: Ladder, images: Images, aside: NDArray[np.int64]
+        self,
+        bundle: Bundle,
+        ladder: Ladder,
+        images: Images,
+        aside: NDArray[np.int64],
+        progress: Callable[[int, int], None],
     ) -> None:
         """Calibrate the new model with the settings that `score` uses by default.
 
@@ -228,16 +248,18 @@ class TrainingRun:
         fresh = aside[~np.isin(images.short_keys(aside), bundle.training_hashes())]
         if len(fresh) < LEAST_IMAGES:
             return
-        engine = engine_for(Scorer.on(ladder, ScoreSettings(), self.fabric.device))
+        settings = usual_settings(self.config.fit == "tile")
+        engine = engine_for(Scorer.on(ladder, settings, self.fabric.device))
         manifest = images.manifest.pick(fresh)
-        scores = ScoringRun(manifest, bundle, ScoreSettings(), lambda _: engine).in_memory()
+        run = ScoringRun(manifest, bundle, settings, lambda _: engine)
+        scores = run.in_memory(progress=progress)
         # Pixels in memory are converted already, so the run itself may not know how.
         converted = done_to_most(self.conversions, bundle.training["n_images"])
         about = {"made_by": MADE_BY, "converted": converted}
         calibration = Calibration.of(scores, about)
         place = bundle.calibration_place()
-        calibration.save(place)
-        usual_maps(engine.scorer, calibration.settings, manifest).save(place)
+        usual_maps(engine.scorer, calibration.settings, manifest, progress).save(place)
+        calibration.save(place)  # last: it is by this file that the model is known as calibrated
 
     def _provenance(self, trained: Trained, fingerprint: dict[str, Any]) -> dict[str, Any]:
         """How, from what and when the model was made, for `training.json`."""
@@ -261,6 +283,15 @@ class TrainingRun:
             },
             "curve": trained.state.curve,
         }
+
+
+def _is_calibrated(bundle: Bundle) -> bool:
+    """Whether a calibration of this very model is there, made by its training or since."""
+    try:
+        there = Calibration.load(bundle.calibration_place())
+    except CalibrationError:
+        return False
+    return bool(there.settings["model_sha256"] == bundle.sha256)
 
 
 def _each_a_row(pixels: PixelRows) -> Images:

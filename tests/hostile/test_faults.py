@@ -23,6 +23,7 @@ from PIL import Image
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.rules import decide_as_asked
+from hvaeood_cli.model.bundle import read_bundle
 from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Journal
@@ -105,7 +106,15 @@ def model(path: Path) -> Any:
     """A model's weights and calibration; None where it is not finished."""
     if not (path / "config.json").exists():
         return None
-    return json.loads((path / "config.json").read_text())["weights_sha256"]
+    weights = json.loads((path / "config.json").read_text())["weights_sha256"]
+    return weights, calibration(path / "calibration.npz")
+
+
+def whole_model(out: Path, log: list[str], end: End) -> str:
+    """A model that is there can be used, calibrated yet or not."""
+    if (out / "m" / "config.json").exists():
+        read_bundle(out / "m").load_ladder()
+    return ""
 
 
 def images(path: Path) -> Any:
@@ -238,7 +247,9 @@ SCENARIOS = [
         ),
         _copy(),
         lambda out: model(out / "m"),
+        kept=whole_model,
         codes=(2, 3),  # 2: a folder that cannot be made is a wrong --out
+        both=True,
     ),
     Scenario(
         "decide --move-to",
