@@ -438,6 +438,15 @@ def made_up(n: int, random: np.random.Generator) -> ScoreFile:
     )
 
 
+def test_every_image_to_calibrate_on_gives_p_values():
+    """p is the rank of the peak of the highest k among all of them: nothing is set apart."""
+    random = np.random.default_rng(3)
+    held_out, others = made_up(99, random), made_up(40, random)
+    p = decide(Calibration.of(held_out), others, Rule("fpr", 0.01)).p_combined
+    usual, peaks = held_out["peak"][:, -1], others["peak"][:, -1]
+    np.testing.assert_allclose(p, [(1 + (usual >= peak).sum()) / 100 for peak in peaks], rtol=1e-6)
+
+
 def test_the_promise_is_of_images_whatever_the_number_of_their_tiles():
     """At 10 %, images that belong are flagged in 10 % of all cases at most, sizes mixed."""
     random = np.random.default_rng(0)

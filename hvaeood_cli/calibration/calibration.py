@@ -3,7 +3,8 @@
 It is kept in a file, `calibration.npz`, beside the model, and as a copy in each score file that it
 decides: the scores of n held-out in-distribution images, the densities fitted to some of them, and
 the settings that made them. They are fitted to one split and the p-values come from the
-other, so that the p-values of the combined score hold for the final decision.
+other, so that the p-values of the combined score hold for the final decision. Where that score is
+one statistic, as of tiles, all images do both.
 
 A cross-fitted model has densities for each of its folds, whose networks differ.
 """
@@ -90,10 +91,14 @@ class Calibration:
     def of(cls, scores: ScoreFile, about: dict[str, Any] | None = None) -> Calibration:
         """Calibrate on the scored rows of a run. Raises CalibrationError for too few of them.
 
-        about: more facts for people, kept in the file.
+        Some images are for the densities and the others for the p-values; of a model of tiles all
+        are for both. Its score is one statistic, higher where that is, whatever is fitted: so its
+        p-values hold without a split. about: more facts for people, kept in the file.
         """
         used = _by_content(scores)
         check_enough(len(used))
+        if scores.header.fit == "tile" and not folds_of(scores.columns, len(scores)).any():
+            return cls._fitted(scores, used, used, used, False, about)
         random = np.random.Generator(np.random.Philox(key=_SPLIT_SEED))
         order = used[random.permutation(len(used))]
         n_fit = round(_FIT_FRACTION * len(used))
@@ -208,6 +213,7 @@ class Calibration:
         """
         made = [self.settings, self.aspects, _FIT_FRACTION, _SPLIT_SEED, Density.made_by()]
         made += ["within"] if self.is_within else []
+        made += ["not split"] if not self.is_within and len(self.combined) == len(self) else []
         digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
         arrays: list[NDArray[Any]] = [*self.columns.values(), self.content]
         for array in arrays:

@@ -310,9 +310,9 @@ def _show(calibration: Calibration, scores: ScoreFile, place: Path) -> None:
     n, n_bad = len(calibration.combined), int(scores.unreadable.sum())
     text = Text.assemble("calibration ", (calibration.id, "bold"))
     text.append(f" of {printable(str(calibration.about['model_name']))}: ")
-    text.append(
-        f"{len(calibration):,} images, {len(calibration) - n:,} of them for the densities\n"
-    )
+    apart = len(calibration) - n
+    text.append(f"{len(calibration):,} images")
+    text.append(f", {apart:,} of them for the densities\n" if apart else "\n")
     if n_bad:
         text.append(f"left out  {n_bad:,} that could not be read\n", style="yellow")
     text.append(f"p-values  from {n:,} images, so none below 1/{n + 1} = {least_p(n):.2g}\n")

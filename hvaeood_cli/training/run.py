@@ -49,7 +49,8 @@ Pixels = NDArray[np.uint8]
 MADE_BY = "train"  # in `about` of a calibration that a training run made
 
 _MOST_VALIDATION, _MOST_CALIBRATION = 1000, 2000  # images that are set aside by default
-_FOR_ONE_PER_CENT = 150  # images that a calibration needs to flag at a false-positive rate of 1 %
+# Images that a calibration needs to flag at a false-positive rate of 1 %, whole or by tiles.
+_FOR_ONE_PER_CENT = {"whole": 150, "tile": 100}
 
 
 class Split(NamedTuple):
@@ -218,7 +219,8 @@ class TrainingRun:
             n_validation = min(_MOST_VALIDATION, n // 20)
         n_calibration = settings.calibration
         if n_calibration is None:
-            share = min(_MOST_CALIBRATION, max(n // 5, min(_FOR_ONE_PER_CENT, n // 3)))
+            needed = _FOR_ONE_PER_CENT["tile" if self.config.fit == "tile" else "whole"]
+            share = min(_MOST_CALIBRATION, max(n // 5, min(needed, n // 3)))
             n_calibration = share if share >= LEAST_IMAGES else 0
         n_aside = n_validation + n_calibration
         if (n - n_aside) * rows_an_image < settings.batch_size:
