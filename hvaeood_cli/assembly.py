@@ -181,18 +181,12 @@ class Assembly:
             self.check_held_out(scores.content, scores.name)
         return Calibration.of(scores)
 
-    def trained_on(self, content: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Of which content keys (N,) the model was trained on the images, (N,)."""
-        trained: NDArray[np.bool_] = np.isin(content, self.bundle.training_hashes())
-        trained &= content != 0
-        return trained
-
     def check_held_out(self, content: NDArray[np.uint64], name: Callable[[int], str]) -> None:
         """Raise CalibrationError if the model was trained on any of these images.
 
         content: their keys, (N,), 0 for those that cannot be read. name: of the image at a place.
         """
-        seen = np.flatnonzero(self.trained_on(content))
+        seen = np.flatnonzero(self.bundle.trained_on(content))
         if len(seen):
             raise CalibrationError(
                 f"{len(seen):,} of {np.count_nonzero(content):,} images were in the training "

@@ -236,7 +236,7 @@ def test_photographs_train_a_model_of_tiles_that_finds_an_odd_corner(run, tmp_pa
     assert len(calibration) == 60 and calibration.settings["n_importance_samples"] == 1
 
     code, out, err = run("score", "new", "--model", "m", "-o", "s.h5", "--fpr", "5%", "--csv")
-    assert code == 0, err
+    assert code == 0 and "was trained on" not in err, err
     rows = list(csv.DictReader(io.StringIO(out)))
     flagged = {row["path"] for row in rows if row["flagged"] == "1"}
     assert {f"new/{i:03d}.png" for i in range(6)} <= flagged and len(flagged) <= 12
@@ -244,9 +244,16 @@ def test_photographs_train_a_model_of_tiles_that_finds_an_odd_corner(run, tmp_pa
     assert run("decide", "s.h5", "--fpr", "0.06")[0] == 0
     assert read_scores(Path("s.h5")).tiles.of(0)["peak"].shape[1] == 3
     assert run("report", "s.h5", "--model", "m", "-o", "r.html")[0] == 0
-    assert "spot" in Path("r.html").read_text()
+    page = Path("r.html").read_text()
+    assert "spot" in page and "was trained on" not in page
     assert run("reconstruct", "new/001.png", "--model", "m", "-o", "grid.png")[0] == 0
     assert Image.open("grid.png").size[0] > 16
+
+    code, _, err = run("score", "good", "--model", "m")
+    said = f"the model m was trained on {trained['n_trained_on']} of these 150 images"
+    assert code == 0 and said in " ".join(err.split())
+    assert run("report", "good.scores.h5", "-o", "own.html")[0] == 0
+    assert said in Path("own.html").read_text()
 
 
 def test_grey_photographs_by_tiles_get_the_preset_for_tiles_unless_one_is_named(tmp_path):

@@ -178,7 +178,7 @@ def _to_score(
 
 def _held_out(assembly: Assembly, content: NDArray[np.uint64], talk: bool) -> NDArray[np.bool_]:
     """Which images the model was not trained on, (N,). Says how many are left out."""
-    trained = assembly.trained_on(content)
+    trained = assembly.bundle.trained_on(content)
     if talk and trained.any():
         console.say(f"left out: {trained.sum():,} images that the model was trained on")
     return ~trained

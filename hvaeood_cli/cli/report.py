@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from hvaeood_cli.cli import console, deciding, options
+from hvaeood_cli.cli.scoring import seen_in_training
 from hvaeood_cli.errors import CalibrationError, HvaeoodError, StoreError, UsageError
 from hvaeood_cli.files import check_output
 from hvaeood_cli.text import printable
@@ -299,6 +300,8 @@ def _lookers(scores: ScoreFile, show: _Show, remarks: list[str]) -> tuple[Looker
         look = Looking(scores, reader, show.model, show.device, show.calibration)
         if look.why_nats and look.why_nats not in remarks:
             remarks.append(f"Maps are in nats: {look.why_nats}.")
+        if seen := seen_in_training(look.bundle, scores):
+            remarks.append(f"{scores.path.name}: {seen}.")
         return look, glance
     except HvaeoodError as error:
         if show.model is not None:

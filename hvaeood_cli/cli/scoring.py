@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvaeood_cli.cli import console
-from hvaeood_cli.errors import CalibrationError, ExitCode, HvaeoodError, StoreError
+from hvaeood_cli.errors import CalibrationError, ExitCode, HvaeoodError, ModelError, StoreError
 from hvaeood_cli.store.conversions import conversions_in_words, done_to_most
 
 if TYPE_CHECKING:
     from hvaeood_cli.assembly import Assembly
     from hvaeood_cli.images.sources import Manifest
+    from hvaeood_cli.model.bundle import Bundle
     from hvaeood_cli.model.config import ModelConfig
     from hvaeood_cli.scoring.run import Decide, ScoringRun, Tell
     from hvaeood_cli.store.score_file import ScoreFile
@@ -130,6 +131,23 @@ def remarks(assembly: Assembly, scores: ScoreFile) -> Iterator[str]:
             "of these are not, which alone may make their scores high or low. hvaeood train makes "
             "a model of your own images"
         )
+    if seen := seen_in_training(assembly.bundle, scores):
+        yield seen
+
+
+def seen_in_training(bundle: Bundle, scores: ScoreFile) -> str:
+    """What it means for p that the model was trained on some of these images; empty if on none."""
+    try:
+        n = int(bundle.trained_on(scores.content).sum())
+    except ModelError as error:
+        return f"nobody knows whether the model was trained on these images: {error.message}"
+    if not n:
+        return ""
+    return (
+        f"the model {bundle.name} was trained on {n:,} of these {scores.n_scored:,} images: what "
+        "is odd in them it may have learnt as usual, and then it is not flagged. hvaeood find "
+        "scores each image by a model that has not seen it"
+    )
 
 
 def _size(config: ModelConfig) -> str:

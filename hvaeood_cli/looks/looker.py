@@ -111,8 +111,8 @@ class Looking:
         self._scores = scores
         self._reader = reader
         self._device = device
-        self._bundle = bundle_of(scores, model)
-        self._calibrations = [calibration] if calibration else self._bundle.calibrations
+        self.bundle = bundle_of(scores, model)
+        self._calibrations = [calibration] if calibration else self.bundle.calibrations
 
     def __call__(self, rows: Sequence[int]) -> list[Look | HvaeoodError]:
         """A look at each row, or the error that prevents it, in the order of `rows`."""
@@ -139,7 +139,7 @@ class Looking:
 
         if not images:
             return []
-        config = self._bundle.config
+        config = self.bundle.config
         pixels = [preprocess(image, config).pixels for _, image in images]
         usual, why_nats = self._usual
         looks = []
@@ -164,7 +164,7 @@ class Looking:
         from hvaeood_cli.scoring.maps import rule_of
 
         run = self._scores.header
-        wanted = settings_of(run) | {"map": rule_of(self._bundle.config)}
+        wanted = settings_of(run) | {"map": rule_of(self.bundle.config)}
         try:
             found = find_usual_maps(self._calibrations, wanted, run.n_layers, run.image_size)
         except CalibrationError as error:
@@ -183,7 +183,7 @@ class Looking:
             proposal=self._scores.header.proposal,
             seed=self._scores.header.seed,
         )
-        return scorer_of(self._bundle, settings, choose_device(self._device))
+        return scorer_of(self.bundle, settings, choose_device(self._device))
 
 
 def _is_changed(scores: ScoreFile, row: int, pixels: NDArray[np.uint8]) -> bool:

@@ -179,6 +179,12 @@ class Bundle:
             raise _not_valid(path, error) from None
         return hashes.astype(np.uint64)
 
+    def trained_on(self, content: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Of which content keys (N,) it was trained on the images, (N,). Raises ModelError."""
+        trained: NDArray[np.bool_] = np.isin(content, self.training_hashes())
+        trained &= content != 0
+        return trained
+
     def check_weights(self) -> None:
         """Raise ModelError unless the weights, of every fold, are those that are described."""
         for one in self.folds or (self,):
