@@ -12,6 +12,7 @@ import io
 import os
 import stat
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -71,6 +72,9 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {first['msg']}" if where else first["msg"]
 
 
+_OF_A_HOSTILE_HEADER = (TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
+
+
 def read_array_header(file: BinaryIO) -> ArrayHeader:
     """The header of an .npy file, and the file's position behind it.
 
@@ -83,7 +87,7 @@ def read_array_header(file: BinaryIO) -> ArrayHeader:
         if version not in reads:
             raise ValueError(f"an array of version {version}")
         shape, fortran, dtype = reads[version](file, max_header_size=_MAX_HEADER)
-    except (TypeError, SyntaxError, RecursionError, MemoryError) as error:  # of a hostile header
+    except _OF_A_HOSTILE_HEADER as error:
         raise ValueError(f"its header cannot be read: {error}") from None
     if dtype.hasobject:
         raise ValueError("an array that would have to be unpickled (pickle)")

@@ -95,6 +95,18 @@ def test_from_a_score_file_and_again(run, own, held_out):
     assert run("score", "mixed", "--calibration", "none-such.npz")[0] == 3
 
 
+def test_a_list_of_training_images_that_is_none_costs_no_scores(run, own, tmp_path):
+    """NumPy's own reader of headers fails on it as no other does: TokenError."""
+    np.save(own / "training_images.npy", np.zeros(9, np.uint64))
+    whole = (own / "training_images.npy").read_bytes()
+    (own / "training_images.npy").write_bytes(whole.replace(b"(9,)", b"(9, "))
+    np.save(tmp_path / "x.npy", make_images(60)[:, 0])
+    code, _, err = run("score", "x.npy", "--model", own)
+    assert code == 0 and "nobody knows whether the model was trained on these images" in err
+    code, _, err = run("calibrate", "x.npy", "--model", own)
+    assert code == 3 and "training_images.npy" in err
+
+
 def test_training_images_are_refused(run, own, held_out, tmp_path):
     pixels = np.load(held_out)[:, None]
     trained = np.sort(np.array([short_key(image) for image in pixels[:7]], np.uint64))
