@@ -8,8 +8,8 @@ Tiles that overlap share nothing: the network would have to run over the whole p
 tile's latents and noise would no longer be its own. The lowest features alone could be shared, the
 stem's and those of z_1's stage on the way up, which are a part of one of the L + S ways.
 
-The model is compact-photo-tile, which `train` takes for grey photographs, untrained: its speed is
-that of a trained one. Nothing else should run meanwhile.
+The model is compact-photo-gray, untrained: its speed is that of a trained one. Nothing else should
+run meanwhile.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MADE = 20  # photographs that differ; more are links to them, and are read and s
 
 
 def make_model(folder: Path, scale: float) -> Bundle:
-    config = for_tiles(PRESETS["compact-photo-tile"].model, 32, 16, scale)
+    config = for_tiles(PRESETS["compact-photo-gray"].model, 32, 16, scale)
     ladder = build_seeded(config, 0)
     return write_bundle(folder, f"tiles-{scale:g}", config, ladder, {}, np.zeros(0, np.uint64))
 
