@@ -607,7 +607,7 @@ def test_a_model_of_resized_images_is_not_surprised_by_others(run, tmp_path):
     options = ("--image-size", "8", "--epochs", "1", "--batch-size", "16", "--quiet")
     assert run("train", "usual.npy", "--out", "mine", *options)[0] == 0
     code, _, err = run("score", "usual.npy", "--model", "mine")
-    assert code == 0 and "500 resized to 8x8" in err and "was trained on" not in err
+    assert code == 0 and "500 resized to 8x8" in err and "make their scores high" not in err
     calibration = Calibration.load(tmp_path / "mine" / "calibration.npz")
     assert calibration.about["converted"] == ["resized"], "and nothing foreign about others"
 

@@ -47,7 +47,7 @@ def test_find_scores_each_image_with_a_model_that_has_not_seen_it(run, photos, t
     code, out, err = run(*FIND, "--fpr", "5%")
     assert code == 4, err  # for bad.png
     assert "the share of these images" in out and "--model photos.model -o grid.png" in out
-    assert "flagged at FPR 5 %" in out and "photos.report.html" in err
+    assert "at FPR 5 %: if all 121 belonged" in out and "photos.report.html" in err
     assert "hvaeood tui photos.scores.h5" in out and "hvaeood report" not in out, "it is made"
     with h5py.File(tmp_path / "photos.scores.h5") as file:
         fold, content = file["images/fold"][()], file["images/content"][()]

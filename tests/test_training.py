@@ -336,23 +336,23 @@ def test_a_kill_after_the_last_step_costs_no_training(tmp_path, monkeypatch, min
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("calls", [2, 8])
+@pytest.mark.parametrize(("part", "calls"), [("scores", 2), ("maps", 8)])
 def test_interrupted_while_it_calibrates_a_model_is_calibrated_by_the_same_command(
-    tmp_path, monkeypatch, calls
+    tmp_path, monkeypatch, part, calls
 ):
-    """In the middle of the scores, and of the maps."""
     images = make_images(260)
     settings = SETTINGS.model_copy(update={"calibration": 140, "epochs": 1})
     stop, seen = [False], []
 
-    def calibrating(done, total):
-        seen.append((done, total))
+    def calibrating(what, done, total):
+        seen.append(what)
         stop[0] = len(seen) == calls
 
     cut = TrainingRun(SMALL, settings, CPU, tmp_path / "cut", "m")
     with pytest.raises(KeyboardInterrupt):
         cut.of(images, stop=lambda: stop[0], calibrating=calibrating)
-    assert len(seen) == calls and not read_bundle(tmp_path / "cut").calibrations
+    assert seen[-1] == part and len(seen) == calls
+    assert not read_bundle(tmp_path / "cut").calibrations
     monkeypatch.setattr(Learner, "step", lambda *_: pytest.fail("it was trained"))
     bundle = cut.of(images)
     monkeypatch.undo()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hvaeood_cli.settings import TrainSettings
     from hvaeood_cli.training.loop import Progress
     from hvaeood_cli.training.reading import Read
+    from hvaeood_cli.training.run import Calibrating
 
 _LOG_SECONDS = 30.0  # between progress lines, where there is no terminal to draw on
 
@@ -225,15 +226,16 @@ def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progres
 
 
 @contextlib.contextmanager
-def _calibrating(talk: bool) -> Iterator[Callable[[int, int], None]]:
-    """A second bar, from when calibrating begins."""
-    with contextlib.ExitStack() as stack:
-        begun: list[Callable[[int, int], None]] = []
+def _calibrating(talk: bool) -> Iterator[Calibrating]:
+    """A bar for each part of calibrating, from when it begins to when the next one does."""
+    with contextlib.ExitStack() as bar:
+        show: dict[str, Callable[[int, int], None]] = {}
 
-        def draw(done: int, total: int) -> None:
-            if not begun:
-                begun.append(stack.enter_context(progress_of("calibrating", talk)))
-            begun[0](done, total)
+        def draw(what: str, done: int, total: int) -> None:
+            if what not in show:
+                bar.close()
+                show[what] = bar.enter_context(progress_of(f"calibrating: {what}", talk))
+            show[what](done, total)
 
         yield draw
 

@@ -11,8 +11,10 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +50,12 @@ Pixels = NDArray[np.uint8]
 
 MADE_BY = "train"  # in `about` of a calibration that a training run made
 
+Calibrating = Callable[[str, int, int], None]
+"""Called with what is done, to how many images, and of how many."""
+
 _MOST_VALIDATION, _MOST_CALIBRATION = 1000, 2000  # images that are set aside by default
-# Images that a calibration needs to flag at a false-positive rate of 1 %, whole or by tiles.
-_FOR_ONE_PER_CENT = {"whole": 150, "tile": 100}
+# Images that a calibration needs to flag at a false-positive rate of 1 %.
+_FOR_ONE_PER_CENT, _FOR_ONE_PER_CENT_BY_TILES = 150, 100
 
 
 class Split(NamedTuple):
@@ -90,19 +95,19 @@ class TrainingRun:
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
         images: Images | None = None,
-        calibrating: Callable[[int, int], None] = lambda done, total: None,
+        calibrating: Calibrating = lambda what, done, total: None,
     ) -> Bundle:
         """Train on (N, C, H, W) 8-bit images or tiles and write the bundle.
 
         An interrupted run goes on from its last checkpoint, and one that was interrupted while it
         calibrated its model does that anew. The bundle of a finished one is returned as it is, or
         with force trained anew: the old model stays until the new one is written. stop, report: as
-        in `train`. calibrating: called while the model is calibrated, with how many images are
-        done, and of how many. images: which image each tile is of; None where each row is an image.
-        What is set aside are images, with all their tiles. Raises UsageError for settings that do
-        not fit the model, and TrainingError for too few images, for other settings than those of
-        the run in `out`, for a loss that is not finite, and where several processes do not see the
-        same images and the same `out`.
+        in `train`. calibrating: called while the model is calibrated, with what is done, "scores"
+        or "maps", to how many images, and of how many. images: which image each tile is of; None
+        where each row is an image. What is set aside are images, with all their tiles. Raises
+        UsageError for settings that do not fit the model, and TrainingError for too few images, for
+        other settings than those of the run in `out`, for a loss that is not finite, and where
+        several processes do not see the same images and the same `out`.
         """
         self._check_settings()
         pixels = PixelRows.of(pixels)
@@ -112,22 +117,22 @@ class TrainingRun:
         fingerprint = self._fingerprint(pixels)
         checkpoints = Checkpoints(self.out / "checkpoints", fingerprint)
 
-        def show(done: int, total: int) -> None:
+        def show(what: str, done: int, total: int) -> None:
             if stop():
                 raise KeyboardInterrupt
-            calibrating(done, total)
+            calibrating(what, done, total)
 
-        images = _each_a_row(pixels) if images is None else images
-        split = self.split(len(images), len(pixels) / len(images))
         if (self.out / CONFIG).is_file() and not force:
             bundle = self._finished(fingerprint)
             if self.fabric.is_global_zero and checkpoints.exist:  # it did not end in order
                 if not _is_calibrated(bundle):
+                    images, split = self._divided(pixels, images)
                     self._calibrate(bundle, bundle.load_ladder(), images, split.calibration, show)
                 checkpoints.clear()
             self.fabric.barrier()
             return bundle
         started = time.monotonic() if self.started is None else self.started
+        images, split = self._divided(pixels, images)
         aside = pixels[_at_most(_MOST_VALIDATION, images.rows_of(split.validation))]
         used = pixels.pick(images.rows_of(split.trained_on))
         trained = train(
@@ -161,6 +166,11 @@ class TrainingRun:
         checkpoints.clear()
         self.fabric.barrier()
         return bundle
+
+    def _divided(self, pixels: PixelRows, images: Images | None) -> tuple[Images, Split]:
+        """The images, each of which is a row where None are given, and the split of them."""
+        images = _each_a_row(pixels) if images is None else images
+        return images, self.split(len(images), len(pixels) / len(images))
 
     def _reserved_seconds(self, started: float, n_aside: int) -> float:
         """Of the minutes that the run may take: what has passed, and what scoring will take."""
@@ -219,7 +229,8 @@ class TrainingRun:
             n_validation = min(_MOST_VALIDATION, n // 20)
         n_calibration = settings.calibration
         if n_calibration is None:
-            needed = _FOR_ONE_PER_CENT["tile" if self.config.fit == "tile" else "whole"]
+            by_tiles = self.config.fit == "tile"
+            needed = _FOR_ONE_PER_CENT_BY_TILES if by_tiles else _FOR_ONE_PER_CENT
             share = min(_MOST_CALIBRATION, max(n // 5, min(needed, n // 3)))
             n_calibration = share if share >= LEAST_IMAGES else 0
         n_aside = n_validation + n_calibration
@@ -240,7 +251,7 @@ class TrainingRun:
         ladder: Ladder,
         images: Images,
         aside: NDArray[np.int64],
-        progress: Callable[[int, int], None],
+        progress: Calibrating,
     ) -> None:
         """Calibrate the new model with the settings that `score` uses by default.
 
@@ -254,13 +265,15 @@ class TrainingRun:
         engine = engine_for(Scorer.on(ladder, settings, self.fabric.device))
         manifest = images.manifest.pick(fresh)
         run = ScoringRun(manifest, bundle, settings, lambda _: engine)
-        scores = run.in_memory(progress=progress)
+        scores = run.in_memory(progress=partial(progress, "scores"))
         # Pixels in memory are converted already, so the run itself may not know how.
         converted = done_to_most(self.conversions, bundle.training["n_images"])
         about = {"made_by": MADE_BY, "converted": converted}
         calibration = Calibration.of(scores, about)
         place = bundle.calibration_place()
-        usual_maps(engine.scorer, calibration.settings, manifest, progress).save(place)
+        with suppress(CalibrationError):  # without them maps stay in nats, and it is said there
+            by = partial(progress, "maps")
+            usual_maps(engine.scorer, calibration.settings, manifest, by).save(place)
         calibration.save(place)  # last: it is by this file that the model is known as calibrated
 
     def _provenance(self, trained: Trained, fingerprint: dict[str, Any]) -> dict[str, Any]:
