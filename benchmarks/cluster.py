@@ -29,7 +29,7 @@ from hvaeood_cli.store.columns import Rows, blank_rows, columns
 from hvaeood_cli.store.decision import Rule
 from hvaeood_cli.store.journal import Batch
 
-_STRETCH = 1024
+STRETCH = 1024  # images that a worker is given at once
 
 
 def made_up(n: int, usual: Calibration) -> Rows:
@@ -58,8 +58,7 @@ class Instant:
     def score(self, manifest: Manifest, start: int = 0) -> Iterator[Batch]:
         self.rows["stamp"] = stamp_key(manifest.stamp(0))  # all are of one file
         stretches = [
-            range(i, min(i + _STRETCH, len(manifest)))
-            for i in range(start, len(manifest), _STRETCH)
+            range(i, min(i + STRETCH, len(manifest))) for i in range(start, len(manifest), STRETCH)
         ]
         for worker in range(self.n_workers):
             self.begin(worker)

@@ -591,6 +591,21 @@ def test_help_is_fast_because_it_loads_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(("asked", "code"), [("--version", 0), ("--nonsense", 2)])
+def test_at_its_end_handlers_are_run_and_all_that_was_said_is_written(asked, code):
+    """Although memory is not taken apart, nothing else is left out."""
+    program = (
+        "import atexit, sys; atexit.register(print, 'handled', end='')\n"
+        f"sys.argv = ['hvaeood', '{asked}']; sys.stdout.write('begun')\n"
+        "from hvaeood_cli.__main__ import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code and "begun" in done.stdout and "Traceback" not in done.stderr
+    assert done.stdout.endswith("handled")
+
+
 COMMANDS = ["score", "tui", "report", "decide", "calibrate", "train", "models", "reconstruct"]
 
 
