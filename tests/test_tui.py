@@ -1030,14 +1030,14 @@ def test_a_key_lays_the_map_of_each_k_over_the_image_and_takes_it_away(scores, c
         assert is_grey(plain) and not app.screen.query_one("#layer").display
         await press(pilot, "o")
         first = pictured(app, "#image")
-        assert not is_grey(first) and "map of k = 1: from 2 " in text_of(app)
+        assert not is_grey(first) and "map of k = 2: from 2 " in text_of(app)
         assert "to 8 spreads above what is usual there" in text_of(app)
         await press(pilot, "o")
-        assert not np.array_equal(pictured(app, "#image"), first) and "map of k = 2" in text_of(app)
+        assert not np.array_equal(pictured(app, "#image"), first) and "map of k = 1" in text_of(app)
         await press(pilot, "right")
-        assert "map of k = 2" in text_of(app), "it stays for the next image"
+        assert "map of k = 1" in text_of(app), "it stays for the next image"
         await press(pilot, "left", "escape", "enter")
-        assert "map of k = 2" in text_of(app), "and for whoever comes back"
+        assert "map of k = 1" in text_of(app), "and for whoever comes back"
         await press(pilot, "o")
         assert np.array_equal(pictured(app, "#image"), plain) and "map of" not in text_of(app)
 
@@ -1048,7 +1048,7 @@ def test_the_preview_shows_the_map_too(scores, calibration):
     async def steps(pilot, app):
         assert is_grey(pictured(app, "#preview"))
         await press(pilot, "o")
-        assert not is_grey(pictured(app, "#preview")) and "map of k = 1" in text_of(app)
+        assert not is_grey(pictured(app, "#preview")) and "map of k = 2" in text_of(app)
         await press(pilot, "down")
         assert not is_grey(pictured(app, "#preview"))
         await press(pilot, "o", "o")

@@ -202,7 +202,7 @@ class Workbench(App[None]):
             self.notify(why, title="No maps", severity="warning", markup=False)
         else:
             view = self.snapshot.view
-            layer = (view.layer + 1) % self.snapshot.run.n_layers
+            layer = (view.layer - 1) % self.snapshot.run.n_layers  # the highest k first
             self._take(replace(view, layer=layer))
 
     def on_thumbs(self, message: messages.Thumbs) -> None:
