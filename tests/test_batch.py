@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hvaeood_cli.calibration import batch
+from hvaeood_cli.calibration import batch, slices
 from hvaeood_cli.calibration.batch import BatchDensity
 from hvaeood_cli.calibration.density import Density
 from hvaeood_cli.calibration.ranking import Ranking
@@ -97,7 +97,7 @@ def test_the_workbench_ranks_alike(tmp_path):
 
 def test_of_many_images_some_are_fitted_to_and_all_are_ranked(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_MOST_FITTED", 100)
-    monkeypatch.setattr(batch, "_SLICE", 64)
+    monkeypatch.setattr(slices, "_ROWS", 64)
     fitted = []
     fit = Density.fit
     monkeypatch.setattr(Density, "fit", lambda v, *a, **k: fitted.append(len(v)) or fit(v, *a, **k))

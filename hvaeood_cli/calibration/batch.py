@@ -6,9 +6,6 @@ of the batch is like is found in spite of a minority that is not (`Density.fit_t
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,11 +20,11 @@ from hvaeood_cli.calibration.combination import (
     widths_of,
 )
 from hvaeood_cli.calibration.density import Float64, middle
+from hvaeood_cli.calibration.slices import in_slices, slices
 from hvaeood_cli.store.score_file import ScoreFile
 
 _MOST_FITTED = 20_000  # images: more change nothing, and take memory
 _LEAST_LLR_SPREAD = 1.0  # nats; less is noise
-_SLICE = 1 << 16  # rows that are compared at once: memory stays small
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +50,12 @@ class BatchDensity:
 
     def combine(self, scores: ScoreFile) -> Float64:
         """The combined score of every row, (N,) nats, higher is odder; NaN without scores."""
-        combined = np.empty(len(scores))
 
-        def fill(part: slice) -> None:
+        def of(part: slice) -> Float64:
             columns = {name: scores[name][part] for name in self.statistics}
-            combined[part] = self.combination.combined(statistics(columns, self.statistics))
+            return self.combination.combined(statistics(columns, self.statistics))
 
-        with ThreadPoolExecutor(os.cpu_count()) as threads:  # each has rows of its own
-            list(threads.map(fill, _slices(len(scores))))
+        combined = in_slices(len(scores), of)
         combined[~scores.scored] = np.nan
         return combined
 
@@ -70,7 +65,7 @@ class BatchDensity:
         The measure is spreads of the batch.
         """
         k = np.zeros(len(scores), np.int8)
-        for part in _slices(len(scores)):
+        for part in slices(len(scores)):
             off = np.abs(scores.llr[part] - self.llr_centre) / self.llr_spread
             k[part] = np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1
         k[~scores.scored] = 0
@@ -86,10 +81,6 @@ def _fitted_rows(scores: ScoreFile) -> NDArray[np.int64]:
     scored = np.flatnonzero(scores.scored)
     _, first = np.unique(scores.content[scored], return_index=True)
     return scored[first[:_MOST_FITTED]]
-
-
-def _slices(n: int) -> Iterator[slice]:
-    return (slice(first, first + _SLICE) for first in range(0, n, _SLICE))
 
 
 def _finite(values: NDArray[np.floating[Any]]) -> Float64:

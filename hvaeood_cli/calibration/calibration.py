@@ -43,6 +43,7 @@ from hvaeood_cli.calibration.packed import (
     parse_head,
     parse_version,
 )
+from hvaeood_cli.calibration.slices import in_slices
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.files import replacing
 from hvaeood_cli.store.columns import Sizes, column
@@ -237,8 +238,13 @@ class Calibration:
 
     def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The combined score of every row, (N,) nats, higher is odder. scores: columns by name."""
-        values = statistics(scores, self.statistics)
-        return _combined(self.combinations, values, folds_of(scores, len(values)))
+
+        def of(part: slice) -> NDArray[np.float64]:
+            rows = {name: values[part] for name, values in scores.items()}
+            values = statistics(rows, self.statistics)
+            return _combined(self.combinations, values, folds_of(rows, len(values)))
+
+        return in_slices(len(scores[self.statistics[0]]), of)
 
     def rarities(self, scores: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
         """How rare every row is in each aspect, by the aspect's name: (N,) nats."""

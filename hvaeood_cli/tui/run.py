@@ -23,8 +23,6 @@ from hvaeood_cli.text import printable
 Values = NDArray[np.floating[Any]]
 T = TypeVar("T")
 
-_SLICE = 1 << 16  # rows whose combined score is computed at once: memory stays small
-
 
 P = "p"  # the p-values, beside the scores of the column table
 
@@ -122,11 +120,7 @@ class Run:
             return self.decision.combined
         if self.calibration is None:
             return self._batch.combine(self.scores)
-        found = np.full(len(self), np.nan)
-        for first in range(0, len(self), _SLICE):
-            part = slice(first, first + _SLICE)
-            columns = {name: values[part] for name, values in self.scores.columns.items()}
-            found[part] = self.calibration.combine(columns)
+        found = self.calibration.combine(self.scores.columns)
         found[~self.scores.scored] = np.nan
         return found
 

@@ -1,0 +1,31 @@
+"""Many rows, a slice at a time: what is computed of them takes little memory, and every core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROWS = 1 << 16
+
+
+def slices(n: int) -> Iterator[slice]:
+    """Slices of n rows, in order."""
+    return (slice(first, min(first + _ROWS, n)) for first in range(0, n, _ROWS))
+
+
+def in_slices(n: int, of: Callable[[slice], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """What `of` gives for each row of a slice, for all n rows: (n,)."""
+    if n <= _ROWS:
+        return of(slice(0, n))
+    found = np.empty(n)
+
+    def fill(part: slice) -> None:
+        found[part] = of(part)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(fill, slices(n)))
+    return found
