@@ -5,7 +5,8 @@
 The seed is 0. `shuffled`: patches of 8 x 8 pixels in another order; the colours and textures are
 right, and there is no object. `noise`: normal noise of 80 of 255 steps, then JPEG at quality 75, as
 a bad camera makes it. `jpeg`: JPEG at quality 30. `grey`: no colour. `blur`: by a Gaussian of one
-pixel. `contrast`: half of it, around the image's mean.
+pixel. `contrast`: half of it, around the image's mean. And `coloured` leaves out the images that
+have hardly any colour, and spoils nothing.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ def contrast(images: Pixels) -> Pixels:
     return np.rint(0.5 * (images + mean)).clip(0, 255).astype(np.uint8)
 
 
+def coloured(images: Pixels) -> Pixels:
+    colour = images - images.mean(axis=-1, keepdims=True)
+    return images[np.abs(colour).mean(axis=(1, 2, 3)) >= 1.0]
+
+
 WAYS: dict[str, Callable[[Pixels], Pixels]] = {
     "shuffled": shuffled,
     "noise": noise,
@@ -69,6 +75,7 @@ WAYS: dict[str, Callable[[Pixels], Pixels]] = {
     "grey": grey,
     "blur": blur,
     "contrast": contrast,
+    "coloured": coloured,
 }
 
 

@@ -46,6 +46,8 @@ while True:
     time.sleep(0.05)
 """
 
+_NAIVE = "the naive way"
+
 Work = Callable[[], object]
 
 
@@ -103,9 +105,9 @@ def compare(name: str, n_samples: int, seconds: float, rounds: int, naive: bool)
     ways: dict[str, Callable[[], float]] = {
         f"before: a pass over {cores} threads": lambda: rate(lambda: scorer.bounds(one), n, seconds)
     }
+    call = torch.inference_mode()(lambda: naive_scores(scorer.ladder, one.x[:fewer], noise))
     if naive:
-        call = torch.inference_mode()(lambda: naive_scores(scorer.ladder, one.x[:fewer], noise))
-        ways["the naive way"] = lambda: rate(call, fewer, seconds)
+        ways[_NAIVE] = lambda: rate(call, fewer, seconds)
     ways["a pass a core, torch"] = lambda: rate(lambda: scorer.bounds(one), n, seconds, cores)
     graph = graph_of(scorer, weights)
     by_graph = replace(scorer, network=graph)
@@ -118,18 +120,24 @@ def compare(name: str, n_samples: int, seconds: float, rounds: int, naive: bool)
         for way in ways.values():
             way()
         measured = [[way() for way in ways.values()] for _ in range(rounds)]
-    with FlopCounterMode(display=False) as counter:
-        scorer.bounds(one)
-    flops = counter.get_total_flops() / n
+    shared = operations(lambda: scorer.bounds(one)) / n
     for way, rates in zip(ways, zip(*measured, strict=True), strict=True):
         before = [row[0] for row in measured]
         ratio = statistics.median(a / b for a, b in zip(rates, before, strict=True))
         median = statistics.median(rates)
+        each = operations(call) / fewer if way == _NAIVE else shared
         print(
             f"{name}, S = {n_samples}: {way:32} {median:8.1f} images/s  ratio {ratio:5.2f}  "
-            f"{median * flops / 1e9:5.0f} GFLOP/s",
+            f"{median * each / 1e9:5.0f} GFLOP/s, {each / shared:.2f} times the operations",
             flush=True,
         )
+
+
+def operations(work: Work) -> int:
+    """The floating-point operations of its convolutions and products of matrices."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 def roofline(seconds: float) -> None:

@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -120,16 +122,23 @@ def end_to_end() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_folder(folder, n)
-        for n_samples in (1, 16):
-            detector = Detector(n_importance_samples=n_samples)
+        for n_samples, runtime in product((1, 16), ("torch", "openvino")):
+            if find_spec(runtime) is None:
+                continue
+            detector = Detector(n_importance_samples=n_samples, runtime=runtime)
             detector.score(np.zeros((1, 28, 28), np.uint8))  # load the model
             manifest = detector.manifest(str(folder))
             took = [
-                seconds(lambda: detector.run(manifest).to_file(folder / "s.h5", force=True))
+                seconds(
+                    lambda d=detector, m=manifest: d.run(m).to_file(folder / "s.h5", force=True)
+                )
                 for _ in range(PAIRS)
             ]
             rate = n / statistics.median(took)
-            print(f"PNG files to score file, S = {n_samples}: {rate:.0f} images/s", flush=True)
+            print(
+                f"PNG files to score file, S = {n_samples}, {runtime}: {rate:.0f} images/s",
+                flush=True,
+            )
 
 
 def profile() -> None:

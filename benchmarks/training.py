@@ -2,12 +2,14 @@
 
     python -m benchmarks.training compact-rgb compact-gray
     python -m benchmarks.training --each compact-rgb
+    python -m benchmarks.training --profile compact-gray    # where the time of a step goes
 
 Images/s of the step that `hvaeood train` takes, and of a plain eager float32 loop over the same
 model: contiguous memory format, plain Adam, and the mixture likelihood as it is usually written,
 differentiated by autograd. With --each, what every measure brings alone, those included that
 `hvaeood train` does not take by itself. Nothing else should run meanwhile. Each pair is timed in
-turn, A B A B ..., and the median of the pairwise ratios is printed.
+turn, A B A B ..., and the median of the pairwise ratios is printed; beside it the GFLOP/s of the
+convolutions, there and back, and first what the machine reaches in products of matrices.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.runtimes import roofline
 from hvaeood_cli.device import keep_memory
 from hvaeood_cli.model import logistics
 from hvaeood_cli.model.build import build_ladder
@@ -131,12 +135,31 @@ def compare(label: str, preset: Preset, measures: Measures) -> None:
     assert abs(first[0] - first[1]) < 0.02 * abs(first[0]), "the same model, the same loss"
     for step in (plain, ours) * WARM_UP:
         step()
+    with FlopCounterMode(display=False) as counter:
+        ours()
+    flops = counter.get_total_flops() / preset.train.batch_size
     n_steps = STEPS * max(1, 64 // preset.train.batch_size)
     pairs = [(seconds(plain, n_steps), seconds(ours, n_steps)) for _ in range(PAIRS)]
     ratio = statistics.median(a / b for a, b in pairs)
     n_images = n_steps * preset.train.batch_size
     rates = [n_images / statistics.median(times) for times in zip(*pairs, strict=True)]
-    print(f"{label:32} {rates[0]:8.1f} {rates[1]:8.1f} images/s  ratio {ratio:.2f}", flush=True)
+    print(
+        f"{label:32} {rates[0]:8.1f} {rates[1]:8.1f} images/s  ratio {ratio:.2f}  "
+        f"{rates[1] * flops / 1e9:.0f} GFLOP/s",
+        flush=True,
+    )
+
+
+def profile(preset: Preset) -> None:
+    """The shares of the operations that take most of a step's time."""
+    step = make_step(preset, OURS)
+    seconds(step, WARM_UP)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        seconds(step, STEPS)
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    for event in events[:12]:
+        print(f"{event.self_cpu_time_total / total:6.1%}  {event.key}")
 
 
 def main() -> None:
@@ -144,12 +167,17 @@ def main() -> None:
     compact = [name for name in PRESETS if name.startswith("compact")]
     parser.add_argument("presets", nargs="*", default=compact)
     parser.add_argument("--each", action="store_true", help="every measure alone")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     options = parser.parse_args()
     keep_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
     print(f"{torch.backends.cpu.get_cpu_capability()}; plain, ours, ratio")
+    roofline(2.0)
     for name in options.presets:
         preset = get_preset(name)
+        if options.profile:
+            profile(preset)
+            continue
         if not options.each:
             compare(name, preset, OURS)
             compare(f"{name}, bf16", preset, replace(OURS, bfloat16=True))
