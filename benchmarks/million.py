@@ -21,16 +21,14 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.cluster import STRETCH, made_up
-from hvaeood_cli.calibration.calibration import Calibration
-from hvaeood_cli.detector import Detector
-from hvaeood_cli.images.content import stamp_key
 from hvaeood_cli.model.bundle import DEFAULT_MODEL, find_bundle
 from hvaeood_cli.store.columns import Sizes, row_dtype
 from hvaeood_cli.store.journal import Batch, Journal, journal_path
@@ -72,7 +70,9 @@ def measure(what: str, sources: list[Path], n: int, work: Path, made_up: bool) -
     say(what, "list", listing)
     n_before = int(0.999 * n)
     if made_up:
-        fill(sources, out, n_before)
+        # In a process of its own: those that follow would be said to have had its memory.
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            process.submit(fill, sources, out, n_before).result()
     else:
         config = find_bundle(DEFAULT_MODEL).config
         row = row_dtype(Sizes(config.n_layers, config.n_channels)).itemsize
@@ -91,6 +91,11 @@ def measure(what: str, sources: list[Path], n: int, work: Path, made_up: bool) -
 
 def fill(sources: list[Path], out: Path, n: int) -> None:
     """Leave a journal as a run leaves it that is killed after n images, of made-up rows."""
+    from benchmarks.cluster import STRETCH, made_up
+    from hvaeood_cli.calibration.calibration import Calibration
+    from hvaeood_cli.detector import Detector
+    from hvaeood_cli.images.content import stamp_key
+
     detector = Detector(n_importance_samples=1)
     run = detector.run(detector.manifest(sources))
     header = run.header(run.engine.device, run.engine.runtime)
