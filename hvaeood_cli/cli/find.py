@@ -121,7 +121,10 @@ def find(
     )
     training.make_folder(folder)
     cache = training.cache_of(manifest, chosen.config, cached, not quiet)
-    with _progress(not quiet) as draw, training.interruptible() as stop:
+    with (
+        _progress(training.what_is_trained_on(chosen.config), not quiet) as draw,
+        training.interruptible() as stop,
+    ):
 
         def read() -> None:
             training.read(manifest, chosen.config, cache, not quiet, stop)
@@ -193,14 +196,17 @@ def _settings(preset: TrainSettings, minutes: float, seed: int) -> TrainSettings
 
 
 @contextlib.contextmanager
-def _progress(talk: bool) -> Iterator[Callable[[Sequence[Progress]], None]]:
-    """A bar for all folds together on a terminal, else a line now and then."""
+def _progress(what: str, talk: bool) -> Iterator[Callable[[Sequence[Progress]], None]]:
+    """A bar for all folds together on a terminal, else a line now and then.
+
+    what: images or tiles.
+    """
     with console.progress("training", talk) as show:
 
         def draw(folds: Sequence[Progress]) -> None:
             slowest = min(folds, key=lambda fold: fold.fraction)
             rate = sum(fold.images_per_second for fold in folds)
-            show(slowest.fraction, f"{rate:.0f} images/s", slowest.seconds_left)
+            show(slowest.fraction, f"{rate:.0f} {what}/s", slowest.seconds_left)
 
         yield draw
 

@@ -132,7 +132,7 @@ def train(
             f"{len(split.calibration):,} to calibrate on"
         )
     with (
-        _progress(settings, talk) as report,
+        _progress(settings, training.what_is_trained_on(chosen.config), talk) as report,
         _calibrating(talk) as calibrating,
         training.interruptible() as stop,
     ):
@@ -198,7 +198,10 @@ def _settings(preset: TrainSettings, given: dict[str, Any], pairs: list[str]) ->
 
 
 @contextlib.contextmanager
-def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progress], None]]:
+def _progress(
+    settings: TrainSettings, what: str, talk: bool
+) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, else a line now and then. what: images or tiles."""
     if not talk:
         yield lambda progress: None
     elif console.err().is_terminal:
@@ -210,7 +213,9 @@ def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progres
             task = bar.add_task("starting", total=1.0)
 
             def draw(progress: Progress) -> None:
-                bar.update(task, completed=progress.fraction, description=_line(progress, settings))
+                bar.update(
+                    task, completed=progress.fraction, description=_line(progress, settings, what)
+                )
 
             yield draw
     else:
@@ -220,7 +225,7 @@ def _progress(settings: TrainSettings, talk: bool) -> Iterator[Callable[[Progres
             nonlocal last
             if time.monotonic() - last > _LOG_SECONDS or progress.fraction >= 1.0:
                 last = time.monotonic()
-                console.say(f"{progress.fraction:6.1%}  {_line(progress, settings)}")
+                console.say(f"{progress.fraction:6.1%}  {_line(progress, settings, what)}")
 
         yield log
 
@@ -240,13 +245,13 @@ def _calibrating(talk: bool) -> Iterator[Calibrating]:
         yield draw
 
 
-def _line(progress: Progress, settings: TrainSettings) -> str:
+def _line(progress: Progress, settings: TrainSettings, what: str) -> str:
     minutes, seconds = divmod(int(progress.seconds_left), 60)
     kls = " ".join(f"{kl:.1f}" for kl in progress.kl)
     skipped = f"{progress.skipped} skipped  " if progress.skipped else ""
     return (
         f"epoch {progress.epoch}/{settings.epochs}  ELBO {progress.elbo:.1f}  KL {kls}  {skipped}"
-        f"{progress.images_per_second:.0f} img/s  {minutes}:{seconds:02d} left"
+        f"{progress.images_per_second:.0f} {what}/s  {minutes}:{seconds:02d} left"
     )
 
 

@@ -1,4 +1,4 @@
-"""What `train` and `find` share: the reading of images, the folder, and Ctrl-C."""
+"""What `train` and `find` share: the reading of images, the folder, words, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ def cache_of(
     if not wanted:
         return None
     return PixelCache.of(manifest, config, console.warner(not talk))
+
+
+def what_is_trained_on(config: ModelConfig) -> str:
+    """What a model's batches are of, in a word."""
+    return "tiles" if config.fit == "tile" else "images"
 
 
 def make_folder(out: Path) -> None:
