@@ -601,6 +601,18 @@ def test_a_model_of_few_images_says_that_it_cannot_flag(run, tmp_path):
     assert "it is not calibrated" in err and "hvaeood calibrate" in err
 
 
+def test_train_says_where_maps_stay_in_nats(run, tmp_path, monkeypatch):
+    def usual_maps(*_):
+        raise CalibrationError("5 images are too few to say what is usual of a map", "give more")
+
+    monkeypatch.setattr("hvaeood_cli.training.run.usual_maps", usual_maps)
+    np.save(tmp_path / "usual.npy", make_images(500, size=8)[:, 0])
+    options = ("--image-size", "8", "--epochs", "1", "--batch-size", "16")
+    code, _, err = run("train", "usual.npy", "--out", "mine", *options)
+    assert code == 0 and "warning: maps stay in nats" in err and "hvaeood calibrate" in err
+    assert (tmp_path / "mine" / "calibration.npz").is_file(), "it flags all the same"
+
+
 def test_a_model_of_resized_images_is_not_surprised_by_others(run, tmp_path):
     """A warning that their scores may be high for that alone would be wrong."""
     np.save(tmp_path / "usual.npy", make_images(500, size=16)[:, 0])

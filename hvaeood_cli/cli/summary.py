@@ -53,7 +53,7 @@ def draw(
         if scores.decision:
             yield _decision(scores, scores.decision)
         else:
-            yield Text(f"without a calibration, {AGAINST_BATCH}", style="yellow")
+            yield Text(f"not decided: {AGAINST_BATCH}", style="yellow")
         if ranking.drift:
             yield Text(f"batch: {ranking.drift}", style="yellow" if ranking.drift.drifted else "")
         if top and len(order):

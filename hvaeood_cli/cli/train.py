@@ -256,6 +256,8 @@ def _line(progress: Progress, settings: TrainSettings, what: str) -> str:
 
 
 def _tell(bundle: Bundle, out: Path, settings: TrainSettings) -> None:
+    from hvaeood_cli.calibration.usual_maps import NOT_KNOWN, place_of
+
     curve = bundle.training.get("curve", [])
     if curve and "validation_bits_per_dim" in curve[-1]:
         bits = curve[-1]["validation_bits_per_dim"]
@@ -270,4 +272,6 @@ def _tell(bundle: Bundle, out: Path, settings: TrainSettings) -> None:
             f"it is not calibrated{few}: score will rank, and flag nothing. hvaeood calibrate "
             f"HELD-OUT-IMAGES --model {shlex.quote(str(out))}"
         )
+    elif not place_of(bundle.calibration_place()).exists():
+        console.warn(f"maps stay in nats: {NOT_KNOWN}")
     console.say(f"next: hvaeood score FOLDER --model {shlex.quote(str(out))}")

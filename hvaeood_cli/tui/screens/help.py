@@ -38,7 +38,7 @@ _KEYS = {
     ],
     "Look and judge": [
         ("enter", "the image beside its reconstructions"),
-        ("o", "where it is odd: the map of the highest k over the image ... of k = 1, none"),
+        ("o", "where it is odd: the map of the highest k, of lower ones, none"),
         ("1 2 3", "OOD, fine, unsure; goes on to the next image"),
         ("0", "no mark and no note"),
         ("z", "takes the last judgement back, and goes to its image"),
