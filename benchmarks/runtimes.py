@@ -27,8 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.naive import naive_scores
 from benchmarks.onnx_runtime import onnx_pass
+from hvaeood_cli.allocator import keeping_large_blocks
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.device import keeping_large_blocks, one_thread_each, threads
+from hvaeood_cli.device import one_thread_each, threads
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.layers import fold_weight_norm
 from hvaeood_cli.model.presets import PRESETS

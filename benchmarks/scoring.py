@@ -32,8 +32,9 @@ from PIL import Image
 
 from benchmarks import runtimes
 from benchmarks.naive import naive_scores
+from hvaeood_cli.allocator import keep_memory
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.device import choose_device, keep_memory
+from hvaeood_cli.device import choose_device
 from hvaeood_cli.images.content import content_key
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.ladder import Ladder

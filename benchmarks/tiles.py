@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hvaeood_cli.allocator import keep_memory
 from hvaeood_cli.detector import Detector
-from hvaeood_cli.device import keep_memory
 from hvaeood_cli.images.preprocess import tiling_of
 from hvaeood_cli.model.bundle import Bundle, write_bundle
 from hvaeood_cli.model.presets import PRESETS, for_tiles

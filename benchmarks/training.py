@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.runtimes import roofline
-from hvaeood_cli.device import keep_memory
+from hvaeood_cli.allocator import keep_memory
 from hvaeood_cli.model import logistics
 from hvaeood_cli.model.build import build_ladder
 from hvaeood_cli.model.likelihoods import DiscretizedLogistics

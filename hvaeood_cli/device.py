@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import logging
 import os
@@ -198,7 +197,6 @@ class _Threads(threading.local):
 _here = _Threads()
 _changing = threading.Lock()
 _n_inside = 0
-_n_keeping = 0
 
 
 def threads() -> int:
@@ -228,44 +226,6 @@ def one_thread_each() -> Iterator[None]:
             if not _n_inside:
                 torch.set_num_threads(usual)
                 _here.usual = None
-
-
-def keep_memory() -> None:
-    """Ask glibc's allocator to keep freed blocks instead of returning each to the system.
-
-    A network's activations are megabytes, allocated and freed at every layer; by default each is
-    mapped, cleared page by page and unmapped again. Keeping them is 1.2 to 1.4 times faster on a
-    CPU (`python -m benchmarks.scoring`). On a system without glibc, nothing happens.
-    """
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    _mallopt(m_mmap_threshold, 32 << 20)  # the largest value that glibc accepts
-    _mallopt(m_trim_threshold, 1 << 30)
-
-
-@contextlib.contextmanager
-def keeping_large_blocks() -> Iterator[None]:
-    """Inside a `with` block, `keep_memory` is true of blocks above 32 MiB, too.
-
-    What the host process allocates elsewhere goes back to the system when it is freed. Several
-    threads may be inside at once.
-    """
-    global _n_keeping  # noqa: PLW0603  it is the process's, as its allocator is
-    m_mmap_max, usual = -4, 65536
-    with _changing:
-        _n_keeping += 1
-        _mallopt(m_mmap_max, 0)
-    try:
-        yield
-    finally:
-        with _changing:
-            _n_keeping -= 1
-            if not _n_keeping:
-                _mallopt(m_mmap_max, usual)
-
-
-def _mallopt(what: int, value: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(what, value)
 
 
 def seeded_generator(*key: int | str) -> torch.Generator:

@@ -267,7 +267,7 @@ def test_large_blocks_are_kept_while_a_run_computes_and_a_hosts_own_are_not():
     code = """
         import numpy as np
         from pathlib import Path
-        from hvaeood_cli.device import keep_memory, keeping_large_blocks
+        from hvaeood_cli.allocator import keep_memory, keeping_large_blocks
 
         def resident():
             return int(Path("/proc/self/statm").read_text().split()[1]) >> 8  # MiB

@@ -53,7 +53,9 @@ class BatchDensity:
 
         def of(part: slice) -> Float64:
             columns = {name: scores[name][part] for name in self.statistics}
-            return self.combination.combined(statistics(columns, self.statistics))
+            values = statistics(columns, self.statistics)
+            scores.room.let_go()
+            return self.combination.combined(values)
 
         combined = in_slices(len(scores), of)
         combined[~scores.scored] = np.nan
@@ -68,6 +70,7 @@ class BatchDensity:
         for part in slices(len(scores)):
             off = np.abs(scores.llr[part] - self.llr_centre) / self.llr_spread
             k[part] = np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1
+            scores.room.let_go()
         k[~scores.scored] = 0
         return k
 
@@ -79,7 +82,12 @@ def _fitted_rows(scores: ScoreFile) -> NDArray[np.int64]:
     Of copies of an image one is taken: many copies of an odd image do not make it usual.
     """
     scored = np.flatnonzero(scores.scored)
-    _, first = np.unique(scores.content[scored], return_index=True)
+    least = scores.content[scored]
+    if len(scored) > 2 * _MOST_FITTED:  # look at some of a million, unless most are copies
+        among = np.flatnonzero(least <= np.partition(least, 2 * _MOST_FITTED)[2 * _MOST_FITTED])
+        if len(np.unique(least[among])) >= _MOST_FITTED:
+            scored, least = scored[among], least[among]
+    _, first = np.unique(least, return_index=True)
     return scored[first[:_MOST_FITTED]]
 
 

@@ -233,8 +233,10 @@ class Calibration:
 
     def is_of(self, scores: ScoreFile) -> bool:
         """Whether it compares this run's images with one another: most are those it was made of."""
+        if not self.is_within:
+            return False
         own = np.isin(scores.content[scores.scored], self.content)
-        return self.is_within and bool(own.sum() > len(own) / 2)
+        return bool(own.sum() > len(own) / 2)
 
     def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The combined score of every row, (N,) nats, higher is odder. scores: columns by name."""

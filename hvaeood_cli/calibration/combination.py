@@ -105,8 +105,8 @@ class Combination:
                 densities.append(Density.fit_trimmed(values, has_l))
             elif has_l:
                 densities.append(Density.fit(values, has_l))
-            else:  # over few statistics a mixture gives a handful of strange images a component
-                densities.append(Density.fit(values, n_components=1))
+            else:
+                densities.append(Density.fit_core(values))
         return cls(tuple(aspects), places, tuple(densities))
 
     def combined(self, values: NDArray[np.floating[Any]]) -> Float64:

@@ -14,6 +14,7 @@ score is the larger of two, the density's and that of L's own two tails (`Densit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +26,9 @@ Float64 = NDArray[np.float64]
 
 _COMPONENTS = 4
 _IMAGES_PER_PARAMETER = 4  # with fewer images, the mixture gets fewer components
-_RULE = 2  # changes with how densities are fitted and added up
+_RULE = 3  # changes with how densities are fitted and added up
 _KEPT = 0.8  # the share of images that `fit_trimmed` fits to
+_CORE = 0.95  # ... and `fit_core`
 _IMAGES_PER_STATISTIC = 2  # with fewer images, statistics are taken to be independent
 _RIDGE = 1e-3  # added to the variance of each standardised statistic
 _LEAST_SPREAD = 1e-3  # nats
@@ -66,6 +68,17 @@ class Density:
         return cls(centre, spread, *mixture, _NO_TAIL, has_l)._with_tail(values)
 
     @classmethod
+    def fit_core(cls, values: Float64) -> Density:
+        """Fit one Gaussian to (n, D), all finite, of few statistics: without the rarest images.
+
+        A handful of strange images widens a Gaussian, and then others like them are not strange
+        (docs/scores.md). How far usual images lie out is measured on all of them.
+        """
+        rarest_last = np.argsort(cls.fit(values, n_components=1).minus_log(values), kind="stable")
+        core = values[rarest_last[: math.ceil(_CORE * len(values))]]
+        return cls.fit(core, n_components=1)._with_tail(values)
+
+    @classmethod
     def fit_trimmed(cls, values: Float64, has_l: bool = False) -> Density:
         """Fit to (n, D) of which some may be out-of-distribution, however few there are.
 
@@ -100,6 +113,7 @@ class Density:
             _TAIL,
             _IN_TAIL,
             _WEIGHT_OF_L,
+            _CORE,
         ]
 
     def rarity(self, values: NDArray[np.floating[Any]]) -> Float64:

@@ -29,7 +29,7 @@ from hvaeood_cli.untrusted import (
     read_array_header,
 )
 
-FORMAT, FORMAT_VERSION = "hvaeood-calibration", 5
+FORMAT, FORMAT_VERSION = "hvaeood-calibration", 6
 MAX_UNPACKED = 1 << 27  # bytes: the scores of more than a million images
 MAX_FOLDS = 16
 _MAX_HEAD = 1 << 20

@@ -7,11 +7,14 @@ many of the other images it finds.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.conformal import Float64, conformal_p, least_p, n_needed, two_sided_p
+from hvaeood_cli.calibration.slices import for_slices
 from hvaeood_cli.errors import CalibrationError
 from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.score_file import ScoreFile
@@ -25,15 +28,27 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
     """
     calibration.check(scores.header)
     calibration.check_statistics(scores)
-    scored = scores.scored
-    combined = np.where(scored, calibration.combine(scores.columns), np.nan)
-    p_combined = conformal_p(calibration.combined, combined)
+    n, n_k, all_scored = len(scores), scores.n_layers - 1, scores.scored
+    combined, p_combined, p_value = np.empty(n), np.empty(n), np.empty((n, n_k))
+    k = np.empty(n, np.int8)
+
+    def judge(rows: slice) -> None:
+        scored = all_scored[rows]
+        part = {name: scores[name][rows] for name in calibration.statistics}
+        combined[rows] = np.where(scored, calibration.combine(part), np.nan)
+        p_combined[rows] = conformal_p(calibration.combined, combined[rows])
+        llr = scores.llr[rows]
+        k[rows] = np.where(scored, calibration.k_differing_most(llr), 0)
+        p_value[rows] = _p_by_k(calibration, np.where(scored[:, None], llr, np.nan))
+        scores.room.let_go()
+
+    for_slices(n, judge)
     check_level(rule, calibration, scores.n_scored)
-    threshold = _threshold(rule, p_combined[scored])
+    threshold = _threshold(rule, p_combined[all_scored])
     return Decision(
         combined=combined,
-        k=np.where(scored, calibration.k_differing_most(scores.llr), 0).astype(np.int8),
-        p_value=_p_by_k(calibration, scores),
+        k=k,
+        p_value=p_value,
         p_combined=p_combined,
         flagged=np.less_equal(p_combined, threshold),  # NaN is not flagged
         rule=rule.kind,
@@ -118,11 +133,11 @@ def adjusted(kind: str, p: Float64) -> Float64:
     return found
 
 
-def _p_by_k(calibration: Calibration, scores: ScoreFile) -> Float64:
+def _p_by_k(calibration: Calibration, llr: NDArray[np.floating[Any]]) -> Float64:
     """Two-sided conformal p-values of LLR^{>k}, (N, L - 1), against all images calibrated on.
 
-    Both ends count: a plain image has too small a ratio, where a strange one has too large a one.
+    llr: (N, L - 1) nats. Both ends count: a plain image has too small a ratio, where a strange one
+    has too large a one.
     """
-    llr = np.where(scores.scored[:, None], scores.llr, np.nan)
     columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
     return np.stack([two_sided_p(usual, here) for usual, here in columns], axis=1)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-_ROWS = 1 << 16
+_ROWS = 1 << 14
 
 
 def slices(n: int) -> Iterator[slice]:
@@ -17,15 +17,21 @@ def slices(n: int) -> Iterator[slice]:
     return (slice(first, min(first + _ROWS, n)) for first in range(0, n, _ROWS))
 
 
+def for_slices(n: int, do: Callable[[slice], None]) -> None:
+    """Call `do` for every slice of n rows, several at a time."""
+    if n <= _ROWS:
+        do(slice(0, n))
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(do, slices(n)))
+
+
 def in_slices(n: int, of: Callable[[slice], NDArray[np.float64]]) -> NDArray[np.float64]:
     """What `of` gives for each row of a slice, for all n rows: (n,)."""
-    if n <= _ROWS:
-        return of(slice(0, n))
     found = np.empty(n)
 
     def fill(part: slice) -> None:
         found[part] = of(part)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(fill, slices(n)))
+    for_slices(n, fill)
     return found

@@ -216,7 +216,7 @@ def _identity(file: File) -> dict[str, Any]:
     endings = sorted(map(os.fsdecode, EXTENSIONS))
     behind = is_address(os.fsdecode(file.name))
     path = os.fsdecode(file.name if behind else os.path.realpath(file.name))
-    return {"archive": path, "endings": endings, "order": sys.byteorder, "version": 1}
+    return {"archive": path, "endings": endings, "order": sys.byteorder, "version": 2}
 
 
 def _list_zip(file: File, count: Count) -> Members:

@@ -1,4 +1,4 @@
-"""The images in an archive, as a table: a million of them take 32 MB and their names."""
+"""The images in an archive, as a table: a million of them take 25 MB and their names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAULTS = (
 NO_FILE, ENCRYPTED, REPLACED = range(1, len(FAULTS))
 _MOST = 2**63 - 1  # of a size: an archive may say anything
 _HEAD = struct.Struct("<QQ")  # how many images there are, and how many other files
-_EACH = 4  # numbers of an image
+_EACH = 3 * 8 + 1  # bytes of an image's numbers
 BLOCK = 1 << 16  # names that are put into an array at a time
 
 
@@ -39,15 +39,21 @@ class Members(Sequence[Member]):
     def __init__(self) -> None:
         self.skipped = 0  # how many other files are in the archive
         self._names = bytearray()
-        self._numbers = array("q")  # of each image: where its name ends, size, place and fault
+        self._ends = array("q")  # where each image's name ends among all
+        self._sizes = array("q")
+        self._places = array("q")
+        self._faults = bytearray()
 
     def add(self, name: bytes, size: int, place: int, fault: int = 0) -> None:
         """Add an image, while the archive is listed. fault: its place in FAULTS."""
         self._names += name
-        self._numbers.extend((len(self._names), min(size, _MOST), min(place, _MOST), fault))
+        self._ends.append(len(self._names))
+        self._sizes.append(min(size, _MOST))
+        self._places.append(min(place, _MOST))
+        self._faults.append(fault)
 
     def __len__(self) -> int:
-        return len(self._numbers) // _EACH
+        return len(self._ends)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Member: ...
@@ -57,26 +63,26 @@ class Members(Sequence[Member]):
         found = range(len(self))[index]
         if isinstance(found, range):
             return [self[i] for i in found]
-        _, size, place, fault = self._numbers[_EACH * found : _EACH * (found + 1)]
-        return Member(self.name(found), size, place, FAULTS[fault])
+        fault = FAULTS[self._faults[found]]
+        return Member(self.name(found), self._sizes[found], self._places[found], fault)
 
     def name(self, i: int) -> bytes:
-        begin = self._numbers[_EACH * (i - 1)] if i else 0
-        return bytes(self._names[begin : self._numbers[_EACH * i]])
+        begin = self._ends[i - 1] if i else 0
+        return bytes(self._names[begin : self._ends[i]])
 
     def size(self, i: int) -> int:
-        return self._numbers[_EACH * i + 1]
+        return self._sizes[i]
 
     def names(self, prefix: bytes = b"") -> Iterator[bytes]:
         """Every name, behind a prefix, sooner than one by one."""
         names, begin = bytes(self._names), 0
-        for end in self._numbers[::_EACH]:
+        for end in self._ends:
             yield prefix + names[begin:end]
             begin = end
 
     def name_blocks(self, prefix: bytes = b"") -> Iterator[NDArray[np.bytes_]]:
         """As `names`, some in an array at a time: sooner still."""
-        names, ends = np.frombuffer(bytes(self._names), np.uint8), self._numbers[::_EACH]
+        names, ends = np.frombuffer(bytes(self._names), np.uint8), self._ends
         for first in range(0, len(self), BLOCK):
             last = min(first + BLOCK, len(self))
             bounds = np.array([ends[first - 1] if first else 0, *ends[first:last]])
@@ -101,7 +107,8 @@ class Members(Sequence[Member]):
         last = {self.name(i): i for i in several}
         for i in several:
             if last[self.name(i)] != i:
-                self._numbers[_EACH * i + 3] = REPLACED
+                self._faults[i] = REPLACED
+        del self._by_key  # which takes as much memory as the table
 
     @cached_property
     def _by_key(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -115,7 +122,8 @@ class Members(Sequence[Member]):
         return {key: value for key, value in vars(self).items() if key != "_by_key"}
 
     def to_bytes(self) -> bytes:
-        return _HEAD.pack(len(self), self.skipped) + self._numbers.tobytes() + self._names
+        numbers = (self._ends.tobytes(), self._sizes.tobytes(), self._places.tobytes())
+        return b"".join([_HEAD.pack(len(self), self.skipped), *numbers, self._faults, self._names])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -123,17 +131,27 @@ class Members(Sequence[Member]):
         if len(data) < _HEAD.size:
             raise ValueError("no listing")
         n, skipped = _HEAD.unpack_from(data)
-        end = _HEAD.size + n * _EACH * 8
-        if end > len(data):
+        bounds = [_HEAD.size + column * 8 * n for column in range(4)] + [_HEAD.size + _EACH * n]
+        if bounds[-1] > len(data):
             raise ValueError("fewer images than it says")
-        table = np.frombuffer(data[_HEAD.size : end], np.int64).reshape(n, _EACH)
-        ends = np.concatenate([[0], table[:, 0]])
-        if (np.diff(ends) < 0).any() or ends[-1] != len(data) - end:
-            raise ValueError("names of other lengths")
-        if (table < 0).any() or (table[:, 3] >= len(FAULTS)).any():
-            raise ValueError("numbers that cannot be")
+        ends, sizes, places, faults = map(data.__getitem__, map(slice, bounds, bounds[1:]))
         found = cls()
         found.skipped = skipped
-        found._numbers.frombytes(data[_HEAD.size : end])
-        found._names += data[end:]
+        found._ends.frombytes(ends)
+        found._sizes.frombytes(sizes)
+        found._places.frombytes(places)
+        found._faults += faults
+        found._names += data[bounds[-1] :]
+        found._check()
         return found
+
+    def _check(self) -> None:
+        """Raise ValueError for numbers that no listing has."""
+        numbers = (np.frombuffer(one, np.int64) for one in (self._ends, self._sizes, self._places))
+        if any((one < 0).any() for one in numbers) or max(self._faults, default=0) >= len(FAULTS):
+            raise ValueError("numbers that cannot be")
+        ends = np.frombuffer(self._ends, np.int64)
+        if (ends[1:] < ends[:-1]).any() or (self._ends[-1] if self._ends else 0) != len(
+            self._names
+        ):
+            raise ValueError("names of other lengths")

@@ -181,7 +181,11 @@ class Bundle:
 
     def trained_on(self, content: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Of which content keys (N,) it was trained on the images, (N,). Raises ModelError."""
-        trained: NDArray[np.bool_] = np.isin(content, self.training_hashes())
+        hashes = self.training_hashes()
+        if not len(hashes):
+            return np.zeros(len(content), np.bool_)
+        places = np.searchsorted(hashes, content)
+        trained: NDArray[np.bool_] = hashes[np.minimum(places, len(hashes) - 1)] == content
         trained &= content != 0
         return trained
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from hvaeood_cli.allocator import return_memory
 from hvaeood_cli.errors import StoreError, UsageError
 from hvaeood_cli.files import NO_LOCKS
 from hvaeood_cli.images.decode import Conversion
@@ -34,7 +35,8 @@ from hvaeood_cli.store.decision import Decision
 from hvaeood_cli.store.header import OF_IMAGES, OF_SHARD, RunHeader, differences, how_to_agree
 from hvaeood_cli.store.journal import Batch, Journal, check_next, journal_path
 from hvaeood_cli.store.reader import read_scores
-from hvaeood_cli.store.score_file import ScoreFile, array_of
+from hvaeood_cli.store.room import IN_MEMORY, Room
+from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.shard import Shard
 from hvaeood_cli.store.status import STATUS_CODES
 from hvaeood_cli.store.writer import write_decision, write_scores
@@ -139,7 +141,7 @@ class ScoringRun:
         if self.engine.note:
             warnings.warn(self.engine.note, stacklevel=2)
         batches = _shown(self.engine.score(self.manifest), len(self.manifest), progress)
-        names = array_of(self.manifest.name_blocks())
+        names = IN_MEMORY.names(self.manifest.name_blocks)
         return ScoreFile.of_batches(path, header, names, batches, _conversions())
 
     def to_file(
@@ -183,7 +185,10 @@ class ScoringRun:
                 if "engine" in vars(self) and self.engine.note:
                     remark(self.engine.note)
                 self._score(plan, journal, out, progress)
-                scores = plan.merge(out, journal.header, journal.batches(), _conversions())
+                return_memory()  # for the columns
+                header, batches, room = journal.header, journal.batches(), Room(out.parent)
+                with writing(out):
+                    scores = plan.merge(out, header, batches, _conversions(), room)
                 changes = plan.changes(scores) if found else None
                 scores = replace(scores, decision=_decide_anew(scores, changes, found, decide))
                 with writing(out):

@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hvaeood_cli.allocator import keep_memory, keeping_large_blocks
 from hvaeood_cli.device import (
     float32_products,
-    keep_memory,
-    keeping_large_blocks,
     one_thread_each,
     threads,
 )
@@ -101,7 +100,6 @@ class Scorer:
         """
         if settings.precision == "tf32" and device.type != "cuda":
             raise UsageError(f"tf32 is not for {device.type}", "--precision float32 or bfloat16")
-        keep_memory()
         ladder = ladder.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(ladder.eval(), settings, device)
 
@@ -299,6 +297,7 @@ class Scorer:
         """
         with contextlib.ExitStack() as stack:
             if self.device.type == "cpu":
+                keep_memory()
                 stack.enter_context(one_thread_each())
                 stack.enter_context(keeping_large_blocks())
             tf32 = self.settings.precision == "tf32"

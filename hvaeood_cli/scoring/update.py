@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from hvaeood_cli.errors import ImageError
 from hvaeood_cli.images.content import stamp_key
 from hvaeood_cli.images.sources import Manifest
-from hvaeood_cli.store.columns import Rows, Sizes, blank_columns, blank_rows
+from hvaeood_cli.store.columns import Rows, Sizes, blank_rows, new_columns
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, Journal
-from hvaeood_cli.store.score_file import Errors, ScoreFile, array_of
+from hvaeood_cli.store.room import IN_MEMORY, Room
+from hvaeood_cli.store.score_file import Errors, ScoreFile
 from hvaeood_cli.store.status import GONE, STATUS_CODES
 from hvaeood_cli.store.tiles import Block, blocks_of, first_of
 
@@ -75,12 +76,12 @@ class Plan:
         """
         known, errors, file_names = _known(sizes, found, earlier)
         if not len(known):
-            nowhere, nothing = np.full(len(manifest), -1), np.zeros(0, np.int64)
+            nowhere, nothing = np.broadcast_to(-1, len(manifest)), np.zeros(0, np.int64)
             stamps = np.zeros(len(manifest), np.uint64)
             return cls(
                 manifest, stamps, known, errors, nowhere, nowhere, file_names, nothing, n_moved=0
             )
-        names = array_of(manifest.name_blocks())
+        names = IN_MEMORY.names(manifest.name_blocks)
         keys = (stamp_key(manifest.stamp(i)) for i in range(len(names)))
         stamps = np.fromiter(keys, np.uint64, len(names))
         row_of = {name: row for row, name in enumerate(file_names.tolist())}
@@ -116,14 +117,15 @@ class Plan:
         header: RunHeader,
         batches: Iterable[Batch],
         conversion_codes: dict[str, int],
+        room: Room,
     ) -> ScoreFile:
         """The scores of the run, undecided: its images in order, then the rows that are gone.
 
-        batches: what the journal has. Raises RuntimeError where rows are missing: they must not
-        look as if they were scored.
+        batches: what the journal has. room: where the columns are to be. Raises RuntimeError where
+        rows are missing: they must not look as if they were scored.
         """
         n, n_all = len(self.stamps), len(self.stamps) + len(self.gone_rows)
-        columns = blank_columns(n_all, header.sizes)
+        columns = new_columns(n_all, header.sizes, room)
         have = self.source >= 0
         for name, values in columns.items():
             values[:n][have] = self.known[name][self.source[have]]
@@ -141,17 +143,19 @@ class Plan:
             batch.put_into(columns)
             have[batch.first : batch.first + len(batch.rows)] = True
             reasons.update(batch.errors)
+            room.let_go()
         if not have.all():
             raise RuntimeError(f"the engine gave {int(have.sum())} of {n} rows")
         return ScoreFile(
             path=path,
             header=header,
-            names=array_of(chain(self.manifest.name_blocks(), [self.gone])),
+            names=room.names(lambda: chain(self.manifest.name_blocks(), [self.gone])),
             errors=Errors(n_all, reasons),
             columns=columns,
             status_codes=STATUS_CODES,
             conversion_codes=conversion_codes,
             label=None if header.label is None else np.full(n_all, header.label, np.int8),
+            room=room,
         )
 
     def tiles(self, found: ScoreFile | None, journal: Journal) -> Iterator[Block]:

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hvaeood_cli.store.room import Room
+
 Rows = NDArray[np.void]  # a structured array of `row_dtype(sizes)`
 Tiles = NDArray[np.void]  # a structured array of `tile_dtype(sizes)`
 
@@ -515,11 +517,9 @@ def blank_rows(n: int, sizes: Sizes) -> Rows:
     return rows
 
 
-def blank_columns(n: int, sizes: Sizes) -> dict[str, NDArray[Any]]:
-    """The columns of n rows without scores, each by itself; see `blank_rows`."""
+def new_columns(n: int, sizes: Sizes, room: Room) -> dict[str, NDArray[Any]]:
+    """Columns for n rows, each by itself, which are still to be filled."""
     return {
-        column.name: np.full(
-            (n, *column.shape(sizes)), np.nan if column.group == "scores" else 0, column.dtype
-        )
+        column.name: room.array((n, *column.shape(sizes)), column.dtype)
         for column in columns("images", "scores", asked=sizes.asked)
     }

@@ -54,7 +54,7 @@ _MAX_SEARCHED = 1 << 30  # bytes that are summed in the search for a whole frame
 _WINDOW = 1 << 20
 _STATUSES = frozenset(STATUS_CODES.values())
 _HEAD = re.compile(rb"[BH](?=.{4}\0{4})", re.DOTALL)  # of a frame no longer than 4 GiB
-_CHECKED_AT_ONCE = 64  # batches; one, if it has tiles, which take memory
+_CHECKED_AT_ONCE = 1 << 13  # rows, about; one batch, if it has tiles, which take memory
 _JOINED = 1 << 14  # rows; a few more, with the last batch
 SYNC_SECONDS = 0.5  # rows are synced to the disk this often; a crash loses no more work than that
 
@@ -419,7 +419,8 @@ def _scan(file: FileIO, path: Path) -> _Contents:
             found.frames.append(_Place(found.end, batch.first, len(batch.rows)))
             found = found._replace(end=frame.end)
             unchecked.append(batch)
-            if batch.tiles is not None or len(unchecked) == _CHECKED_AT_ONCE:
+            n_unchecked = sum(len(batch.rows) for batch in unchecked)
+            if batch.tiles is not None or n_unchecked >= _CHECKED_AT_ONCE:
                 _check_batches(unchecked, found.header, path)
                 unchecked = []
     _check_batches(unchecked, found.header, path)

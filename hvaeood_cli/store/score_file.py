@@ -11,10 +11,11 @@ from typing import Any, Self, SupportsIndex, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hvaeood_cli.store.columns import Column, Sizes, blank_columns, columns
+from hvaeood_cli.store.columns import Column, Sizes, columns, new_columns
 from hvaeood_cli.store.decision import Decision, Rule
 from hvaeood_cli.store.header import RunHeader
 from hvaeood_cli.store.journal import Batch, check_next
+from hvaeood_cli.store.room import IN_MEMORY, Room
 from hvaeood_cli.store.status import GONE, STATUS_CODES
 from hvaeood_cli.store.tiles import TileTable
 
@@ -54,19 +55,6 @@ class Errors(Sequence[str]):
         return Errors(int(np.count_nonzero(rows)), kept)
 
 
-def array_of(blocks: Iterable[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:
-    """The names of N images, (N,), which come in blocks."""
-    parts = list(blocks)
-    widest = max((part.itemsize for part in parts), default=1)
-    whole = np.empty(sum(map(len, parts)), f"S{widest}")
-    end = len(whole)
-    while parts:  # from the end, and each goes as soon as it is there
-        begin = end - len(parts[-1])
-        whole[begin:end] = parts.pop()
-        end = begin
-    return whole
-
-
 @dataclass(frozen=True, eq=False)
 class ScoreFile:
     """N scored images of one run. `store/columns.py` says what each column holds."""
@@ -82,6 +70,7 @@ class ScoreFile:
     label: NDArray[np.int8] | None = None  # (N,): 0 belongs, 1 does not, -1 unknown
     decision: Decision | None = None
     tiles: TileTable | None = None  # of a model that takes images by tiles, once it is written
+    room: Room = IN_MEMORY  # where the columns and names are
 
     @classmethod
     def of_batches(
@@ -97,7 +86,7 @@ class ScoreFile:
         Raises RuntimeError where rows are missing: they must not look as if they were scored.
         """
         n, n_done = header.n_images, 0
-        found = blank_columns(n, header.sizes)
+        found = new_columns(n, header.sizes, IN_MEMORY)
         reasons: dict[int, str] = {}
         for batch in batches:
             check_next(batch, n_done, n)
@@ -211,9 +200,15 @@ class ScoreFile:
         A row without copies before it, and one without scores, is its own.
         """
         first = np.arange(len(self))
-        rows = np.flatnonzero(self.scored)
-        _, places, which = np.unique(self.content[rows], return_index=True, return_inverse=True)
-        first[rows] = rows[places][which]
+        ranked = np.sort(self.content[self.scored])
+        repeated = np.unique(ranked[1:][ranked[1:] == ranked[:-1]])
+        if not len(repeated):  # as among a million different images: a look at each is enough
+            return first
+        places = np.searchsorted(repeated, self.content)
+        places[places == len(repeated)] = 0
+        rows = np.flatnonzero(self.scored & (repeated[places] == self.content))
+        _, firsts = np.unique(places[rows], return_index=True)
+        first[rows] = rows[firsts][places[rows]]
         return first
 
     @cached_property

@@ -27,6 +27,7 @@ from hvaeood_cli.store import hdf5
 from hvaeood_cli.store.columns import Column, columns
 from hvaeood_cli.store.decision import CALIBRATION, GROUP, MAX_CALIBRATION, Decision
 from hvaeood_cli.store.header import FORMAT, FORMAT_VERSION, OF_SHARD
+from hvaeood_cli.store.room import IN_MEMORY, Room
 from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.status import GONE
 from hvaeood_cli.store.tiles import FIRST, Block, TileTable, datasets, first_of
@@ -70,10 +71,10 @@ def write_scores(
             file.attrs[key] = value
         for column in columns("images", "scores"):
             if column.name in scores.columns or not column.optional:
-                _write_column(file, column, scores[column.name])
+                _write_column(file, column, scores[column.name], scores.room)
         file["/images/status"].attrs["codes"] = json.dumps(scores.status_codes)
         file["/images/conversions"].attrs["codes"] = json.dumps(scores.conversion_codes)
-        _write_strings(file, "/images/path", scores.names, "ascii")
+        _write_strings(file, "/images/path", scores.names, "ascii", scores.room)
         _write_strings(file, "/images/error", scores.errors.encoded(), "utf-8")
         if scores.label is not None:
             file.create_dataset("/images/label", data=scores.label, chunks=True, fletcher32=True)
@@ -196,19 +197,29 @@ def manifest_sha256(scores: ScoreFile) -> str:
         used = np.ones(rows.shape, np.bool_)
         used[:, :width] = np.arange(width) < np.strings.str_len(names)[:, None]
         digest.update(rows[used].data)
+        scores.room.let_go()
     return digest.hexdigest()
 
 
-def _write_strings(file: h5py.File, name: str, values: NDArray[np.bytes_], charset: str) -> None:
+def _write_strings(
+    file: h5py.File, name: str, values: NDArray[np.bytes_], charset: str, room: Room = IN_MEMORY
+) -> None:
     """Write strings at fixed length with gzip, or at variable length, whichever is smaller."""
-    lengths = np.strings.str_len(values)
+    lengths = np.zeros(len(values), np.int32)
+    for rows in _slices(values):
+        lengths[rows] = np.strings.str_len(values[rows])
+        room.let_go()
     longest = int(lengths.max(initial=0)) or 1
     # gzip takes padding and repeats down to about a tenth; a variable string costs 16 bytes more
     # and cannot hold a NUL, which a list of names on standard input may have
     small = longest * len(values) * 0.1 <= lengths.sum(dtype=np.int64) + 16 * len(values)
     if small or any(b"\0" in value for value in values.tolist()):
-        data = values.astype(h5py.string_dtype(charset, longest), copy=False)
-        file.create_dataset(name, data=data, chunks=True, compression="gzip", fletcher32=True)
+        kind = h5py.string_dtype(charset, longest)
+        dataset = file.create_dataset(
+            name, values.shape, kind, chunks=_rows_in_chunk(values), compression="gzip",
+            fletcher32=True,
+        )  # fmt: skip
+        _fill(dataset, values, room)
     else:
         kind = h5py.string_dtype(charset)
         file.create_dataset(name, data=values.astype(object), dtype=kind, chunks=True)
@@ -261,7 +272,25 @@ def _write_tiles(file: h5py.File, table: TileTable, blocks: Iterable[Block]) -> 
         raise RuntimeError(f"{int(lacking.sum())} rows have no tiles")
 
 
-def _write_column(file: h5py.File, column: Column, values: NDArray[Any]) -> None:
+def _slices(values: NDArray[Any]) -> Iterator[slice]:
+    return (slice(first, first + _CHUNK) for first in range(0, len(values), _CHUNK))
+
+
+def _rows_in_chunk(values: NDArray[Any]) -> tuple[int]:
+    return (max(1, min(len(values), _CHUNK)),)
+
+
+def _fill(dataset: h5py.Dataset, values: NDArray[Any], room: Room) -> None:
+    """Write all values of a dataset, some rows at a time: more need not be in memory."""
+    for rows in _slices(values):
+        part = values[rows].astype(dataset.dtype, copy=False)
+        dataset[rows] = part.view(dataset.dtype)  # with the charset, which `astype` drops
+        room.let_go()
+
+
+def _write_column(
+    file: h5py.File, column: Column, values: NDArray[Any], room: Room = IN_MEMORY
+) -> None:
     """Write a column as a dataset: chunked by row, with a checksum, readable without a plugin.
 
     Each k or layer has chunks of its own; the bytes of a hash stay together.
@@ -269,11 +298,13 @@ def _write_column(file: h5py.File, column: Column, values: NDArray[Any]) -> None
     wide = values.shape[1:] if column.each == "byte" else tuple(1 for _ in values.shape[1:])
     dataset = file.create_dataset(
         column.dataset,
-        data=values.astype(column.dtype, copy=False),
-        chunks=(max(1, min(len(values), _CHUNK)), *wide),
+        values.shape,
+        column.dtype,
+        chunks=(*_rows_in_chunk(values), *wide),
         fletcher32=True,
         track_times=False,
     )
+    _fill(dataset, values, room)
     dataset.attrs["meaning"] = column.sentence
     if column.unit:
         dataset.attrs["unit"] = column.unit

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from hvaeood_cli.allocator import keep_memory
 from hvaeood_cli.device import (
-    keep_memory,
     one_thread_each,
     seeded_generator,
     threads,

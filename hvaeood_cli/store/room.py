@@ -1,0 +1,65 @@
+"""Room for the columns of a run: in memory if they are few, else in files without names.
+
+Such a file is mapped, so that a column is an array like any other. Its pages need not stay in
+memory: the system writes them to the file where it needs the room, and `let_go` asks it to.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_SMALL = 1 << 20  # bytes of a column that stays in memory
+_CAN_MAP = hasattr(os, "posix_fallocate") and hasattr(mmap, "MADV_DONTNEED")
+
+
+class Room:
+    """Makes arrays; the large ones lie in a folder, in files that go with them."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """folder: on a disk with room for the columns; None keeps all of them in memory."""
+        self._folder = folder if _CAN_MAP else None
+        self._mapped: list[mmap.mmap] = []
+
+    def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """An array of zeros. Raises OSError where the folder cannot hold it."""
+        kind = np.dtype(dtype)
+        n_bytes = math.prod(shape) * kind.itemsize
+        if self._folder is None or n_bytes <= _SMALL:
+            return np.zeros(shape, kind)
+        with TemporaryFile(dir=self._folder) as file:
+            # Else a full disk would show itself when a page is written: by a signal that kills.
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+            mapped = mmap.mmap(file.fileno(), n_bytes)
+        self._mapped.append(mapped)
+        return np.frombuffer(mapped, kind).reshape(shape)
+
+    def names(self, blocks: Callable[[], Iterable[NDArray[np.bytes_]]]) -> NDArray[np.bytes_]:
+        """The names of N images, (N,). blocks: gives them some at a time, each time from the start.
+
+        They come twice, so that they are never in memory together.
+        """
+        sizes = [(len(block), block.itemsize) for block in blocks()]
+        widest = max((width for _, width in sizes), default=1)
+        whole, begin = self.array((sum(n for n, _ in sizes),), f"S{widest}"), 0
+        for block in blocks():
+            whole[begin : begin + len(block)] = block
+            begin += len(block)
+            self.let_go()
+        return whole
+
+    def let_go(self) -> None:
+        """Let the memory go that the pages of large arrays take; they are read again when used."""
+        for mapped in self._mapped:
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+IN_MEMORY = Room()
