@@ -23,6 +23,7 @@ from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.foreign import foreign, knows_images
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.reasons import reasons
+from hvaeood_cli.calibration.packed import FORMAT_VERSION
 from hvaeood_cli.calibration.rules import adjusted, decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
 from hvaeood_cli.store.decision import Rule
@@ -216,13 +217,14 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
     def pickled(arrays):
         arrays["score_llr"] = np.array([{}], object)
 
+    later = f"version {FORMAT_VERSION + 1}"
     damages = {
         "no such calibration": lambda: path.unlink(missing_ok=True),
         "not a whole calibration": lambda: path.write_bytes(data[: len(data) // 2]),
         "(": lambda: path.write_bytes(b"text"),
         "format is": lambda: head(format="other"),
-        "version 6": lambda: head(format_version=6),
-        "version 4": lambda: head(format_version=4),
+        later: lambda: head(format_version=FORMAT_VERSION + 1),
+        f"version {FORMAT_VERSION - 1}": lambda: head(format_version=FORMAT_VERSION - 1),
         "not what it was when it was written": lambda: head(id="0" * 16),
         "is not what it was": lambda: rewrite(lambda a: a["density0_spots_means"].__iadd__(1e-9)),
         "wrong shape": lambda: rewrite(lambda a: a.update(score_kl=a["score_kl"][1:])),
@@ -236,7 +238,7 @@ def test_damage_is_an_error_with_a_hint(tmp_path, calibration):
         with pytest.raises(CalibrationError) as caught:
             Calibration.load(path)
         assert words in caught.value.message and caught.value.hint
-        assert ("upgrade" in caught.value.hint) == (words == "version 6")
+        assert ("upgrade" in caught.value.hint) == (words == later)
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
