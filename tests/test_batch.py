@@ -95,6 +95,14 @@ def test_the_workbench_ranks_alike(tmp_path):
     np.testing.assert_array_equal(run.k, ranking.k)
 
 
+@pytest.mark.parametrize("copies", [1, 30])
+def test_which_images_are_fitted_to_depends_on_their_pixels_alone(tmp_path, monkeypatch, copies):
+    monkeypatch.setattr(batch, "_MOST_FITTED", 10)
+    scores = taken(make_scores(tmp_path / "s.h5", 40), np.tile(np.arange(40), copies))
+    rows = batch._fitted_rows(scores)
+    assert scores.content[rows].tolist() == np.unique(scores.content)[:10].tolist()
+
+
 def test_of_many_images_some_are_fitted_to_and_all_are_ranked(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_MOST_FITTED", 100)
     monkeypatch.setattr(slices, "_ROWS", 64)

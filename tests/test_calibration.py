@@ -21,9 +21,9 @@ from hvaeood_cli.calibration.conformal import conformal_p, least_p, n_needed, th
 from hvaeood_cli.calibration.density import _RIDGE, Density, _mixture
 from hvaeood_cli.calibration.drift import measure_drift
 from hvaeood_cli.calibration.foreign import foreign, knows_images
+from hvaeood_cli.calibration.packed import FORMAT_VERSION
 from hvaeood_cli.calibration.ranking import Ranking
 from hvaeood_cli.calibration.reasons import reasons
-from hvaeood_cli.calibration.packed import FORMAT_VERSION
 from hvaeood_cli.calibration.rules import adjusted, decide, least_group
 from hvaeood_cli.errors import CalibrationError, StoreError
 from hvaeood_cli.store.decision import Rule
@@ -133,6 +133,17 @@ def test_odd_images_among_those_fitted_do_not_pass_as_usual(usual):
     usual_most = np.quantile(trimmed.combined(values), 0.99)
     assert (trimmed.combined(odd) > usual_most).all()
     assert (plain.minus_log(odd) < np.quantile(plain.minus_log(values), 0.99)).mean() > 0.9
+
+
+def test_a_few_strange_images_among_usual_ones_do_not_hide_others_like_them(usual):
+    """As grey photographs among those in colour: the Gaussian of all is as wide as they need it."""
+    values = statistics(usual.columns, ("kl",))
+    odd = values[:40] + [6.0, -6.0, 6.0] * values.std(0)
+    mixed = np.concatenate([values[40:], odd[:20]])
+    core, plain = Density.fit_core(mixed), Density.fit(mixed, n_components=1)
+    assert (core.rarity(odd[20:]) > plain.rarity(odd[20:])).all()
+    share = (core.rarity(values) > -np.log(0.1)).mean()  # what is said of usual images stays true
+    assert share == pytest.approx(0.1, abs=0.05)
 
 
 def test_few_images_get_a_simple_density(tmp_path):
