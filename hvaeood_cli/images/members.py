@@ -151,7 +151,6 @@ class Members(Sequence[Member]):
         if any((one < 0).any() for one in numbers) or max(self._faults, default=0) >= len(FAULTS):
             raise ValueError("numbers that cannot be")
         ends = np.frombuffer(self._ends, np.int64)
-        if (ends[1:] < ends[:-1]).any() or (self._ends[-1] if self._ends else 0) != len(
-            self._names
-        ):
+        last = self._ends[-1] if self._ends else 0
+        if (ends[1:] < ends[:-1]).any() or last != len(self._names):
             raise ValueError("names of other lengths")

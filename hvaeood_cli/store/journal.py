@@ -399,6 +399,7 @@ def _scan(file: FileIO, path: Path) -> _Contents:
     found = _Contents(header, [], [], end, 0, False)
     row_size = row_dtype(found.header.sizes).itemsize
     unchecked: list[Batch] = []
+    n_unchecked = 0
     while found.end < size:
         frame = _frame_at(file, found.end, size)
         if frame is None:
@@ -411,7 +412,7 @@ def _scan(file: FileIO, path: Path) -> _Contents:
             if differences(found.header, header, OF_IMAGES):
                 raise _damaged(path)
             _check_batches(unchecked, found.header, path)
-            unchecked = []
+            unchecked, n_unchecked = [], 0
             earlier = found.earlier + found.frames
             found = _Contents(header, earlier, [], frame.end, found.n_lost, is_unsure=False)
         else:
@@ -419,10 +420,10 @@ def _scan(file: FileIO, path: Path) -> _Contents:
             found.frames.append(_Place(found.end, batch.first, len(batch.rows)))
             found = found._replace(end=frame.end)
             unchecked.append(batch)
-            n_unchecked = sum(len(batch.rows) for batch in unchecked)
+            n_unchecked += len(batch.rows)
             if batch.tiles is not None or n_unchecked >= _CHECKED_AT_ONCE:
                 _check_batches(unchecked, found.header, path)
-                unchecked = []
+                unchecked, n_unchecked = [], 0
     _check_batches(unchecked, found.header, path)
     return found
 
