@@ -9,13 +9,15 @@ MODEL, images to calibrate on, images that belong, and any number of NAME=SOURCE
 colour images that belong, corrupted versions are made as well (`benchmarks.corrupted`). Each way of
 combining is fitted to the images to calibrate on as `hvaeood calibrate` does it. --statistics: as
 of `hvaeood score`; each of them alone, beside what is used, and all of them beside it. One line is
-the AUROC, the one below it the share flagged at an FPR of 1 %.
+the AUROC, the one below it the share flagged at an FPR of 1 %, the mean over --splits of the images
+to calibrate on into those that densities are fitted to and those that give p-values.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from hvaeood_cli.calibration import combination
 from hvaeood_cli.calibration.calibration import Calibration
 from hvaeood_cli.calibration.combination import statistics
 from hvaeood_cli.calibration.conformal import conformal_p
+from hvaeood_cli.calibration.density import Density
 from hvaeood_cli.detector import Detector
 from hvaeood_cli.images.sources import open_sources
 from hvaeood_cli.store.score_file import ScoreFile
@@ -46,10 +49,11 @@ VARIANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def calibrated(
-    scores: ScoreFile, aspects: tuple[str, ...], without: tuple[str, ...]
+    scores: ScoreFile, aspects: tuple[str, ...], without: tuple[str, ...], split: int = 0
 ) -> Calibration:
     """A calibration of these aspects alone."""
     whole = combination.aspects
+    calibration_module._SPLIT_SEED = split
 
     def chosen(tiled: bool, there: object) -> dict[str, tuple[str, ...]]:
         found = whole(tiled, scores.columns)
@@ -61,6 +65,22 @@ def calibrated(
         return Calibration.of(scores)
     finally:
         calibration_module.aspects = whole
+
+
+@contextmanager
+def instead(owner: object, name: str, value: object) -> Iterator[None]:
+    """Inside a `with` block, something of the program is this instead."""
+    usual = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, usual)
+
+
+def of_all(values: Values) -> Density:
+    """A density as `Density.fit_core` would fit it without leaving any image out."""
+    return Density.fit(values, n_components=1)
 
 
 def rarest(calibration: Calibration) -> Callable[[ScoreFile], Values]:
@@ -97,6 +117,7 @@ def main() -> None:
     parser.add_argument("odd", nargs="*", help="NAME=SOURCE")
     parser.add_argument("-S", type=int, default=1)
     parser.add_argument("--statistics", default="")
+    parser.add_argument("--splits", type=int, default=1)
     given = parser.parse_args()
     how: dict[str, Any] = {"n_importance_samples": given.S, "statistics": given.statistics}
     detector = Detector(given.model, device="cpu", **how)
@@ -107,40 +128,66 @@ def main() -> None:
         sources = {name: spoil(images) for name, spoil in WAYS.items()} | sources
     calibrating, usual = detector.score(given.calibrate), detector.score(given.usual)
     odd = {name: detector.score(source) for name, source in sources.items()}
-    print(f"{given.model}, S = {given.S}, n = {len(usual)}", *odd, sep="\t")
+    print(f"{given.model}, S = {given.S}, n = {len(usual)}", "itself", *odd, sep="\t")
     asked, used = detector.settings.asked, VARIANTS["... and channels"][0]
     others: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         f"{name} alone": ((name,), ()) for name in asked
     }
     others |= {f"what is used, and {name}": ((*used, name), ()) for name in asked}
     others |= {"what is used, and all of them": ((*used, *asked), ())} if asked else {}
+    splits = range(given.splits)
+
+    def show(title: str, variant: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+        made = [calibrated(calibrating, *variant, split) for split in splits]
+        say(title, usual, odd, [(lambda s, c=c: c.combine(s.columns), c.combined) for c in made])
+
     for title, variant in (others | VARIANTS).items():
-        calibration = calibrated(calibrating, *variant)
-        say(title, usual, odd, lambda s, c=calibration: c.combine(s.columns), calibration.combined)
-    highest = rarest(calibration)
-    ranked = np.sort(highest(calibrating))  # some of them were fitted to: the rate is not exact
-    say("the rarest of these alone", usual, odd, highest, ranked)
-    highest = largest_quantile(calibration, calibrating)
-    say("the largest quantile of any statistic", usual, odd, highest, np.sort(highest(calibrating)))
+        show(title, variant)
+    what_is_used = VARIANTS["... and channels"]
+    with instead(combination, "HANDICAPS", {}):
+        show("... with spots as heavy as the others", what_is_used)
+        with instead(Density, "fit_core", staticmethod(of_all)):
+            show("... and densities of all images", what_is_used)
+    made = [calibrated(calibrating, *what_is_used, split) for split in splits]
+    # some of the images that are ranked were fitted to: the rates are not exact
+    highest = [rarest(one) for one in made]
+    ways = [(one, np.sort(one(calibrating))) for one in highest]
+    say("the rarest of these alone", usual, odd, ways)
+    quantile = largest_quantile(made[0], calibrating)
+    say(
+        "the largest quantile of any statistic",
+        usual,
+        odd,
+        [(quantile, np.sort(quantile(calibrating)))],
+    )
 
 
 def say(
     title: str,
     usual: ScoreFile,
     odd: dict[str, ScoreFile],
-    score: Callable[[ScoreFile], Values],
-    calibrated: Values,
+    ways: list[tuple[Callable[[ScoreFile], Values], Values]],
 ) -> None:
-    inside = score(usual)
-    aurocs, flagged = [], [f"{(conformal_p(calibrated, inside) <= _LEVEL).mean():.3f}"]
-    for scores in odd.values():
-        found = score(scores)
-        labels = np.repeat([0, 1], [len(inside), len(found)])
-        both = np.nan_to_num(np.concatenate([inside, found]), posinf=1e300)
-        aurocs.append(f"{roc_auc_score(labels, both):.3f}")
-        flagged.append(f"{(conformal_p(calibrated, found) <= _LEVEL).mean():.3f}")
-    print(title, *aurocs, sep="\t")
-    print("  flagged", *flagged, sep="\t", flush=True)
+    """Print the mean over ways: each a score, and that of the calibration images, sorted."""
+    found = [
+        (calibrated, score(usual), list(map(score, odd.values()))) for score, calibrated in ways
+    ]
+    aurocs = np.mean([[auroc(inside, one) for one in out] for _, inside, out in found], axis=0)
+    flagged = np.mean(
+        [
+            [(conformal_p(calibrated, one) <= _LEVEL).mean() for one in (inside, *out)]
+            for calibrated, inside, out in found
+        ],
+        axis=0,
+    )
+    print(title, "", *(f"{value:.3f}" for value in aurocs), sep="\t")
+    print("  flagged", *(f"{value:.3f}" for value in flagged), sep="\t", flush=True)
+
+
+def auroc(inside: Values, out: Values) -> float:
+    labels = np.repeat([0, 1], [len(inside), len(out)])
+    both = np.nan_to_num(np.concatenate([inside, out]), posinf=1e300)
+    return float(roc_auc_score(labels, both))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvaeood_cli.calibration.combination import (
+    HANDICAPS,
     Combination,
     aspects,
     places_of,
@@ -212,7 +213,8 @@ class Calibration:
 
         It leaves out the densities themselves, whose last digits differ between processors.
         """
-        made = [self.settings, self.aspects, _FIT_FRACTION, _SPLIT_SEED, Density.made_by()]
+        made = [self.settings, self.aspects, HANDICAPS, _FIT_FRACTION, _SPLIT_SEED]
+        made += [Density.made_by()]
         made += ["within"] if self.is_within else []
         made += ["not split"] if not self.is_within and len(self.combined) == len(self) else []
         digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())

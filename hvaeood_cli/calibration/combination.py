@@ -3,9 +3,10 @@
 An *aspect* is a group of statistics that are judged together, by a density of their own
 (`density.py`): a small group sees what drowns among many. An image is odd if it is rare in any
 aspect, and odder if it is in several. With p_a the share of usual images as odd in aspect a, the
-combined score is log sum_a 1 / p_a, so the rarest counts most. (But for a constant it is minus the
-log of the harmonic mean of the p_a; Wilson, 2019, combines p-values so. Here a conformal p-value is
-made of it, which holds whatever the score is.) docs/scores.md says how the aspects were chosen.
+combined score is log sum_a w_a / p_a, so the rarest counts most. (But for a constant it is minus
+the log of the weighted harmonic mean of the p_a; Wilson, 2019, combines p-values so. Here a
+conformal p-value is made of it, which holds whatever the score is.) docs/scores.md says how the
+aspects and their weights w_a were chosen.
 
 Of images that are scored by tiles there is one aspect of one statistic, their peak
 (docs/photographs.md): only a high one is odd.
@@ -29,6 +30,7 @@ _OWN: dict[str, tuple[str, ...]] = {
     "spots": ("spot_cost",),
     "channels": ("kl_channel",),
 }
+HANDICAPS = {"spots": 1.0}  # -log w_a, nats: of the others it is 0
 _APART = ("spot_cost", "kl_channel", "peak")  # all other statistics are judged together as well
 _OF_TILES = {"peak": ("peak",)}
 _L = "lower_bound"
@@ -124,10 +126,10 @@ class Combination:
         return np.where(np.isfinite(values).all(axis=1), found, np.inf) - self.shift
 
     def rarities(self, values: NDArray[np.floating[Any]]) -> list[Float64]:
-        """-log p_a of every aspect: (N, D) -> (N,) nats each."""
+        """-log p_a of every aspect, less its handicap: (N, D) -> (N,) nats each."""
         return [
-            density.rarity(values[:, place])
-            for place, density in zip(self.places, self.densities, strict=True)
+            density.rarity(values[:, place]) - HANDICAPS.get(name, 0.0)
+            for name, place, density in zip(self.names, self.places, self.densities, strict=True)
         ]
 
 
