@@ -14,7 +14,7 @@ run() {
   local name=$1
   shift
   hvaeood train "$fashion#0:55000" --out "$out/$name" --epochs 2 --calibrate 0 "$@" 2>"$out/$name.log"
-  python -m benchmarks.detection --model "$out/$name" --inside "$fashion#55000:58000" \
+  python -m benchmarks.detection --models "$out/$name" --inside "$fashion#55000:58000" \
     --outside "MNIST=$mnist#0:3000" "notMNIST=$notmnist#0:3000" >"$out/$name.md"
 }
 export -f run

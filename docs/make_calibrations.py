@@ -1,7 +1,7 @@
 """The calibrations of the models that ship, and what is usual of their maps, made anew.
 
 FASHION: the training images of FashionMNIST as an IDX file, of which those from the 55,001st on are
-taken. CIFAR: the CIFAR-10 test images, of which the first 2,000 are.
+taken. CIFAR: the CIFAR-10 test images, of which the first 4,000 are.
 
     python docs/make_calibrations.py train-images-idx3-ubyte.gz cifar10/test5k.npz
 """
@@ -18,7 +18,7 @@ from hvaeood_cli.scoring.usual import usual_maps
 def main(fashion: str, cifar: str) -> None:
     for model, images in {
         "fashionmnist": f"{fashion}#55000:60000",
-        "cifar10": f"{cifar}#0:2000",
+        "cifar10": f"{cifar}#0:4000",
     }.items():
         detector = Detector(model, device="cpu")
         place = detector.bundle.folder / "calibration.npz"

@@ -103,7 +103,7 @@ def photographs() -> Detector:
 
 def test_the_colour_model_was_not_calibrated_on_what_it_was_trained_on(photographs):
     calibration = photographs.calibration
-    assert calibration is not None and len(calibration) == 2000
+    assert calibration is not None and len(calibration) == 4000
     assert not np.isin(calibration.content, photographs.bundle.training_hashes()).any()
     training = photographs.bundle.training
     assert training["n_trained_on"] == 19_000 and training["minutes"] <= 90
@@ -125,5 +125,5 @@ def test_the_colour_model_leaves_photographs_alone(photographs):
     cifar = SHARED / "cifar10" / "test5k.npz"
     if not cifar.is_file():
         pytest.skip("needs the data set")
-    p = photographs.p_values(f"{cifar}#2000:2100")
+    p = photographs.p_values(f"{cifar}#4000:4100")
     assert (p <= 0.05).mean() <= 0.12, "100 images: 5 % and three standard errors"
