@@ -17,7 +17,7 @@ from hvaeood_cli.scoring.scorer import Scorer
 from hvaeood_cli.settings import ScoreSettings
 from tests.conftest import make_images, make_ladder
 
-CELL = Cell("scores", "a" * 64, "MNIST", "b" * 64, n=3, samples=16, seed=0)
+CELL = Cell("scores", "a" * 64, "c" * 16, "MNIST", "b" * 64, n=3, samples=16, seed=0)
 COLUMNS = {"lower_bound": np.arange(6.0).reshape(3, 2)}
 
 

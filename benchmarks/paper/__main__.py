@@ -90,9 +90,17 @@ class Paper:
 
     def _cell(self, what: str, detector: Detector, images: str, pixels: Pixels) -> Cell:
         content = hashlib.sha256(pixels.tobytes()).hexdigest()
-        sha256 = detector.bundle.sha256
-        print(f"{what} of {len(pixels)} {images} by {detector.bundle.name} ...", flush=True)
-        return Cell(what, sha256, images, content, len(pixels), self.samples, self.seed)
+        calibration = detector.calibration.id if detector.calibration else ""
+        return Cell(
+            what,
+            detector.bundle.sha256,
+            calibration,
+            images,
+            content,
+            len(pixels),
+            self.samples,
+            self.seed,
+        )
 
     @cached_property
     def wanted(self) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ class Cell:
 
     what: str  # "scores", "regret" ...
     model_sha256: str
+    calibration: str  # its id; empty without one
     images: str  # the set's name
     content: str  # a hash of its pixels
     n: int
@@ -42,6 +43,7 @@ class Cells:
         kept = _read(path := self._path(cell))
         if kept is not None and str(kept.pop("cell")) == wanted:
             return kept
+        print(f"{cell.what} of {cell.n} {cell.images} by {cell.model_sha256[:12]} ...", flush=True)
         columns = {name: np.asarray(values) for name, values in compute().items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part.npz")

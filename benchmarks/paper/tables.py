@@ -30,9 +30,12 @@ _SAME_SCORE = ("likelihood regret", "WAIC")
 def cell(inside: Sequence[Float], outside: Sequence[Float]) -> Row:
     """AUROC, AUPRC, FPR80 and n of a score. inside, outside: (N,) by model.
 
-    Of one model with bootstrap intervals at 95 %, of several with mean and standard deviation.
+    Of one model with bootstrap intervals at 95 %, of several with mean and standard deviation. WAIC
+    is one score of several models.
     """
     pairs = list(zip(inside, outside, strict=True))
+    if all(np.array_equal(a, b) for pair in pairs for a, b in zip(pair, pairs[0], strict=True)):
+        pairs = pairs[:1]
     metrics = [compare(usual, odd) for usual, odd in pairs]
     names = ("auroc", "auprc", "fpr80")
     if len(pairs) == 1:
