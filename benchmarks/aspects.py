@@ -53,18 +53,17 @@ def calibrated(
 ) -> Calibration:
     """A calibration of these aspects alone."""
     whole = combination.aspects
-    calibration_module._SPLIT_SEED = split
 
     def chosen(tiled: bool, there: object) -> dict[str, tuple[str, ...]]:
         found = whole(tiled, scores.columns)
         found["bounds"] = tuple(name for name in found["bounds"] if name not in without)
         return {name: found[name] for name in aspects}
 
-    calibration_module.aspects = chosen  # type: ignore[assignment]
-    try:
+    with (
+        instead(calibration_module, "aspects", chosen),
+        instead(calibration_module, "_SPLIT_SEED", split),
+    ):
         return Calibration.of(scores)
-    finally:
-        calibration_module.aspects = whole
 
 
 @contextmanager

@@ -187,8 +187,7 @@ class ScoringRun:
                 self._score(plan, journal, out, progress)
                 return_memory()  # for the columns
                 header, batches, room = journal.header, journal.batches(), Room(out.parent)
-                with writing(out):
-                    scores = plan.merge(out, header, batches, _conversions(), room)
+                scores = plan.merge(out, header, batches, _conversions(), room)
                 changes = plan.changes(scores) if found else None
                 scores = replace(scores, decision=_decide_anew(scores, changes, found, decide))
                 with writing(out):

@@ -25,20 +25,23 @@ class Room:
     """Makes arrays; the large ones lie in a folder, in files that go with them."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """folder: on a disk with room for the columns; None keeps all of them in memory."""
+        """folder: where the files lie; None keeps all arrays in memory."""
         self._folder = folder if _CAN_MAP else None
         self._mapped: list[mmap.mmap] = []
 
     def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array of zeros. Raises OSError where the folder cannot hold it."""
+        """An array of zeros; in memory, too, where the folder cannot hold it or map its files."""
         kind = np.dtype(dtype)
         n_bytes = math.prod(shape) * kind.itemsize
         if self._folder is None or n_bytes <= _SMALL:
             return np.zeros(shape, kind)
-        with TemporaryFile(dir=self._folder) as file:
-            # Else a full disk would show itself when a page is written: by a signal that kills.
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
-            mapped = mmap.mmap(file.fileno(), n_bytes)
+        try:
+            with TemporaryFile(dir=self._folder) as file:
+                # Else a full disk would show itself when a page is written: by a signal that kills.
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+                mapped = mmap.mmap(file.fileno(), n_bytes)
+        except OSError:
+            return np.zeros(shape, kind)
         self._mapped.append(mapped)
         return np.frombuffer(mapped, kind).reshape(shape)
 
