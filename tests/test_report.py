@@ -160,6 +160,17 @@ def test_why_an_image_is_flagged_is_data_and_stands_in_the_terminal(run, report,
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("asked", "next_one"),
+    [("--fpr 0.01", "--fpr 0.05"), ("--fpr 0.05", "--fpr 0.1"), ("--fdr 0.2", "--fdr 0.4")],
+)
+def test_what_it_says_flags_more_is_another_level(run, report, tmp_path, asked, next_one):
+    decided, _, _ = run("decide", "mixed.h5", *asked.split(), "--calibration", "calibration.npz")
+    assert decided == 0 and report("mixed.h5", "--top", "0")[0] == 0
+    page = Tags((tmp_path / "report.html").read_text())
+    assert f"hvaeood decide mixed.h5 {next_one} flags more" in " ".join(page.text.split())
+
+
 def test_copies_are_named_once(report, files, tmp_path):
     scores = read_scores(files / "mixed.h5")
     order = np.argsort(-scores.decision.combined, kind="stable")
