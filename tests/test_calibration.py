@@ -197,6 +197,20 @@ def test_it_does_not_depend_on_the_order_of_the_images(tmp_path, usual, calibrat
     assert Calibration.of(changed).id != calibration.id
 
 
+def test_an_image_of_a_cross_fitted_model_is_judged_by_the_densities_of_its_fold(tmp_path):
+    scores = make_scores(tmp_path / "folds.h5", n=200)
+    scores["fold"][1::2] = 1
+    scores["residual"][1::2] += 1000.0  # another network, another scale
+    calibration = Calibration.within(scores)
+    decision = decide(calibration, scores, Rule("fpr", 0.05))
+    np.testing.assert_array_equal(np.sort(decision.combined), calibration.combined)
+    np.testing.assert_array_equal(decision.combined, calibration.combine(scores.columns))
+    assert 2 / 201 == decision.p_combined.min()
+    of_one_fold = {name: values for name, values in scores.columns.items() if name != "fold"}
+    with pytest.raises(CalibrationError, match="has no fold"):
+        decide(calibration, replace(scores, columns=of_one_fold), Rule("fpr", 0.05))
+
+
 def test_it_is_kept_whole(tmp_path, calibration, usual):
     calibration.save(tmp_path / "c.npz")
     again = Calibration.load(tmp_path / "c.npz")

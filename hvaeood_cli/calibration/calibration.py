@@ -193,6 +193,11 @@ class Calibration:
         return statistics_of(self.aspects)
 
     @property
+    def needed(self) -> tuple[str, ...]:
+        """The names of the columns that `combine` needs: of a cross-fitted model, the fold too."""
+        return self.statistics + ("fold",) * (len(self.combinations) > 1)
+
+    @property
     def asked(self) -> tuple[str, ...]:
         """Which statistics the combined score takes that are only measured when asked for."""
         return tuple(sorted({column(name).asked for name in self.statistics} - {""}))
@@ -241,10 +246,13 @@ class Calibration:
         return bool(own.sum() > len(own) / 2)
 
     def combine(self, scores: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """The combined score of every row, (N,) nats, higher is odder. scores: columns by name."""
+        """The combined score of every row, (N,) nats, higher is odder.
+
+        scores: columns by name, at least those that are `needed`.
+        """
 
         def of(part: slice) -> NDArray[np.float64]:
-            rows = {name: values[part] for name, values in scores.items()}
+            rows = {name: scores[name][part] for name in self.needed}
             values = statistics(rows, self.statistics)
             return _combined(self.combinations, values, folds_of(rows, len(values)))
 
@@ -319,8 +327,8 @@ class Calibration:
             )
 
     def check_statistics(self, scores: ScoreFile) -> None:
-        """Raise CalibrationError where scores lack one of its statistics."""
-        missing = [name for name in self.statistics if name not in scores.columns]
+        """Raise CalibrationError where scores lack a column that it needs."""
+        missing = [name for name in self.needed if name not in scores.columns]
         if missing:
             raise CalibrationError(
                 f"{scores.path} has no {missing[0]}, which the calibration takes into account",

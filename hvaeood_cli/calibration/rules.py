@@ -34,7 +34,7 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
 
     def judge(rows: slice) -> None:
         scored = all_scored[rows]
-        part = {name: scores[name][rows] for name in calibration.statistics}
+        part = {name: scores[name][rows] for name in calibration.needed}
         combined[rows] = np.where(scored, calibration.combine(part), np.nan)
         p_combined[rows] = conformal_p(calibration.combined, combined[rows])
         llr = scores.llr[rows]
