@@ -205,7 +205,7 @@ def test_an_image_of_a_cross_fitted_model_is_judged_by_the_densities_of_its_fold
     decision = decide(calibration, scores, Rule("fpr", 0.05))
     np.testing.assert_array_equal(np.sort(decision.combined), calibration.combined)
     np.testing.assert_array_equal(decision.combined, calibration.combine(scores.columns))
-    assert 2 / 201 == decision.p_combined.min()
+    assert decision.p_combined.min() == 2 / 201
     of_one_fold = {name: values for name, values in scores.columns.items() if name != "fold"}
     with pytest.raises(CalibrationError, match="has no fold"):
         decide(calibration, replace(scores, columns=of_one_fold), Rule("fpr", 0.05))
