@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy as copying
 import errno
+import mmap
 import os
+import pickle  # noqa: TID251  as joblib does
+from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,6 +16,7 @@ import pytest
 
 from hvaeood_cli.store import room
 from hvaeood_cli.store.room import IN_MEMORY, Room
+from tests.score_files import make_scores
 
 
 @pytest.fixture
@@ -35,6 +41,36 @@ def test_names_come_in_blocks_of_any_width(tmp_path, large, where):
     blocks = [np.array([b"a", b"bcd"]), np.array([b"ef"])]
     assert place.names(lambda: iter(blocks)).tolist() == [b"a", b"bcd", b"ef"]
     assert place.names(list).tolist() == []
+
+
+def test_a_disk_that_holds_the_columns_but_no_score_file_beside_them_gets_none(
+    tmp_path, large, monkeypatch
+):
+    free = iter([20_000, 17_000, 14_000])
+    monkeypatch.setattr(room, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    place = Room(tmp_path)
+    assert is_mapped(place.array((3_000,), "uint8")), "20,000 hold it and twice as much"
+    assert is_mapped(place.array((3_000,), "uint8"))
+    assert not is_mapped(place.array((1_000,), "uint8")), "7,000 and 14,000 are more than 20,000"
+
+
+def test_scores_whose_columns_are_in_files_are_copied_and_pickled(tmp_path, large):
+    scores = make_scores(tmp_path / "s.h5")
+    place = Room(tmp_path)
+    columns = {name: place.array(old.shape, old.dtype) for name, old in scores.columns.items()}
+    for name, values in columns.items():
+        values[:] = scores[name]
+    for copy in (copying.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):
+        found = copy(replace(scores, columns=columns, room=place))
+        assert not is_mapped(found.llr)
+        for name in columns:
+            np.testing.assert_array_equal(found[name], scores[name])
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return isinstance(array.base, memoryview) and isinstance(array.base.obj, mmap.mmap)
 
 
 @pytest.mark.parametrize("code", [None, errno.ENOSPC, errno.ENODEV])

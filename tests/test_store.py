@@ -65,6 +65,14 @@ def write(path: Path, names=tuple(NAMES), **changes) -> Path:
     return path
 
 
+def test_a_file_of_few_long_names_can_be_read_again(tmp_path):
+    """Chunks are filled up: a row more than one holds, of long names, must not double the file."""
+    n = (1 << 14) + 1
+    names = [b"folder/" * 56 + b"%09d" % i for i in range(n - 1)] + [b"y" * 3500]
+    make_scores(tmp_path / "s.h5", n, names=names)
+    assert read_scores(tmp_path / "s.h5").names[-1] == names[-1]
+
+
 def test_the_file_is_as_the_contract_says(tmp_path):
     """h5py and nothing else of ours: shapes, types, attributes, order."""
     with h5py.File(write(tmp_path / "s.h5", label=1)) as file:

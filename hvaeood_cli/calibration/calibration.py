@@ -208,6 +208,12 @@ class Calibration:
         return np.sort(self.llr, axis=0)
 
     @cached_property
+    def middle_of_llr(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The mean of each LLR^{>k} and its standard deviation, (L - 1,) nats each."""
+        usual = self.llr[np.isfinite(self.llr).all(axis=1)].astype(np.float64)
+        return usual.mean(0), np.maximum(usual.std(0), 1e-6)
+
+    @cached_property
     def usual_statistics(self) -> NDArray[np.float64]:
         """The statistics, of every image: (n, D), each sorted upwards."""
         return np.sort(statistics(self.columns, self.statistics), axis=0)
@@ -285,8 +291,8 @@ class Calibration:
 
         llr: (N, L - 1) nats. The measure is standard deviations from the mean, either way.
         """
-        usual = self.llr[np.isfinite(self.llr).all(axis=1)].astype(np.float64)
-        off = np.abs(llr - usual.mean(0)) / np.maximum(usual.std(0), 1e-6)
+        centre, spread = self.middle_of_llr
+        off = np.abs(llr - centre) / spread
         return np.asarray(np.nan_to_num(off, nan=-1.0).argmax(axis=1) + 1)
 
     def images_for(self, n: int) -> int:

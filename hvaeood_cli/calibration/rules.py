@@ -31,6 +31,7 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
     n, n_k, all_scored = len(scores), scores.n_layers - 1, scores.scored
     combined, p_combined, p_value = np.empty(n), np.empty(n), np.empty((n, n_k))
     k = np.empty(n, np.int8)
+    sorted_llr, _ = calibration.sorted_llr, calibration.middle_of_llr  # once, not by each thread
 
     def judge(rows: slice) -> None:
         scored = all_scored[rows]
@@ -39,7 +40,7 @@ def decide(calibration: Calibration, scores: ScoreFile, rule: Rule) -> Decision:
         p_combined[rows] = conformal_p(calibration.combined, combined[rows])
         llr = scores.llr[rows]
         k[rows] = np.where(scored, calibration.k_differing_most(llr), 0)
-        p_value[rows] = _p_by_k(calibration, np.where(scored[:, None], llr, np.nan))
+        p_value[rows] = _p_by_k(sorted_llr, np.where(scored[:, None], llr, np.nan))
         scores.room.let_go()
 
     for_slices(n, judge)
@@ -133,11 +134,11 @@ def adjusted(kind: str, p: Float64) -> Float64:
     return found
 
 
-def _p_by_k(calibration: Calibration, llr: NDArray[np.floating[Any]]) -> Float64:
+def _p_by_k(usual: NDArray[np.floating[Any]], llr: NDArray[np.floating[Any]]) -> Float64:
     """Two-sided conformal p-values of LLR^{>k}, (N, L - 1), against all images calibrated on.
 
-    llr: (N, L - 1) nats. Both ends count: a plain image has too small a ratio, where a strange one
-    has too large a one.
+    usual: (n, L - 1) nats, each column sorted upwards; llr: (N, L - 1) nats. Both ends count: a
+    plain image has too small a ratio, where a strange one has too large a one.
     """
-    columns = zip(calibration.sorted_llr.T, llr.T, strict=True)
-    return np.stack([two_sided_p(usual, here) for usual, here in columns], axis=1)
+    columns = zip(usual.T, llr.T, strict=True)
+    return np.stack([two_sided_p(there, here) for there, here in columns], axis=1)

@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _SMALL = 1 << 20  # bytes of a column that stays in memory
+_SCORE_FILE = 2  # times the bytes of its columns: those of the decision come to them
 _CAN_MAP = hasattr(os, "posix_fallocate") and hasattr(mmap, "MADV_DONTNEED")
 
 
@@ -29,13 +31,23 @@ class Room:
         self._folder = folder if _CAN_MAP else None
         self._mapped: list[mmap.mmap] = []
 
+    def __reduce__(self) -> tuple[type[Room], tuple[()]]:
+        """Arrays are copied, and pickled, by value: a copy is in memory."""
+        return Room, ()
+
     def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array of zeros; in memory, too, where the folder cannot hold it or map its files."""
+        """An array of zeros; in memory, too, where the folder cannot map its files or hold them.
+
+        It must hold the score file beside them, which is at most twice as large.
+        """
         kind = np.dtype(dtype)
         n_bytes = math.prod(shape) * kind.itemsize
         if self._folder is None or n_bytes <= _SMALL:
             return np.zeros(shape, kind)
         try:
+            n_all = n_bytes + sum(map(len, self._mapped))
+            if disk_usage(self._folder).free < n_bytes + _SCORE_FILE * n_all:
+                return np.zeros(shape, kind)
             with TemporaryFile(dir=self._folder) as file:
                 # Else a full disk would show itself when a page is written: by a signal that kills.
                 os.posix_fallocate(file.fileno(), 0, n_bytes)

@@ -32,7 +32,8 @@ from hvaeood_cli.store.score_file import ScoreFile
 from hvaeood_cli.store.status import GONE
 from hvaeood_cli.store.tiles import FIRST, Block, TileTable, datasets, first_of
 
-_CHUNK = 16384  # rows
+_CHUNK = 16384  # rows, ...
+_CHUNK_BYTES = 1 << 20  # ... but no more bytes
 _SHA256 = 32  # bytes
 # Attributes that are left out at these values: as ever, where images are cropped to a square, and
 # where the file is no part.
@@ -216,7 +217,7 @@ def _write_strings(
     if small or any(b"\0" in value for value in values.tolist()):
         kind = h5py.string_dtype(charset, longest)
         dataset = file.create_dataset(
-            name, values.shape, kind, chunks=_rows_in_chunk(values), compression="gzip",
+            name, values.shape, kind, chunks=_rows_in_chunk(values, longest), compression="gzip",
             fletcher32=True,
         )  # fmt: skip
         _fill(dataset, values, room)
@@ -276,8 +277,12 @@ def _slices(values: NDArray[Any]) -> Iterator[slice]:
     return (slice(first, first + _CHUNK) for first in range(0, len(values), _CHUNK))
 
 
-def _rows_in_chunk(values: NDArray[Any]) -> tuple[int]:
-    return (max(1, min(len(values), _CHUNK)),)
+def _rows_in_chunk(values: NDArray[Any], n_bytes: int = 1) -> tuple[int]:
+    """How many rows a chunk has, of so many bytes each: fewer of long strings.
+
+    The last chunk is filled up, and a reader must not find the file to claim more than it holds.
+    """
+    return (max(1, min(len(values), _CHUNK, _CHUNK_BYTES // n_bytes)),)
 
 
 def _fill(dataset: h5py.Dataset, values: NDArray[Any], room: Room) -> None:
