@@ -152,6 +152,35 @@ def test_a_bomb_in_an_archive_is_a_row_that_says_so(tmp_path, monkeypatch):
     assert codes == ["too_large", "damaged"]
 
 
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_a_name_that_no_score_file_can_hold_is_refused_before_anything_is_scored(
+    run, tmp_path, ending
+):
+    """All names are kept at the length of the longest: one of 60 kB among thousands is a bomb."""
+    path = tmp_path / f"x.{ending}"
+    names = ["usual.png", "d/" * 29_000 + "end.png"]
+    if ending == "tar":
+        tar_of(path, *((tarfile.TarInfo(name), png()) for name in names))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, png())
+    code, _, err = run("score", path, "-q")
+    flat = " ".join(err.split())
+    assert code == 3 and f"has {len(str(path)) + 1 + 58_007:,} bytes" in flat, err
+    assert "end.png" in flat and "rename that image" in flat
+    assert not list(tmp_path.glob("*.h5*"))
+
+
+def test_how_long_a_name_may_be_depends_on_how_many_there_are():
+    few, many = ([b"%05d.png" % i for i in range(n)] for n in (1_000, 70_000))
+    assert len(open_sources(["-"], [*few, b"x" * 4096])) == 1_001
+    assert len(open_sources(["-"], [*many, b"x" * 1024])) == 70_001
+    for paths in ([*few, b"x" * 4097], [*many, b"x" * 1025]):
+        with pytest.raises(SourceError, match="none may have more"):
+            open_sources(["-"], paths)
+
+
 @pytest.mark.parametrize(
     "harm",
     [

@@ -55,6 +55,11 @@ class ArchiveSource(ABC):
     def name(self, i: int) -> bytes:
         return self.container.name + b"/" + self.members.name(i)
 
+    @property
+    def longest(self) -> int:
+        """The bytes of the longest name."""
+        return len(self.container.name) + 1 + self.members.longest
+
     def names(self) -> Iterator[bytes]:
         """The name of every image, sooner than one by one."""
         return self.members.names(self.container.name + b"/")

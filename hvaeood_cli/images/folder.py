@@ -32,6 +32,11 @@ class FileSource:
     def name(self, i: int) -> bytes:
         return self.paths[i]
 
+    @property
+    def longest(self) -> int:
+        """The bytes of the longest name."""
+        return max(map(len, self.paths), default=0)
+
     def read(self, i: int) -> tuple[Decoded, bytes]:
         return decode_hashed(read_file(self.paths[i]))
 

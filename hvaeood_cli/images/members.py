@@ -70,6 +70,11 @@ class Members(Sequence[Member]):
         begin = self._ends[i - 1] if i else 0
         return bytes(self._names[begin : self._ends[i]])
 
+    @property
+    def longest(self) -> int:
+        """The bytes of the longest name."""
+        return int(np.diff(self._ends, prepend=0).max(initial=0))
+
     def size(self, i: int) -> int:
         return self._sizes[i]
 

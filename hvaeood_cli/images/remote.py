@@ -77,6 +77,11 @@ class RemoteSource:
     def name(self, i: int) -> bytes:
         return _bytes_of(self.store.address(self.objects[i].path))
 
+    @property
+    def longest(self) -> int:
+        """The bytes of the longest name."""
+        return max(len(self.name(i)) for i in range(len(self)))
+
     def read(self, i: int) -> tuple[Decoded, bytes]:
         return decode_hashed(self._fetch(i))
 

@@ -38,6 +38,11 @@ from hvaeood_cli.images.folder import (
 from hvaeood_cli.images.members import BLOCK
 from hvaeood_cli.images.parquet import is_parquet, open_parquet
 from hvaeood_cli.images.remote import is_address, named_object, open_remote
+from hvaeood_cli.text import shorten
+
+_LONGEST = 1 << 12  # bytes of a name: as many as a path has at most
+_LONG = 1 << 10  # ... and of so many images that, at the longest's length, ...
+_NAMES = 1 << 26  # ... all names have more bytes than this
 
 
 class Source(Protocol):
@@ -83,6 +88,11 @@ class Manifest:
     def skipped(self) -> int:
         """How many files in folders and archives do not end as an image's, and were left out."""
         return sum(getattr(one, "skipped", 0) for one in self.sources)
+
+    @property
+    def longest(self) -> int:
+        """The bytes of the longest name. (Of images in an array it is a little longer.)"""
+        return max((getattr(one, "longest", 0) for one in self.sources), default=0)
 
     def name(self, i: int) -> bytes:
         source, j = self._locate(i)
@@ -182,8 +192,8 @@ def open_sources(
     `stdin`. data_root: where torchvision keeps its data sets. download: fetch those that are not
     there. count: called with how many images were found, now and then. Raises UsageError where
     nothing is named, and SourceError for what does not exist, cannot be opened or has no images: a
-    manifest is never empty. A file that is no image is a row that says so, unless nothing else is
-    named.
+    manifest is never empty; and for a name that no score file could hold beside those of the other
+    images. A file that is no image is a row that says so, unless nothing else is named.
     """
     if not arguments:
         raise UsageError("no images were named", "give a folder: hvaeood score photos/")
@@ -198,7 +208,25 @@ def open_sources(
             f"images are {', '.join(FORMATS)}; a list of paths goes to standard input: "
             "hvaeood score - < LIST",
         )
+    _check_names(manifest)
     return manifest
+
+
+def _check_names(manifest: Manifest) -> None:
+    """Raise SourceError for a name so long that all together, as long as it, would not be read.
+
+    An array of names has them all at the length of the longest, and a score file that claims many
+    times its size is refused (`store/hdf5.py`).
+    """
+    n, longest = len(manifest), manifest.longest
+    most = min(_LONGEST, max(_LONG, _NAMES // n))
+    if longest > most:
+        name = os.fsdecode(max(manifest.names(), key=len))
+        raise SourceError(
+            f"the name of an image has {longest:,} bytes, and of {n:,} images none may have more "
+            f"than {most:,}: {shorten(name, 80)}",
+            "rename that image, or leave it out",
+        )
 
 
 def _holds_many(argument: str) -> bool:
