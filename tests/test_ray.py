@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -174,30 +174,48 @@ class Cluster(NamedTuple):
         return found
 
 
+SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
 @pytest.fixture(scope="module")
 def on_cluster() -> Iterator[Cluster]:
     """A cluster of two CPUs on this machine, as `ray start` makes it."""
+    with cluster(n_cpus=2) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def cluster(n_cpus: int) -> Iterator[Cluster]:
     pytest.importorskip("ray")
-    ray = Path(sys.executable).with_name("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    start = [ray, "start", "--head", f"--port={address.rpartition(':')[2]}", "--num-cpus=2"]
-    start += ["--block", "--include-dashboard=false"]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_AUTH_MODE", "token")  # a cluster lets in who has its token
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        head = subprocess.Popen([*start, "--disable-usage-stats"], **silent)
-        asked = [ray, "health-check", "--address", address]
-        for _ in range(60):
-            if subprocess.run(asked, **silent, check=False).returncode == 0:
-                break
-            assert head.poll() is None, "the cluster has ended"
-        yield Cluster(head.pid, ("--engine", "ray", "--address", address))
-        head.terminate()
-        head.wait(60)
+        with node("--head", f"--port={address.rpartition(':')[2]}", n_cpus=n_cpus) as head:
+            asked = [ray_command(), "health-check", "--address", address]
+            for _ in range(60):
+                if subprocess.run(asked, **SILENT, check=False).returncode == 0:
+                    break
+                assert head.poll() is None, "the cluster has ended"
+            yield Cluster(head.pid, ("--engine", "ray", "--address", address))
+
+
+@contextlib.contextmanager
+def node(*options: str, n_cpus: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of a cluster, in a group of processes of its own."""
+    start = [ray_command(), "start", *options, f"--num-cpus={n_cpus}", "--block"]
+    start += ["--include-dashboard=false"] * ("--head" in options)
+    process = subprocess.Popen([*start, "--disable-usage-stats"], **SILENT, start_new_session=True)
+    yield process
+    process.terminate()
+    process.wait(60)
+
+
+def ray_command() -> Path:
+    return Path(sys.executable).with_name("ray")
 
 
 @pytest.fixture
@@ -269,6 +287,48 @@ def test_nothing_is_lost_and_nothing_is_done_twice(on_cluster, ends):
         again = sum(int(line.split()[1]) for line in err.splitlines() if line[:6] == "scored")
         assert again == 6000 - n_stood
     assert_equal("ray.h5", "one.h5")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_another_runtime_scores_there_as_it_does_here(on_cluster):
+    pytest.importorskip("openvino")
+    by = ("--runtime", "openvino")
+    score(ROOT / "examples" / "mixed", "-o", "one.h5", *by)
+    score(ROOT / "examples" / "mixed", "-o", "ray.h5", *by, *on_cluster.options)
+    assert_equal("ray.h5", "one.h5")
+    assert read_scores(Path("ray.h5")).header.runtime.startswith("openvino")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_node_that_is_lost_in_the_middle_is_done_without():
+    """Two nodes of one CPU each: all processes of the second are killed at once."""
+    np.save("many.npy", make_images(6000, size=28)[:, 0])
+    score("many.npy", "-o", "one.h5")
+    with cluster(n_cpus=1) as first:
+        address = first.options[-1]
+        with node(f"--address={address}", n_cpus=1) as second:
+            wait_for_cpus(address, 2)
+            process = started("many.npy", "-o", "ray.h5", "--workers", "2", *first.options)
+            journal = journal_path(Path("ray.h5"))
+            while not (journal.exists() and journal.stat().st_size > 1 << 16):
+                assert process.poll() is None, process.communicate()
+            assert len(Cluster(second.pid, ()).workers()) == 1, "it has one of the two"
+            os.killpg(second.pid, signal.SIGKILL)
+            err = process.communicate()[1].decode()
+    assert process.returncode == 0, err
+    assert_equal("ray.h5", "one.h5")
+
+
+def wait_for_cpus(address: str, n: int) -> None:
+    """Return when a cluster has so many CPUs."""
+    count = f"import ray; ray.init({address!r}); print('CPUs', int(ray.cluster_resources()['CPU']))"
+    for _ in range(60):
+        found = subprocess.run([sys.executable, "-c", count], capture_output=True, check=False)
+        if b"CPUs %d" % n in found.stdout:
+            return
+    pytest.fail(f"there are no {n} CPUs: {found.stdout!r} {found.stderr!r}")
 
 
 @pytest.mark.slow
