@@ -35,6 +35,16 @@ def test_an_array_is_as_it_was_when_its_memory_has_been_let_go(tmp_path, large):
     assert not os.listdir(tmp_path)  # its file has no name, and goes with it
 
 
+def test_rows_are_taken_in_their_order_a_few_at_a_time(tmp_path, large, monkeypatch):
+    monkeypatch.setattr(room, "_TAKEN", 3)
+    place = Room(tmp_path)
+    array = place.array((9, 2), "int64")
+    array[:] = np.arange(18).reshape(9, 2)
+    rows = np.array([7, 0, 7, 8, 3, 1, 2])
+    assert place.take(array, rows).tolist() == array[rows].tolist()
+    assert place.take(array, rows[:0]).shape == (0, 2)
+
+
 @pytest.mark.parametrize("where", ["memory", "file"])
 def test_names_come_in_blocks_of_any_width(tmp_path, large, where):
     place = IN_MEMORY if where == "memory" else Room(tmp_path)

@@ -42,9 +42,9 @@ class BatchDensity:
         rows = _fitted_rows(scores)
         judged = aspects(scores.header.fit == "tile", scores.columns)
         names = statistics_of(judged)
-        columns = {name: scores[name][rows] for name in names}
+        columns = {name: scores.room.take(scores[name], rows) for name in names}
         values, widths = _finite(statistics(columns, names)), widths_of(columns, names)
-        llr_centre, llr_spread = middle(_finite(scores.llr[rows]))
+        llr_centre, llr_spread = middle(_finite(scores.room.take(scores.llr, rows)))
         combination = Combination.fit(judged, widths, values, trimmed=True)
         return cls(names, combination, llr_centre, np.maximum(llr_spread, _LEAST_LLR_SPREAD))
 

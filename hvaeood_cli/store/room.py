@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _SMALL = 1 << 20  # bytes of a column that stays in memory
+_TAKEN = 1 << 10  # rows that are taken at a time
 _SCORE_FILE = 2  # times the bytes of its columns: those of the decision come to them
 _CAN_MAP = hasattr(os, "posix_fallocate") and hasattr(mmap, "MADV_DONTNEED")
 
@@ -70,6 +71,19 @@ class Room:
             begin += len(block)
             self.let_go()
         return whole
+
+    def take(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """`values[rows]` of an array that lies here: in its order there, a part at a time.
+
+        Else a few rows from everywhere would bring all of the array into memory.
+        """
+        found = np.empty((len(rows), *values.shape[1:]), values.dtype)
+        order = np.argsort(rows, kind="stable")
+        for first in range(0, len(rows), _TAKEN):
+            part = order[first : first + _TAKEN]
+            found[part] = values[rows[part]]
+            self.let_go()
+        return found
 
     def let_go(self) -> None:
         """Let the memory go that the pages of large arrays take; they are read again when used."""
