@@ -209,9 +209,11 @@ def node(*options: str, n_cpus: int) -> Iterator[subprocess.Popen[bytes]]:
     start = [ray_command(), "start", *options, f"--num-cpus={n_cpus}", "--block"]
     start += ["--include-dashboard=false"] * ("--head" in options)
     process = subprocess.Popen([*start, "--disable-usage-stats"], **SILENT, start_new_session=True)
-    yield process
-    process.terminate()
-    process.wait(60)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def ray_command() -> Path:
